@@ -1,0 +1,53 @@
+# Every target sets up what it needs: `make demo` and `make test` work on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# onnxruntime phones home from its first import on, unless it is told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup demo test test-serve check proto lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready  ## install everything, pinned and hashed, into .venv
+
+$(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --require-hashes -r requirements/dev.txt
+	$(PIP) --require-hashes --no-deps -r requirements/peers.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup  ## the whole road on drawn photos: draw, train, release, serve, classify
+	$(BIN)/hansang demo
+
+test: setup  ## every test
+	$(BIN)/python -m pytest
+
+test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is installed
+	$(VENV)-serve/bin/python -m pytest tests/service
+
+$(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
+	test -x $(VENV)-serve/bin/python || $(PYTHON) -m venv $(VENV)-serve
+	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve-test.txt
+	touch $@
+
+check: setup  ## lint, types, architecture, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory proto OUT=build/proto
+	diff -r -x '*.py[co]' -x __pycache__ build/proto/service/pb service/pb
+
+lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
+	cd requirements && for role in dev train serve serve-test; do \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
+	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-deps -o peers.txt peers.in
+
+clean:  ## remove what is built here; photos, runs and models stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

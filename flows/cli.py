@@ -1,0 +1,156 @@
+"""The verbs that need both rooms: release, pipeline, demo."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from terminal import print_json, print_table, progress, say
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
+Repository = Annotated[Path, typer.Option(help="The model repository.")]
+Data = Annotated[
+    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs; the recipe's own if omitted.")]
+ImageSize = Annotated[int, typer.Option(min=32, max=512, help="Side of the square, in pixels.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. optimizer.lr=0.02."),
+]
+
+
+def release(
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first.")],
+    model: Model = "food42",
+    repository: Repository = Path("models"),
+    keep: Annotated[int, typer.Option(min=2, help="Versions to keep.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Export the best epoch to ONNX, check it, publish it as the next version, make it serve.
+
+    The gate compares onnxruntime with torch on every validation photo. If one differs, nothing
+    is published and the old version serves on.
+
+    Example: hansang release runs/first --model food42
+    """
+    from flows import steps
+
+    with progress("check") as report:
+        released = steps.release(
+            run, model=model, repository=repository, keep=keep, progress=report
+        )
+    _print_release(released, as_json)
+
+
+def pipeline(
+    data: Data,
+    run: Annotated[str | None, typer.Option(help="Run ID; the same ID resumes the run.")] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe to train with.")] = "scratch",
+    epochs: Epochs = None,
+    image_size: ImageSize = 224,
+    setting: Set = None,
+    model: Model = "food42",
+    runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
+    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
+    repository: Repository = Path("models"),
+    as_json: Json = False,
+) -> None:
+    """Inspect, prepare, train and release in one Prefect flow.
+
+    Works with nothing configured (an embedded server), or with PREFECT_API_URL set.
+
+    Example: hansang pipeline photos --run first --epochs 20 --image-size 64
+    """
+    from terminal import UserError
+
+    overrides = {}
+    for item in setting or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--set takes KEY=VALUE, got {item!r}")
+        overrides[key] = value
+    if not data.is_dir():
+        raise UserError(f"{data} is not a folder; give a folder of photos")
+    released = _run_pipeline(
+        data=data,
+        run_id=run,
+        recipe=recipe,
+        epochs=epochs,
+        image_size=image_size,
+        overrides=overrides,
+        model=model,
+        runs_dir=runs_dir,
+        cache_dir=cache_dir,
+        repository=repository,
+    )
+    _print_release(released, as_json)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything of the demo lies.")] = Path("demo"),
+    classes: Annotated[int, typer.Option(min=2, max=42, help="Dishes to draw.")] = 42,
+    per_class: Annotated[int, typer.Option(min=10, help="Pictures of each dish.")] = 60,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 20,
+    image_size: ImageSize = 64,
+    port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole road on drawn photos: draw, train, release, serve, classify.
+
+    Needs no photos, no GPU and no server. Run again, it goes on where it was stopped.
+
+    Example: hansang demo --epochs 5
+    """
+    from flows.demo import classify_split, free_port, serving
+    from training.sample import draw
+
+    photos, run_dir, repository = out / "photos", out / "runs" / "demo", out / "models"
+    with progress("draw") as report:
+        draw(photos, classes=classes, per_class=per_class, progress=report)
+    released = _run_pipeline(
+        data=photos,
+        run_id=run_dir.name,
+        epochs=epochs,
+        image_size=image_size,
+        runs_dir=run_dir.parent,
+        cache_dir=out / "cache",
+        repository=repository,
+    )
+    with serving(repository, port or free_port()) as address, progress("classify") as report:
+        answers = classify_split(address, photos / "val", progress=report)
+    ...
+
+
+def _run_pipeline(**parameters: Any) -> Any:
+    """Run the flow in this process; Prefect stays quiet where progress bars are shown."""
+    if sys.stderr.isatty():
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if not os.environ.get("PREFECT_API_URL"):
+        say("starting Prefect's embedded server (set PREFECT_API_URL to use your own)")
+    from flows.pipeline import pipeline as flow
+
+    return flow(**parameters)
+
+
+def _print_release(released: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({key: str(v) if isinstance(v, Path) else v for key, v in asdict(released).items()})
+        return
+    print_table(
+        "Released",
+        ["what", "value"],
+        [
+            ["model", f"{released.model} version {released.version}"],
+            ["file", released.path],
+            ["best epoch", released.epoch],
+            ["validation top-1", f"{released.val_top1:.2%}"],
+            ["photos checked", released.photos_checked],
+            ["largest difference", f"{released.max_difference:.1e}"],
+        ],
+    )
+    say(f"serve it: hansang serve --repository {released.path.parents[2]}")

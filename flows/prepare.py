@@ -1,0 +1,13 @@
+"""Flow: photos to dataset cache."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows import tasks
+
+
+@flow(name="prepare")
+def prepare(data: Path, image_size: int = 224, cache_dir: Path = Path("cache")) -> Path:
+    """Build the dataset cache of a folder of photos, or find that nothing has changed."""
+    return tasks.prepare(data, image_size, cache_dir)

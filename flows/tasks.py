@@ -1,0 +1,113 @@
+"""Prefect tasks: thin wrappers that pass paths and plain values, never tensors.
+
+Training runs in a process of its own, so that a crash in it (out of memory, a driver fault) is a
+failed task and not a dead flow, and so that stopping the flow leaves a checkpoint.
+"""
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from flows import steps
+from terminal import Progress, UserError, progress
+
+_STOP_S = 25.0
+"""Prefect kills a cancelled run 30 s after SIGTERM; a checkpoint is written well within that."""
+
+
+def _log_every(percent: int) -> Progress:
+    """Report to the run's log, once every `percent` of the work."""
+    logger = get_run_logger()
+    reported = 0
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal reported
+        step = done * 100 // max(total, 1) // percent
+        if step > reported:
+            reported = step
+            logger.info("%d of %d %s", done, total, note)
+
+    return report
+
+
+@task
+def inspect(data: Path, out: Path) -> dict[str, Any]:
+    """Look at the photos: one of each class in a picture, and what is wrong with them."""
+    from training.inspection import contact_sheet
+    from training.inspection import inspect as look
+
+    sheet = look(data, progress=_log_every(25))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(sheet, out)
+    return sheet.to_dict()
+
+
+@task
+def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
+    """Build the dataset cache, or find that it is up to date."""
+    from training.cache import prepare as build
+
+    return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
+
+
+@task(retries=2, retry_delay_seconds=10)
+def train(arguments: list[str]) -> dict[str, Any]:
+    """Run `python -m training` until it ends; a retry resumes from the last checkpoint.
+
+    SIGTERM, a cancellation and any other end of this task stop the training process, which saves
+    a checkpoint first.
+
+    Raises:
+        UserError: Training failed; the message is its last line.
+    """
+    return run_training(arguments)
+
+
+def run_training(arguments: list[str]) -> dict[str, Any]:
+    """Run `python -m training` as a child that never outlives this process."""
+    logger = get_run_logger()
+    on_terminal = sys.stderr.isatty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *arguments, "--json", "--stop-with-parent"],
+        # The child watches this pipe: it ends when we do, also when we are killed with SIGKILL.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # On a terminal the child draws its own progress bar; elsewhere its lines go to the log.
+        stderr=None if on_terminal else subprocess.PIPE,
+        text=True,
+    )
+    last_line = ""
+    try:
+        for line in process.stderr or ():
+            last_line = line.rstrip()
+            logger.info(last_line)
+        output = process.stdout.read() if process.stdout else ""
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+        process.kill()
+        raise
+    finally:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    if code != 0:
+        raise UserError(last_line or f"training ended with exit code {code}")
+    result: dict[str, Any] = json.loads(output)
+    return result
+
+
+@task
+def release(run_dir: Path, model: str, repository: Path, keep: int) -> steps.Release:
+    """Export, gate and publish the best epoch of a run."""
+    return steps.release(
+        run_dir, model=model, repository=repository, keep=keep, progress=_log_every(25)
+    )

@@ -1,0 +1,75 @@
+"""The command line: every verb and the module that does it, imported only when it is called.
+
+Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong use, 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+# onnxruntime phones home from its first import on, unless it is told not to before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from terminal import UserError
+
+VERBS = {
+    "demo": "flows.cli:demo",
+    "sample": "training.cli:sample",
+    "inspect": "training.cli:inspect",
+    "prepare": "training.cli:prepare",
+    "train": "training.train_cli:train",
+    "release": "flows.cli:release",
+    "rollback": "service.cli:rollback",
+    "serve": "service.cli:serve",
+    "classify": "service.cli:classify",
+    "pipeline": "flows.cli:pipeline",
+}
+"""Verb → `module:function`. These modules import nothing heavy; their functions do."""
+
+
+class _Verbs(TyperGroup):
+    """Imports the one module of the verb that was asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in VERBS:
+            return None
+        module, function = VERBS[cmd_name].split(":")
+        verb = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        verb.command(cmd_name)(getattr(importlib.import_module(module), function))
+        return get_command(verb)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    name="hansang",
+    help="Hansang (한상): from folders of food photos to a served classifier.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Hansang (한상): from folders of food photos to a served classifier."""
+
+
+def main() -> None:
+    """Run the command line; turn errors meant for people into one line and exit code 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What every verb shares: errors meant for people, JSON for scripts, progress with an ETA.
+
+Results go to stdout; progress and errors go to stderr, so `--json` output can be piped.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+class UserError(Exception):
+    """Something a person can mend: what is wrong, where, and what to do.
+
+    The command line prints it without a traceback and exits with 1.
+    """
+
+
+class Progress(Protocol):
+    """A long piece of work reports how far it is."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Report `done` of `total` units; `note` is a short current figure."""
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """Report nothing: the default of every function that takes a `Progress`."""
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Progress]:
+    """Show a bar with an ETA on a terminal, and a plain line every few seconds elsewhere."""
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _bar(label) as report:
+            yield report
+    else:
+        yield _PlainLines(label)
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with RichProgress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield report
+
+
+class _PlainLines:
+    """Progress for logs: one line every few seconds, and one at the end."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._start: tuple[float, int] | None = None
+        self._last_s = 0.0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        now_s = time.monotonic()
+        # The rate is counted from the first report: a resumed run begins in the middle.
+        if self._start is None:
+            self._start = (now_s, done)
+            self._last_s = now_s
+        start_s, start_done = self._start
+        finished = done >= total
+        if not finished and now_s - self._last_s < _PLAIN_INTERVAL_S:
+            return
+        self._last_s = now_s
+        parts = [f"{self._label}: {done}/{total}"]
+        if not finished and done > start_done:
+            remaining_s = (now_s - start_s) * (total - done) / (done - start_done)
+            parts.append(f"{remaining_s:.0f} s left")
+        if note:
+            parts.append(note)
+        print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+def say(message: str) -> None:
+    """Tell the person at the terminal something that is not the result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a result for scripts, on stdout."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a result for people, on stdout; numbers are aligned to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
