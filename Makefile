@@ -39,8 +39,16 @@ check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory proto OUT=build/proto
+	rm -rf build/proto && $(MAKE) --no-print-directory proto OUT=build/proto
 	diff -r -x '*.py[co]' -x __pycache__ build/proto/service/pb service/pb
+
+OUT ?= .
+proto: setup  ## generate service/pb from proto/
+	mkdir -p $(OUT)
+	@# The virtual path makes the generated imports resolve as service.pb.
+	$(BIN)/python -m grpc_tools.protoc -I service/pb=proto/hansang/v1 \
+	  -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) service/pb/classifier.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	cd requirements && for role in dev train serve serve-test; do \

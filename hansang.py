@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong use, 130 inte
 
 import importlib
 import os
-import sys
 from typing import Any
 
 # onnxruntime phones home from its first import on, unless it is told not to before.
@@ -15,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from terminal import UserError
+from terminal import run
 
 VERBS = {
     "demo": "flows.cli:demo",
@@ -63,12 +62,8 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command line; turn errors meant for people into one line and exit code 1."""
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """Run the command line."""
+    run(app)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,30 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-_PLAIN_INTERVAL_S = 5.0
+_PLAIN_INTERVAL_S = float(os.environ.get("HANSANG_PROGRESS_S", "5"))
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class UserError(Exception):
     """Something a person can mend: what is wrong, where, and what to do.
 
-    The command line prints it without a traceback and exits with 1.
+    The command line prints it without a traceback and exits with its code.
     """
+
+    exit_code = 1
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run a command line; an error meant for people becomes one line and an exit code."""
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 class Progress(Protocol):
@@ -105,6 +117,7 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a result for people, on stdout; numbers are aligned to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -112,5 +125,6 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         numeric = all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        # A class may be named "[red]", which rich would take for a colour.
+        table.add_row(*(escape(str(cell)) for cell in row))
     Console().print(table)

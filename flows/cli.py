@@ -100,13 +100,13 @@ def demo(
     port: Annotated[int, typer.Option(help="Port of the service; 0 takes a free one.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """The whole road on drawn photos: draw, train, release, serve, classify.
+    """Walk the whole road on drawn photos: draw, train, release, serve, classify.
 
     Needs no photos, no GPU and no server. Run again, it goes on where it was stopped.
 
     Example: hansang demo --epochs 5
     """
-    from flows.demo import classify_split, free_port, serving
+    from flows.demo import classify_split, free_port, outcome, serving
     from training.sample import draw
 
     photos, run_dir, repository = out / "photos", out / "runs" / "demo", out / "models"
@@ -123,7 +123,29 @@ def demo(
     )
     with serving(repository, port or free_port()) as address, progress("classify") as report:
         answers = classify_split(address, photos / "val", progress=report)
-    ...
+    result = outcome(released, answers, classes)
+    if as_json:
+        print_json(asdict(result))
+        return
+    print_table(
+        "Hansang: the whole road",
+        ["what", "value"],
+        [
+            ["validation top-1, best epoch", f"{result.val_top1:.1%} (epoch {result.best_epoch})"],
+            ["the same photos through gRPC", f"{result.served_top1:.1%} of {result.photos}"],
+            ["trained", f"{result.epochs} epochs, {result.photos_per_s:.0f} photos/s"],
+            ["one answer", f"{result.ms_per_answer:.1f} ms"],
+            ["photos", photos],
+            ["one of each dish", run_dir / "photos.png"],
+            ["run", run_dir],
+            ["served model", released.path],
+        ],
+    )
+    photo = next((photos / "val").glob("*/*"))
+    print("\nNext:")
+    print(f"  hansang serve --repository {repository}")
+    print(f"  hansang classify {photo}    # in a second terminal")
+    print("  hansang pipeline PHOTOS --run first --epochs 20 --image-size 64    # your own photos")
 
 
 def _run_pipeline(**parameters: Any) -> Any:
@@ -139,7 +161,9 @@ def _run_pipeline(**parameters: Any) -> Any:
 
 def _print_release(released: Any, as_json: bool) -> None:
     if as_json:
-        print_json({key: str(v) if isinstance(v, Path) else v for key, v in asdict(released).items()})
+        print_json(
+            {key: str(v) if isinstance(v, Path) else v for key, v in asdict(released).items()}
+        )
         return
     print_table(
         "Released",

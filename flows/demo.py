@@ -1,6 +1,9 @@
 """The whole road on drawn photos: draw, inspect, prepare, train, release, serve, classify."""
 
+import json
 import os
+import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -9,9 +12,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.steps import Release
 from terminal import Progress, UserError, no_progress
 
 _START_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the closing table of the demo shows."""
+
+    classes: int
+    epochs: int
+    best_epoch: int
+    val_top1: float
+    served_top1: float
+    photos: int
+    photos_per_s: float
+    """Median over the epochs of photos trained a second."""
+    ms_per_answer: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +80,7 @@ def serving(repository: Path, port: int) -> Iterator[str]:
             process.wait(60)
 
 
-def classify_split(
-    address: str, folder: Path, *, progress: Progress = no_progress
-) -> Answers:
+def classify_split(address: str, folder: Path, *, progress: Progress = no_progress) -> Answers:
     """Send every photo of a split folder (`<folder>/<class>/<photo>`) alone, and count."""
     from service.client import Classifier
 
@@ -81,5 +98,28 @@ def classify_split(
     return Answers(
         photos=len(photos),
         correct=correct,
-        ms_per_answer=sorted(times_s)[len(times_s) // 2] * 1000,
+        ms_per_answer=statistics.median(times_s) * 1000,
     )
+
+
+def outcome(released: Release, answers: Answers, classes: int) -> Outcome:
+    """Put together what training, the release gate and the service each measured."""
+    lines = (released.run_dir / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line) for line in lines]
+    return Outcome(
+        classes=classes,
+        epochs=len(epochs),
+        best_epoch=released.epoch,
+        val_top1=released.val_top1,
+        served_top1=answers.correct / answers.photos,
+        photos=answers.photos,
+        photos_per_s=statistics.median(epoch["photos_per_s"] for epoch in epochs),
+        ms_per_answer=answers.ms_per_answer,
+    )
+
+
+def free_port() -> int:
+    """Ask the system for a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -15,7 +15,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from flows import steps
-from terminal import Progress, UserError, progress
+from terminal import Progress, UserError
 
 _STOP_S = 25.0
 """Prefect kills a cancelled run 30 s after SIGTERM; a checkpoint is written well within that."""
@@ -85,7 +85,7 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
     last_line = ""
     try:
         for line in process.stderr or ():
-            last_line = line.rstrip()
+            last_line = line.rstrip() or last_line
             logger.info(last_line)
         output = process.stdout.read() if process.stdout else ""
         code = process.wait()
@@ -100,7 +100,8 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
             if pipe:
                 pipe.close()
     if code != 0:
-        raise UserError(last_line or f"training ended with exit code {code}")
+        reason = last_line.removeprefix("error: ") if not on_terminal else ""
+        raise UserError(reason or f"training ended with exit code {code}")
     result: dict[str, Any] = json.loads(output)
     return result
 

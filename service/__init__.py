@@ -1,0 +1,9 @@
+"""The gRPC service: onnxruntime behind a dynamic batcher; no torch, no onnx, no prefect.
+
+Importing the package does one thing: since 1.29 onnxruntime phones home when it is imported,
+and this switches that off before any module of the service can import it.
+"""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,0 +1,110 @@
+"""What the server counts and times, for Prometheus. Stages are timed apart.
+
+request = decode → queue → compute → answer
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
+
+from service.errors import UnavailableError
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The measures of one server, in a registry of its own (a process may hold two servers)."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.request_seconds = Histogram(
+            "hansang_request_seconds",
+            "Time of a call in the server.",
+            ["method", "code"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.decode_seconds = Histogram(
+            "hansang_decode_seconds",
+            "Time to decode and resize one image.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "hansang_queue_seconds",
+            "Time of one decoded image in the queue.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.compute_seconds = Histogram(
+            "hansang_compute_seconds",
+            "Time of one run of the model.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.batch_images = Histogram(
+            "hansang_batch_images",
+            "Images in one run of the model.",
+            buckets=_IMAGES,
+            registry=registry,
+        )
+        self.queued_images = Gauge(
+            "hansang_queued_images", "Decoded images that wait for the model.", registry=registry
+        )
+        self.admitted_images = Gauge(
+            "hansang_admitted_images",
+            "Images in the server, from arrival to answer.",
+            registry=registry,
+        )
+        self.model_version = Gauge(
+            "hansang_model_version", "The version that serves.", ["model"], registry=registry
+        )
+        self.rejected_images = Counter(
+            "hansang_rejected_images",
+            "Images that were not computed, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.bad_images = Counter(
+            "hansang_bad_images", "Images that could not be decoded.", registry=registry
+        )
+        self.swap_failures = Counter(
+            "hansang_swap_failures",
+            "Versions that were refused while another one served.",
+            ["model"],
+            registry=registry,
+        )
+        for reason in ("queue_full", "cancelled", "deadline"):
+            self.rejected_images.labels(reason)  # so that a rate can be taken from the first scrape
+
+
+@contextlib.contextmanager
+def exposed(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+    """Serve `/metrics` from a thread; yield the port, which is a free one if `port` is 0.
+
+    Raises:
+        UnavailableError: The port cannot be had.
+    """
+    try:
+        server, thread = start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise UnavailableError(
+            f"metrics cannot listen on {host}:{port} ({error.strerror});"
+            " choose another with --metrics-port, or 0 for none"
+        ) from error
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

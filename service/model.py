@@ -1,0 +1,163 @@
+"""One version of a model in onnxruntime: opened, checked against the contract, warmed up.
+
+docs/model-contract.md: uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K).
+
+Shapes: N batch, H height, W width, C channels, K classes.
+"""
+
+import ctypes
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from service.errors import ModelContractError
+from service.metadata import ModelMetadata
+from service.preprocessing import PREPROCESSING
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+INPUT = "images"
+OUTPUT = "probabilities"
+_SUM_TOLERANCE = 1e-3
+
+logger = logging.getLogger(__name__)
+
+
+class Model:
+    """A loaded version. `predict` may be called by several threads at the same time."""
+
+    def __init__(self, path: Path, *, device: str = "auto", intra_op_threads: int = 1) -> None:
+        """Open the file and check it.
+
+        Args:
+            path: The ONNX file.
+            device: `cuda`, `cpu`, or `auto` for CUDA if it can be had.
+            intra_op_threads: Threads within one call of `predict`.
+
+        Raises:
+            ModelContractError: The file cannot be opened, breaks the contract, or CUDA was
+                asked for and cannot be had.
+        """
+        self.path = path
+        self._session = _open(path, device, intra_op_threads)
+        self.provider: str = self._session.get_providers()[0]
+        self.properties: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.metadata: ModelMetadata = ModelMetadata.from_props(self.properties)
+        self._check()
+
+    def predict(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, float32 of shape (N, K); each row sums to 1."""
+        rows_NK: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: images_NHWC})[0]
+        return rows_NK
+
+    def warm_up(self, max_batch: int) -> None:
+        """Run the smallest and the largest batch, as callers will.
+
+        Raises:
+            ModelContractError: It raises, or its answers are no probabilities.
+        """
+        size, num_classes = self.metadata.image_size, len(self.metadata.labels)
+        random = np.random.default_rng(0)
+        for num_images in sorted({1, max_batch}):
+            images_NHWC = random.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+            try:
+                rows_NK = self.predict(images_NHWC)
+            except Exception as error:  # onnxruntime has no common base of its errors
+                raise ModelContractError(
+                    f"{self.path}: warm-up with {num_images} images failed: {error}"
+                ) from error
+            if rows_NK.shape != (num_images, num_classes):
+                raise ModelContractError(
+                    f"{self.path}: warm-up gave shape {rows_NK.shape},"
+                    f" not {(num_images, num_classes)}"
+                )
+            # Written so that NaN fails.
+            if not (rows_NK.min() >= 0 and np.abs(rows_NK.sum(1) - 1).max() <= _SUM_TOLERANCE):
+                raise ModelContractError(
+                    f"{self.path}: warm-up gave no probabilities: rows do not sum to 1"
+                )
+
+    def _check(self) -> None:
+        size, num_classes = self.metadata.image_size, len(self.metadata.labels)
+        inputs = {node.name: node for node in self._session.get_inputs()}
+        outputs = {node.name: node for node in self._session.get_outputs()}
+        if list(inputs) != [INPUT] or OUTPUT not in outputs:
+            raise ModelContractError(
+                f"{self.path}: input {list(inputs)} and output {list(outputs)},"
+                f" where the contract has [{INPUT!r}] and [{OUTPUT!r}]"
+            )
+        source, result = inputs[INPUT], outputs[OUTPUT]
+        if source.type != "tensor(uint8)" or list(source.shape[1:]) != [size, size, 3]:
+            raise ModelContractError(
+                f"{self.path}: {INPUT} is {source.type} {source.shape},"
+                f" where the contract has tensor(uint8) [N, {size}, {size}, 3]"
+            )
+        if isinstance(source.shape[0], int):
+            raise ModelContractError(f"{self.path}: the batch is fixed at {source.shape[0]}")
+        if result.type != "tensor(float)" or len(result.shape) != 2:
+            raise ModelContractError(
+                f"{self.path}: {OUTPUT} is {result.type} {result.shape},"
+                f" where the contract has tensor(float) [N, {num_classes}]"
+            )
+        if isinstance(result.shape[1], int) and result.shape[1] != num_classes:
+            raise ModelContractError(
+                f"{self.path}: {num_classes} labels for {result.shape[1]} outputs"
+            )
+        if self.metadata.resize != PREPROCESSING:
+            raise ModelContractError(
+                f"{self.path}: made for pixels by {self.metadata.resize!r}, and this server makes"
+                f" them by {PREPROCESSING!r}; release the run again"
+            )
+
+
+def _open(path: Path, device: str, intra_op_threads: int) -> ort.InferenceSession:
+    wanted = _provider(device)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait took three quarters of the throughput of shared cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, CPU])))
+    except Exception as error:  # onnxruntime has no common base of its errors
+        raise ModelContractError(f"{path}: onnxruntime cannot open it: {error}") from error
+    # onnxruntime falls back to the CPU with no more than a warning.
+    if session.get_providers()[0] != wanted:
+        if device == "cuda":
+            raise ModelContractError(
+                "device cuda: CUDA's or cuDNN's libraries cannot be loaded; install"
+                " onnxruntime-gpu[cuda,cudnn], or use --device cpu"
+            )
+        logger.warning("device auto: CUDA's libraries cannot be loaded; serving on the CPU")
+    return session
+
+
+def _provider(device: str) -> str:
+    if device == "cpu":
+        return CPU
+    if CUDA in ort.get_available_providers() and _num_cuda_devices() > 0:
+        ort.preload_dlls()
+        return CUDA
+    if device == "cuda":
+        raise ModelContractError(
+            "device cuda: no NVIDIA driver with a GPU is found on this machine,"
+            " or this onnxruntime is built without CUDA; use --device cpu"
+        )
+    logger.info("device auto: no CUDA device is found; serving on the CPU")
+    return CPU
+
+
+def _num_cuda_devices() -> int:
+    """Ask the driver itself: loading CUDA's libraries to find no GPU takes seconds."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value

@@ -1,0 +1,222 @@
+"""The model repository, in Triton's layout: versions are immutable, one file says which serves.
+
+<model>/<version>/model.onnx     whole or not there
+<model>/<version>/labels.txt     one label a line, in the order of the output
+<model>/config.pbtxt             names the serving version; replaced atomically
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.errors import (
+    InvalidArgumentError,
+    ModelContractError,
+    NotFoundError,
+    ServiceError,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_SERVING = re.compile(r"version_policy: \{ specific \{ versions: \[ ([0-9]+) \] \} \}")
+_CONFIG = """\
+# Written by hansang; the last line names the version that serves.
+name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {max_batch}
+input [ {{ name: "images" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
+output [
+  {{
+    name: "probabilities" data_type: TYPE_FP32 dims: [ {classes} ]
+    label_filename: "{version}/labels.txt"
+  }}
+]
+version_policy: {{ specific {{ versions: [ {version} ] }} }}
+"""
+
+
+class ModelStore:
+    """A model repository on a file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def models(self) -> list[str]:
+        """Return the names of the models that have a serving version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            path.parent.name
+            for path in self.root.glob("*/config.pbtxt")
+            if _NAME.fullmatch(path.parent.name)
+        )
+
+    def versions(self, model: str) -> list[int]:
+        """Return the versions that exist, oldest first."""
+        folder = self._folder(model)
+        if not folder.is_dir():
+            return []
+        return sorted(
+            int(path.name)
+            for path in folder.iterdir()
+            if _VERSION.fullmatch(path.name) and (path / "model.onnx").is_file()
+        )
+
+    def serving(self, model: str) -> int:
+        """Return the version that serves.
+
+        Raises:
+            NotFoundError: There is no such model.
+            ModelContractError: Its config.pbtxt names no version, or one that is not there.
+        """
+        config = self._folder(model) / "config.pbtxt"
+        try:
+            found = _SERVING.search(config.read_text("utf-8"))
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"no model {model!r} in {self.root}; there is {', '.join(self.models()) or 'none'}"
+            ) from None
+        if found is None:
+            raise ModelContractError(f"{config} names no serving version")
+        version = int(found[1])
+        if version not in self.versions(model):
+            raise ModelContractError(f"{config} names version {version}, which is not there")
+        return version
+
+    def path(self, model: str, version: int) -> Path:
+        """Return where the ONNX file of a version lies."""
+        return self._folder(model) / str(version) / "model.onnx"
+
+    def publish(self, model: str, onnx: Path, *, max_batch: int = 64, keep: int = 5) -> int:
+        """Copy a file in as the next version, make it serve, and return its number.
+
+        A kill at any moment leaves the old version serving, or the new one; never half of it.
+
+        Raises:
+            InvalidArgumentError: The name is not one.
+            ModelContractError: The file breaks docs/model-contract.md.
+        ServiceError: The repository cannot be written.
+        """
+        from service.model import Model
+
+        folder = self._folder(model)
+        # Refused before anything is written.
+        Model(onnx, device="cpu")
+        with self._changing(model, create=True):
+            for left in folder.glob(".tmp-*"):
+                # What a killed publisher left.
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            versions = self.versions(model)
+            # A folder that somebody emptied keeps its number.
+            numbers = [int(p.name) for p in folder.iterdir() if _VERSION.fullmatch(p.name)]
+            version = max([*numbers, _last(folder)]) + 1
+            _replace(folder / ".last", f"{version}\n")
+            new = folder / f".tmp-{version}"
+            new.mkdir()
+            try:
+                shutil.copyfile(onnx, new / "model.onnx")
+                # The copy lies alone: weights in a second file would be missed now, not later.
+                labels = Model(new / "model.onnx", device="cpu").metadata.labels
+                _write(new / "labels.txt", "".join(f"{label}\n" for label in labels))
+                _sync(new / "model.onnx")
+                _sync(new)
+            except BaseException:
+                shutil.rmtree(new)
+                raise
+            new.rename(folder / str(version))
+            _sync(folder)
+            self._make_serve(model, version, max_batch)
+            for old in versions[: max(len(versions) + 1 - keep, 0)]:
+                # Out of sight at once: a kill leaves no half version.
+                gone = folder / f".tmp-{old}"
+                (folder / str(old)).rename(gone)
+                shutil.rmtree(gone)
+        return version
+
+    def rollback(self, model: str) -> int:
+        """Make the version before the serving one serve, and return its number.
+
+        Raises:
+            NotFoundError: There is no such model, or no version before.
+        ServiceError: The repository cannot be written.
+        """
+        self.serving(model)  # a model that is not there is refused, and no folder is made for it
+        with self._changing(model):
+            serving = self.serving(model)
+            before = [version for version in self.versions(model) if version < serving]
+            if not before:
+                raise NotFoundError(
+                    f"model {model!r} has no version before {serving}, which serves on"
+                )
+            version = before[-1]
+            config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
+            max_batch = re.search(r"max_batch_size: ([0-9]+)", config)
+            self._make_serve(model, version, int(max_batch[1]) if max_batch else 64)
+        return version
+
+    def _make_serve(self, model: str, version: int, max_batch: int) -> None:
+        from service.model import Model
+
+        folder = self._folder(model)
+        metadata = Model(self.path(model, version), device="cpu").metadata
+        text = _CONFIG.format(
+            name=model,
+            max_batch=max_batch,
+            size=metadata.image_size,
+            classes=len(metadata.labels),
+            version=version,
+        )
+        _replace(folder / "config.pbtxt", text)
+
+    @contextmanager
+    def _changing(self, model: str, *, create: bool = False) -> Iterator[None]:
+        """Let in one after another; the system frees the lock of a process that was killed."""
+        folder = self._folder(model)
+        try:
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
+            with (folder / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise ServiceError(f"cannot change the model repository {folder}: {error}") from error
+
+    def _folder(self, model: str) -> Path:
+        # A name is never a path.
+        if not _NAME.fullmatch(model):
+            raise InvalidArgumentError(
+                f"{model!r} is no model name: letters, digits, '_', '.' and '-', up to 128"
+            )
+        return self.root / model
+
+
+def _last(folder: Path) -> int:
+    """Return the highest number ever given out: a number is never used twice."""
+    try:
+        return int((folder / ".last").read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    _write(temporary, text)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

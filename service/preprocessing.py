@@ -1,0 +1,120 @@
+"""Encoded photo → the square of pixels that a model sees, in training and in serving alike.
+
+decode → EXIF rotation → RGB → shorter side to S·256/224 → centre crop S
+
+Shapes: H height, W width, C channels.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from service.errors import ImageError
+
+__all__ = ["FORMATS", "PREPROCESSING", "ImageError", "centre_crop", "load_square", "preprocess",
+           "resize_size"]  # fmt: skip
+
+PREPROCESSING = "pillow-bicubic-256/224-centre-1"
+"""Names the rule. It stands in every cache key and every model file: change it with the pixels."""
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_BYTES = 20 * 2**20
+MAX_PIXELS = 50_000_000
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the picture upright (EXIF 2.32, tag 0x0112)."""
+
+# Pillow warns of what it mends and of bombs; the bounds here are tighter than its own.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def resize_size(image_size: int) -> int:
+    """Return the side to which the shorter side is resized, in pixels, before the centre crop."""
+    return round(image_size * 256 / 224)
+
+
+def preprocess(data: bytes, image_size: int) -> NDArray[np.uint8]:
+    """Return the pixels that the model sees, uint8 RGB of shape (image_size, image_size, 3).
+
+    Raises:
+        ImageError: These bytes are no picture that is accepted.
+    """
+    return centre_crop(load_square(data, resize_size(image_size)), image_size)
+
+
+def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Cut the central `size` x `size` pixels out of the last three axes (H, W, C)."""
+    top = (square_HWC.shape[-3] - size) // 2
+    left = (square_HWC.shape[-2] - size) // 2
+    return square_HWC[..., top : top + size, left : left + size, :]
+
+
+def load_square(data: bytes, side: int) -> NDArray[np.uint8]:
+    """Decode, turn upright and resize; return the central square, uint8 RGB (side, side, 3).
+
+    Size is bounded by the header, before anything is decoded. Transparent pixels become white;
+    of an animation the first frame is taken. The same bytes give the same pixels.
+
+    Raises:
+        ImageError: No JPEG, PNG or WebP, too large, truncated or broken.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"the image has {len(data)} bytes; at most {MAX_BYTES} are accepted")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _square(image, side)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("this is not a JPEG, PNG or WebP image") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on broken bytes
+        raise ImageError(f"the image is broken: {error or type(error).__name__}") from error
+
+
+def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted"
+        )
+    # JPEG's decoder scales by 1/2, 1/4 or 1/8 for nothing; twice the size keeps it sharp.
+    image.draft(None, (2 * side, 2 * side))
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    # Cut first: of a panorama only the part that is kept is converted and resized.
+    square = _rgb(image.crop((left, top, left + short, top + short)))
+    square = square.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    turn = _UPRIGHT.get(_orientation(image))
+    return np.asarray(square if turn is None else square.transpose(turn))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16 bits a pixel: Pillow would cut off at 255 instead of scaling.
+        scaled = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        image = Image.fromarray(scaled)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a photo with a broken EXIF block is still a photo
+        return 1

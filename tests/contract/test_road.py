@@ -1,0 +1,104 @@
+"""What training hands over is what the service serves, photo by photo."""
+
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.steps import Release, release
+from service.client import Classifier
+from service.config import ServerConfig
+from service.errors import ModelContractError
+from service.model_store import ModelStore
+from service.server import Server
+from training.cache import prepare
+from training.config import TrainConfig
+from training.sample import draw
+from training.trainer import TrainResult, train
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult, Release]:
+    """Drawn dishes, a run on them, and its release."""
+    home = tmp_path_factory.mktemp("road")
+    photos = draw(home / "photos", classes=4, per_class=30)
+    cache = prepare(photos, 32, cache_root=home / "cache")
+    config = TrainConfig(image_size=32, epochs=3, batch_size=16)
+    result = train(config, cache, home / "runs" / "first", device="cpu")
+    return home, result, release(home / "runs" / "first", repository=home / "models")
+
+
+async def test_the_service_counts_the_top1_that_the_run_reports(road):
+    """Every validation photo through gRPC gives exactly the accuracy of the best epoch."""
+    import asyncio
+
+    home, result, released = road
+    photos = sorted((home / "photos" / "val").glob("*/*.jpg"))
+    config = ServerConfig(repository=home / "models", host="127.0.0.1", port=0, metrics_port=None)
+    async with Server(config) as server:
+
+        def ask():
+            with Classifier(f"127.0.0.1:{server.port}") as classifier:
+                return classifier.model(), classifier.classify([p.read_bytes() for p in photos], 1)
+
+        model, answers = await asyncio.to_thread(ask)
+
+    correct = sum(
+        answer.classes[0].label == unicodedata.normalize("NFC", photo.parent.name)
+        for answer, photo in zip(answers, photos, strict=True)
+    )
+    assert result.val_top1 == correct / len(photos) == released.val_top1
+    assert ("food42", 1, result.val_top1) == (model.name, model.version, model.val_top1)
+    assert model.labels == tuple(sorted(path.name for path in (home / "photos/val").iterdir()))
+
+
+def test_a_plain_onnxruntime_answers(road):
+    """uint8 of shape [3, S, S, 3] is answered by [3, K], with no code of ours."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(road[2].path)
+
+    (rows,) = session.run(None, {"images": np.zeros((3, 32, 32, 3), np.uint8)})
+
+    assert (3, 4) == rows.shape
+
+
+def test_triton_reads_the_repository(road):
+    """config.pbtxt parses with Triton's own ModelConfig, and says what the file has."""
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    folder = road[0] / "models" / "food42"
+
+    config = text_format.Parse(
+        (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
+
+    assert ("food42", "onnxruntime") == (config.name, config.backend)
+    assert [32, 32, 3] == list(config.input[0].dims)
+    assert [4] == list(config.output[0].dims)
+    assert [1] == list(config.version_policy.specific.versions)
+    assert 4 == len((folder / config.output[0].label_filename).read_text().splitlines())
+    assert (folder / "1" / "model.onnx").is_file()
+
+
+def test_versions_are_kept_and_rolled_back(road, tmp_path):
+    """Each release is a new version; a rollback serves the one before; old ones are pruned."""
+    store = ModelStore(tmp_path)
+    onnx = road[2].path
+
+    assert [1, 2, 3, 4] == [store.publish("m", onnx, keep=3) for _ in range(4)]
+    assert [2, 3, 4] == store.versions("m")
+    assert 3 == store.rollback("m") == store.serving("m")
+    # A number is never used twice, and what serves is never pruned.
+    assert 5 == store.publish("m", onnx, keep=3) == store.serving("m")
+
+
+def test_what_breaks_the_contract_is_not_published(tmp_path):
+    """A file that is no model leaves the repository as it was."""
+    (tmp_path / "x.onnx").write_bytes(b"junk")
+
+    with pytest.raises(ModelContractError, match="cannot open"):
+        ModelStore(tmp_path / "models").publish("m", tmp_path / "x.onnx")
+    assert [] == ModelStore(tmp_path / "models").models()

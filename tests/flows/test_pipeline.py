@@ -1,0 +1,104 @@
+"""The whole road as one flow: its files, its artifacts, its repetition, and its end by force."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from training import checkpoint
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
+    prefect_server: None, photos: Path, tmp_path: Path
+) -> None:
+    """Photos become a serving version; the same run id with more epochs is the same run."""
+    from prefect.client.orchestration import get_client
+
+    from flows.pipeline import pipeline
+    from service.model_store import ModelStore
+
+    def run():
+        return pipeline(
+            photos,
+            run_id="first",
+            epochs=2,
+            image_size=32,
+            overrides={"batch_size": "16"},
+            runs_dir=tmp_path / "runs",
+            cache_dir=tmp_path / "cache",
+            repository=tmp_path / "models",
+        )
+
+    released = run()
+
+    epochs = (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
+    assert [1, 2] == [json.loads(line)["epoch"] for line in epochs]
+    assert (tmp_path / "runs/first/photos.png").stat().st_size > 0
+    store = ModelStore(tmp_path / "models")
+    assert 1 == released.version == store.serving("food42")
+    best = max(json.loads(line)["val_top1"] for line in epochs)
+    assert best == pytest.approx(released.val_top1)
+
+    again = run()
+
+    assert 2 == again.version == store.serving("food42")
+    assert epochs == (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts()
+    # Prefect keeps a link as markdown.
+    assert {"table", "markdown"} <= {artifact.type for artifact in artifacts}
+
+
+def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
+    photos: Path, tmp_path: Path
+) -> None:
+    """SIGKILL of the flow's process ends the training process too, after a checkpoint."""
+    script = (
+        "from pathlib import Path\n"
+        "from flows.train import train\n"
+        f"train(Path({str(photos)!r}), run_id='killed', epochs=400, image_size=32,"
+        " overrides=dict(batch_size='16'),"
+        f" runs_dir=Path({str(tmp_path / 'runs')!r}), cache_dir=Path({str(tmp_path / 'cache')!r}))"
+    )
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    flow = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL
+    )
+    run_dir = tmp_path / "runs" / "killed"
+    metrics = run_dir / "metrics.jsonl"
+    _wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 1, flow)
+
+    flow.send_signal(signal.SIGKILL)
+    flow.wait()
+
+    # Whoever trains in a run directory holds its lock.
+    with (run_dir / ".lock").open("w") as lock:
+        _wait_until(lambda: _can_lock(lock))
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    _, state = checkpoint.load(newest)
+    # The last epoch written down is the last one that a resumed run need not repeat.
+    assert len(metrics.read_text().splitlines()) == state["epoch"] >= 1
+
+
+def _can_lock(lock) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_until(condition, process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process is None or process.poll() is None, "the flow ended early"
+        assert time.monotonic() < deadline, "nothing happened for three minutes"
+        time.sleep(0.1)

@@ -1,0 +1,120 @@
+"""Fixtures of the service's tests: tiny models, photos of one colour, servers on free ports."""
+
+import asyncio
+import importlib.util
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from time import monotonic
+
+import grpc
+import pytest
+from PIL import Image
+
+_spec = importlib.util.spec_from_file_location(
+    "tiny_onnx", Path(__file__).with_name("tiny_onnx.py")
+)
+_tiny_onnx = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tiny_onnx)
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture
+def tiny_onnx() -> Callable[..., Path]:
+    """`tiny_onnx(path, labels=…, weights=…, …)` writes a tiny model; see tiny_onnx.build."""
+    return _tiny_onnx.build
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., bytes]:
+    """`photo("red")` is a photo of that colour, encoded as JPEG unless told otherwise."""
+
+    def encode(colour: str, *, size: tuple[int, int] = (20, 16), kind: str = "JPEG") -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", size, COLOURS[colour]).save(buffer, kind)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.fixture
+def publish(tmp_path, tiny_onnx) -> Callable[..., int]:
+    """Give `publish("food", labels=…)`: it releases a tiny model into `tmp_path/models`."""
+    from service.model_store import ModelStore
+
+    def release(name: str = "food", *, repository: Path = tmp_path / "models", **build) -> int:
+        repository.mkdir(exist_ok=True)
+        return ModelStore(repository).publish(name, tiny_onnx(tmp_path / "tiny.onnx", **build))
+
+    return release
+
+
+@pytest.fixture
+def config(tmp_path) -> Callable[..., object]:
+    """Give `config(max_batch=…)`: a server's config: free ports, one worker, a quick poll."""
+    from service.config import ServerConfig
+
+    def make(**changes) -> ServerConfig:
+        settings = {
+            "repository": tmp_path / "models",
+            "host": "127.0.0.1",
+            "port": 0,
+            "metrics_port": None,
+            "device": "cpu",
+            "workers": 1,
+            "decode_threads": 1,
+            "max_batch": 8,
+            "poll_interval_s": 0.02,
+            "drain_s": 10,
+        }
+        return ServerConfig(**{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture
+async def serve(config) -> AsyncIterator[Callable[..., Awaitable[object]]]:
+    """Start servers, told what differs in their config; they are stopped after the test."""
+    from service.server import Server
+
+    async with AsyncExitStack() as servers:
+
+        async def start(**changes) -> Server:
+            return await servers.enter_async_context(Server(config(**changes)))
+
+        yield start
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[[int], object]]:
+    """Give `connect(port)`, a stub of hansang.v1.Classifier, and `connect.channel(port)`."""
+    from service.pb.classifier_pb2_grpc import ClassifierStub
+
+    async with AsyncExitStack() as channels:
+        opened = []
+
+        def channel(port: int) -> grpc.aio.Channel:
+            opened.append(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+            channels.push_async_callback(opened[-1].close)
+            return opened[-1]
+
+        def stub(port: int) -> ClassifierStub:
+            return ClassifierStub(channel(port))
+
+        stub.channel = channel
+        yield stub
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Awaitable[None]]:
+    """Wait until a condition holds; fail when it does not within 10 s."""
+
+    async def wait(condition: Callable[[], object], *, within_s: float = 10) -> None:
+        end_s = monotonic() + within_s
+        while not condition():
+            assert monotonic() < end_s, "it did not come to hold"
+            await asyncio.sleep(0.005)
+
+    return wait

@@ -1,0 +1,57 @@
+"""A model file says what it is, and a file that does not is refused by name."""
+
+import unicodedata
+
+import pytest
+
+from service.errors import ModelContractError
+from service.metadata import ModelMetadata
+
+PROPS = {
+    "schema_version": "1",
+    "labels": '["김밥", "냉면"]',
+    "image_size": "64",
+    "resize": "rule",
+    "val_top1": "0.75",
+    "test_top1": "",
+    "epoch": "7",
+}
+
+
+def test_properties_are_read():
+    """Strings become the types that the service works with; an empty one means not known."""
+    metadata = ModelMetadata.from_props(PROPS)
+
+    assert ("김밥", "냉면") == metadata.labels
+    assert 64 == metadata.image_size
+    assert 0.75 == metadata.val_top1
+    assert metadata.test_top1 is None
+    assert 7 == metadata.epoch
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("schema_version", "2"),
+        ("labels", "김밥"),
+        ("labels", "[]"),
+        ("labels", '["a", "a"]'),
+        ("labels", unicodedata.normalize("NFD", '["김밥"]')),
+        ("image_size", "0"),
+        ("image_size", "x"),
+        ("val_top1", "75"),
+        ("val_top1", "nan"),
+        ("test_top1", "good"),
+    ],
+)
+def test_a_malformed_property_is_named(name, value):
+    """The error names the property that breaks the contract."""
+    with pytest.raises(ModelContractError, match=name):
+        ModelMetadata.from_props({**PROPS, name: value})
+
+
+@pytest.mark.parametrize("name", ["schema_version", "labels", "image_size", "resize"])
+def test_a_missing_property_is_named(name):
+    """A required property that is missing is named."""
+    with pytest.raises(ModelContractError, match=name):
+        ModelMetadata.from_props({key: value for key, value in PROPS.items() if key != name})

@@ -1,0 +1,62 @@
+"""`/metrics`: what a Prometheus would scrape."""
+
+import asyncio
+import urllib.request
+
+import pytest
+
+from service.errors import UnavailableError
+from service.metrics import Metrics, exposed
+from service.pb import classifier_pb2 as pb
+
+
+def scrape(port: int) -> str:
+    """Return the text of `/metrics`."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        return answer.read().decode()
+
+
+async def test_server_counts_what_it_does(publish, serve, connect, photo):
+    """Calls by method and code, stages in seconds, batch sizes, bad images and the version."""
+    publish("food")
+    server = await serve(metrics_port=0)
+    stub = connect(server.port)
+    await stub.Classify(pb.ClassifyRequest(images=[photo("red"), b"junk", photo("blue")]))
+    text = await asyncio.to_thread(scrape, server.metrics_port)
+    for line in (
+        'hansang_request_seconds_count{code="OK",method="/hansang.v1.Classifier/Classify"} 1.0',
+        "hansang_decode_seconds_count 3.0",
+        "hansang_queue_seconds_count 2.0",
+        "hansang_compute_seconds_count 1.0",
+        "hansang_batch_images_sum 2.0",
+        "hansang_bad_images_total 1.0",
+        "hansang_queued_images 0.0",
+        "hansang_admitted_images 0.0",
+        'hansang_model_version{model="food"} 1.0',
+        'hansang_rejected_images_total{reason="queue_full"} 0.0',
+    ):
+        assert line in text.splitlines()
+
+
+async def test_none_serves_no_metrics(publish, serve):
+    """Without a port nothing listens."""
+    publish("food")
+    assert (await serve(metrics_port=None)).metrics_port is None
+
+
+def test_two_servers_in_a_process_count_apart():
+    """Each has a registry of its own; both can be scraped."""
+    one, two = Metrics(), Metrics()
+    one.bad_images.inc()
+    with exposed(one, "127.0.0.1", 0) as first, exposed(two, "127.0.0.1", 0) as second:
+        assert "hansang_bad_images_total 1.0" in scrape(first)
+        assert "hansang_bad_images_total 0.0" in scrape(second)
+
+
+def test_taken_port_is_a_clear_error():
+    """The sentence names the port and the option."""
+    with exposed(Metrics(), "127.0.0.1", 0) as port, pytest.raises(UnavailableError) as caught:  # noqa: SIM117
+        with exposed(Metrics(), "127.0.0.1", port):
+            pass
+    assert str(port) in str(caught.value)
+    assert "--metrics-port" in str(caught.value)

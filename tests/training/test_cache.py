@@ -1,0 +1,91 @@
+"""Photos are decoded once, by the function that serves; what is bad is named and left out."""
+
+import os
+
+import numpy as np
+import pytest
+
+from service.preprocessing import load_square
+from training.cache import DatasetCache, prepare
+from training.errors import DataError
+
+COUNTS = {"train/a": 4, "train/b": 3, "val/a": 2, "val/b": 2}
+
+
+def test_rows_are_the_pixels_that_a_server_makes(folder, tmp_path):
+    """Every row is `load_square` of its file, in every split."""
+    root = folder(COUNTS)
+
+    cache = prepare(root, 32, cache_root=tmp_path / "cache")
+
+    assert {"train": 7, "val": 4} == {k: len(v.targets) for k, v in cache.splits.items()}
+    for split in cache.splits.values():
+        for row, name in enumerate(split.files):
+            assert np.array_equal(split.images[row], load_square((root / name).read_bytes(), 37))
+            assert cache.labels[split.targets[row]] == name.split("/")[1]
+
+
+def test_bad_files_are_left_out_and_named(folder, tmp_path, photo):
+    """Truncated, empty and false photos cost nothing but themselves."""
+    root = folder(COUNTS)
+    (root / "train" / "a" / "0.jpg").write_bytes(photo(1, (300, 300))[:200])
+    (root / "train" / "b" / "1.jpg").write_bytes(b"")
+    (root / "val" / "a" / "x.png").write_bytes(b"hello")
+
+    cache = prepare(root, 32, cache_root=tmp_path / "cache")
+
+    assert {"train/a/0.jpg", "train/b/1.jpg", "val/a/x.png"} == set(cache.bad_files)
+    split = cache.splits["train"]
+    assert (
+        "train/a/1.jpg",
+        "train/a/2.jpg",
+        "train/a/3.jpg",
+        "train/b/0.jpg",
+        "train/b/2.jpg",
+    ) == (split.files)
+    for row, name in enumerate(split.files):
+        assert np.array_equal(split.images[row], load_square((root / name).read_bytes(), 37))
+
+
+def test_a_class_without_a_readable_photo_is_an_error(folder, tmp_path):
+    """A class that would be empty is named, with one of its files and the reason."""
+    root = folder(COUNTS)
+    for path in (root / "val" / "b").iterdir():
+        path.write_bytes(b"junk")
+
+    with pytest.raises(DataError, match=r"'b' has no readable photo in val"):
+        prepare(root, 32, cache_root=tmp_path / "cache")
+    assert [] == [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+def test_nothing_is_built_twice(folder, tmp_path):
+    """Unchanged files are not read again; new file times cost a look; new content a new cache."""
+    root = folder(COUNTS)
+    first = prepare(root, 32, cache_root=tmp_path / "cache")
+    built_ns = (first.path / "train.npy").stat().st_mtime_ns
+
+    assert first.path == prepare(root, 32, cache_root=tmp_path / "cache").path
+    for path in root.rglob("*.jpg"):
+        os.utime(path, (1, 1))
+    again = prepare(root, 32, cache_root=tmp_path / "cache")
+    assert first.path == again.path
+    assert built_ns == (again.path / "train.npy").stat().st_mtime_ns
+
+    (root / "train" / "a" / "0.jpg").write_bytes((root / "train" / "b" / "0.jpg").read_bytes())
+    changed = prepare(root, 32, cache_root=tmp_path / "cache")
+    assert first.path != changed.path
+    assert first.dataset_hash != changed.dataset_hash
+
+
+def test_a_killed_build_leaves_nothing_that_counts(folder, tmp_path):
+    """The half-built folder of a killed build is no cache, and the next build removes it."""
+    root = folder(COUNTS)
+    path = prepare(root, 32, cache_root=tmp_path / "cache").path
+    (path / "manifest.json").unlink()
+    path.rename(path.with_name(f".tmp-{path.name}"))
+    with pytest.raises(DataError, match="no dataset cache"):
+        DatasetCache.open(path)
+
+    prepare(root, 32, cache_root=tmp_path / "cache")
+
+    assert [path.name] == [p.name for p in (tmp_path / "cache").iterdir()]

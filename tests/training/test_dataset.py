@@ -1,0 +1,68 @@
+"""Folders become labels and splits, and folders that cannot are refused with a sentence."""
+
+import unicodedata
+
+import pytest
+
+from training.dataset import scan
+from training.errors import DataError
+
+
+def test_given_splits_are_kept(folder):
+    """train/ val/ test/ of class folders are taken as they are; labels are sorted."""
+    root = folder({"train/b": 3, "train/a": 2, "val/a": 1, "val/b": 1, "test/a": 1, "test/b": 2})
+    (root / "train" / "a" / "notes.txt").write_text("no photo")
+
+    found = scan(root)
+
+    assert ("a", "b") == found.labels
+    assert {
+        "train": {"a": 2, "b": 3}, "val": {"a": 1, "b": 1}, "test": {"a": 1, "b": 2},
+    } == found.counts()  # fmt: skip
+    assert 1 == found.num_ignored
+
+
+def test_class_folders_alone_are_split_within_each_class(folder):
+    """80/10/10 within each class, the same for the same seed, other for another."""
+    root = folder({"a": 20, "b": 30, "c": 2})
+
+    found = scan(root, seed=1)
+
+    assert {
+        "train": {"a": 16, "b": 24, "c": 1},
+        "val": {"a": 2, "b": 3, "c": 1},
+        "test": {"a": 2, "b": 3, "c": 0},
+    } == found.counts()
+    assert found == scan(root, seed=1)
+    assert found != scan(root, seed=2)
+
+
+def test_names_are_composed(folder):
+    """A folder name from a Mac (NFD) becomes the label that everybody else writes (NFC)."""
+    root = folder({unicodedata.normalize("NFD", "김밥"): 4, "냉면": 4})
+
+    assert ("김밥", "냉면") == scan(root).labels
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({"train/a": 2, "train/b": 2, "val/a": 1}, "'b' is missing from"),
+        ({"train/a": 2, "val/a": 1, "val/b": 1, "train/b": 0}, "has no photos"),
+        ({"train/a": 2, "train/b": 2}, "no val folder"),
+        ({unicodedata.normalize("NFD", "김밥"): 3, "김밥": 3}, "Unicode form"),
+        ({"a": 5}, "two or more"),
+        ({"a": 5, "b": 1}, "one photo"),
+    ],
+    ids=["missing class", "empty class", "no val", "equal names", "one class", "one photo"],
+)
+def test_what_cannot_be_trained_on_is_refused(folder, counts, sentence):
+    """The error says which class or folder, and what to do."""
+    with pytest.raises(DataError, match=sentence):
+        scan(folder(counts))
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    """A path that is no folder is named."""
+    with pytest.raises(DataError, match="is not a folder"):
+        scan(tmp_path / "nowhere")

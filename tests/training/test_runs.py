@@ -1,0 +1,210 @@
+"""Runs in real processes: killed, stopped, locked, resumed; and exported."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training import checkpoint
+from training.cache import prepare
+from training.config import TrainConfig
+from training.errors import ExportError, RunError
+from training.export import check_parity, export, write_onnx
+from training.resnet import Served, build
+from training.trainer import train
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
+
+
+def command(photos: Path, home: Path, *more: str) -> list[str]:
+    """Return the command line of a small run in `home`."""
+    return [
+        sys.executable, "-m", "training", str(photos), "--run", "r", "--epochs", "3",
+        "--image-size", "32", "--set", "batch_size=12", "--set", "checkpoint_every_steps=3",
+        "--threads", "1", "--runs-dir", str(home / "runs"), "--cache-dir", str(home / "cache"),
+        *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run that nobody disturbed; its home folder."""
+    home = tmp_path_factory.mktemp("finished")
+    subprocess.run(command(dishes, home), check=True, cwd=ROOT, capture_output=True)
+    return home
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of the newest checkpoint, the optimizer's too."""
+    return load_file(sorted((run_dir / "checkpoints").glob("step-*"))[-1])
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    """Return the epochs, without what depends on the clock."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "photos_per_s"}
+        for line in lines
+    ]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Fail unless two runs ended bit for bit alike."""
+    assert metrics(one) == metrics(other)
+    expected, found = weights(one), weights(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    best = "checkpoints/" + checkpoint.BEST
+    expected, found = load_file(one / best), load_file(other / best)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_writes_what_scripts_rely_on(finished):
+    """A line per epoch with the promised names; the last two checkpoints and the best are kept."""
+    run_dir = finished / "runs" / "r"
+
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+    names = {"epoch", "train_loss", "val_loss", "val_top1", "learning_rate", "photos_per_s"}
+    assert [1, 2, 3] == [line["epoch"] for line in lines]
+    assert all(names <= line.keys() and line["photos_per_s"] > 0 for line in lines)
+    kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert ["best.safetensors", "step-00000011.safetensors", "step-00000012.safetensors"] == kept
+    result = json.loads((run_dir / "result.json").read_text())
+    best = max(lines, key=lambda line: (line["val_top1"], -line["val_loss"]))
+    assert (best["epoch"], best["val_top1"]) == (result["best_epoch"], result["val_top1"])
+    assert 0 <= result["test_top1"] <= 1
+
+
+@pytest.mark.parametrize("at_step", [1, 5, 9])
+def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path, at_step):
+    """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical."""
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    process = subprocess.Popen(
+        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("train: ") and int(line.split()[1].split("/")[0]) >= at_step:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert -signal.SIGKILL == process.returncode
+    assert not (tmp_path / "runs" / "r" / "result.json").exists()
+
+    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
+
+    assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
+
+
+def test_sigterm_saves_a_checkpoint_and_says_so(finished, dishes, tmp_path):
+    """The exit code is 75, the last line says how to go on, and going on is exact."""
+    shutil.copytree(finished / "cache", tmp_path / "cache")
+    process = subprocess.Popen(
+        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
+    )  # fmt: skip
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("train: 5/"):
+            process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert 75 == process.returncode
+    assert "the same command goes on" in said[-1]
+
+    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
+
+    assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
+
+
+def test_a_run_in_use_is_refused(finished, dishes):
+    """A second process on a run directory is refused while the first lives."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    with (finished / "runs" / "r" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process trains"):
+            train(TrainConfig(**SETTINGS), cache, finished / "runs" / "r")
+
+
+def test_another_config_is_refused(finished, dishes):
+    """The differences are listed, each with both values."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    with pytest.raises(RunError, match=r"config\.batch_size: 12 there, 6 now"):
+        train(TrainConfig(**{**SETTINGS, "batch_size": 6}), cache, finished / "runs" / "r")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dishes, tmp_path):
+    """The error names the step and the learning rate, and what to try."""
+    cache = prepare(dishes, 32, cache_root=tmp_path / "cache")
+    config = TrainConfig(**SETTINGS).with_overrides(
+        {"optimizer.lr": 1e30, "scheduler.name": "none"}
+    )
+    with pytest.raises(RunError, match=r"step \d+ .*learning rate 1e\+30.*optimizer\.lr=1e\+29"):
+        train(config, cache, tmp_path / "run")
+
+
+def test_an_unknown_setting_is_one_line_and_exit_code_1(dishes, tmp_path):
+    """Errors for people have no traceback."""
+    done = subprocess.run(
+        command(dishes, tmp_path, "--set", "lr=1"), cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert 1 == done.returncode
+    assert done.stderr.startswith("error: no setting 'lr'")
+    assert 1 == len(done.stderr.splitlines())
+
+
+def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
+    """Onnxruntime counts the run's own top-1 on every validation photo, at any batch."""
+    import onnxruntime
+
+    run_dir = finished / "runs" / "r"
+
+    exported = export(run_dir, tmp_path / "model.onnx")
+
+    result = json.loads((run_dir / "result.json").read_text())
+    assert (result["val_top1"], result["best_epoch"]) == (exported.val_top1, exported.epoch)
+    assert exported.max_difference < 1e-4
+    assert ["model.onnx"] == [path.name for path in tmp_path.iterdir()]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for number in (1, 3, 7):
+        images = np.zeros((number, 32, 32, 3), np.uint8)
+        (rows,) = session.run(None, {"images": images})
+        assert (number, 3) == rows.shape
+        assert np.allclose(rows.sum(1), 1)
+
+
+def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_path):
+    """Two classes swapped in the exported file are found, and the photo is named."""
+    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
+    model = build(3, seed=1)
+    served = Served(model).eval()
+    with torch.no_grad():
+        # Apart enough for every photo to have a winner.
+        model.fc.weight.mul_(20)
+    swapped = build(3, seed=1)
+    swapped.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        swapped.fc.weight.copy_(model.fc.weight.flip(0))
+        swapped.fc.bias.copy_(model.fc.bias.flip(0))
+    write_onnx(Served(swapped).eval(), 32, tmp_path / "wrong.onnx", {})
+
+    with pytest.raises(ExportError, match=r"on val/.*\.jpg torch says class"):
+        check_parity(served, tmp_path / "wrong.onnx", split)
+
+
+def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
+    """A folder that is no finished run says what to do."""
+    with pytest.raises(RunError, match="hansang train"):
+        export(tmp_path, tmp_path / "model.onnx")

@@ -1,0 +1,1 @@
+"""Photos → dataset cache → run directory → ONNX file. From service only the pixels are imported."""

@@ -1,0 +1,285 @@
+"""The dataset cache: every photo decoded once, by the function that serves, into one array a split.
+
+<folder>-<S>-<key>/manifest.json      labels, files, targets, what was left out
+<folder>-<S>-<key>/<split>.npy        uint8 [N, C, C, 3], C = resize_size(S), memory-mapped
+
+Built in a temporary folder beside its place and renamed when it is whole.
+
+Shapes: N photos, C side of the cached square.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.preprocessing import PREPROCESSING, ImageError, load_square, resize_size
+from terminal import Progress, no_progress
+from training.dataset import Photo, PhotoFolder, scan
+from training.errors import DataError
+from training.files import sync, write_text
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The photos of one split."""
+
+    images: NDArray[np.uint8]
+    """[N, C, C, 3], memory-mapped."""
+    targets: NDArray[np.int64]
+    """[N], positions in the labels."""
+    files: tuple[str, ...]
+    """[N], paths below the folder of photos."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCache:
+    """An opened cache."""
+
+    path: Path
+    labels: tuple[str, ...]
+    image_size: int
+    """Side of the square that the model sees; the cached squares are `resize_size` of it."""
+    dataset_hash: str
+    """SHA-256 over (split, label, SHA-256 of the file) of every photo, sorted."""
+    bad_files: dict[str, str]
+    """Path → why it was left out."""
+    splits: dict[str, Split]
+
+    @classmethod
+    def open(cls, path: Path) -> "DatasetCache":
+        """Open a cache that `prepare` built.
+
+        Raises:
+            DataError: It is not there, or it is damaged.
+        """
+        manifest = _manifest(path)
+        if manifest is None:
+            raise DataError(f"{path} is no dataset cache; build it with: hansang prepare DATA")
+        splits = {}
+        for name, listed in manifest["splits"].items():
+            try:
+                images = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path / name}.npy is damaged ({error}); remove {path}") from error
+            if len(images) != len(listed["files"]):
+                raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
+            targets = np.array(listed["targets"], dtype=np.int64)
+            splits[name] = Split(images, targets, tuple(listed["files"]))
+        return cls(
+            path=path,
+            labels=tuple(manifest["labels"]),
+            image_size=manifest["image_size"],
+            dataset_hash=manifest["dataset_hash"],
+            bad_files=manifest["bad_files"],
+            splits=splits,
+        )
+
+
+def prepare(
+    data: Path,
+    image_size: int,
+    *,
+    cache_root: Path = Path("cache"),
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> DatasetCache:
+    """Return the cache of a folder of photos; build it with every core unless it is up to date.
+
+    Raises:
+        DataError: The folder cannot be trained on (see `scan`), a class has no readable photo in
+            train or val, or the disk is too small.
+    """
+    folder = scan(data, seed=seed)
+    prefix = f"{folder.root.resolve().name}-{image_size}-"
+    stamp = _stamp(folder, image_size)
+    found = [path for path in sorted(cache_root.glob(f"{prefix}*")) if path.is_dir()]
+    for path in found:
+        manifest = _manifest(path)
+        if manifest is not None and manifest["stamp"] == stamp:
+            return DatasetCache.open(path)
+    hashes = _file_hashes(folder)
+    key = _digest([_FORMAT, PREPROCESSING, image_size, folder.labels, sorted(hashes.items())])[:12]
+    path = cache_root / f"{prefix}{key}"
+    manifest = _manifest(path)
+    if manifest is not None:
+        # The same photos under other times: only the stamp is new.
+        write_text(path / "manifest.json", json.dumps({**manifest, "stamp": stamp}))
+        return DatasetCache.open(path)
+    try:
+        _build(folder, image_size, path, stamp, hashes, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"no space for the dataset cache in {cache_root.resolve()}: it needs"
+                f" {_num_bytes(folder, image_size) / 2**20:.0f} MiB; free some, or choose another"
+                " place with --cache-dir"
+            ) from error
+        raise
+    return DatasetCache.open(path)
+
+
+def _build(
+    folder: PhotoFolder,
+    image_size: int,
+    path: Path,
+    stamp: str,
+    hashes: dict[str, str],
+    progress: Progress,
+) -> None:
+    temporary = path.with_name(f".tmp-{path.name}")
+    # What a killed build left.
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        if shutil.disk_usage(temporary).free < _num_bytes(folder, image_size):
+            raise OSError(errno.ENOSPC, "no space")
+        bad: dict[str, str] = {}
+        splits: dict[str, dict[str, list[Any]]] = {}
+        done = 0
+        # Threads, not processes: Pillow lets go of the GIL while it decodes and resizes.
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+            for split, members in groupby(folder.photos, key=lambda photo: photo.split):
+                photos = list(members)
+                rows = _create(temporary / f"{split}.npy", len(photos), resize_size(image_size))
+                decode = partial(_decode_into, rows)
+                kept = []
+                for row, why in enumerate(pool.map(decode, range(len(photos)), photos)):
+                    if why is None:
+                        kept.append(row)
+                    else:
+                        bad[_name(folder, photos[row])] = why
+                    done += 1
+                    progress(done, len(folder.photos))
+                rows.flush()
+                _compact(temporary / f"{split}.npy", kept)
+                splits[split] = {
+                    "files": [_name(folder, photos[row]) for row in kept],
+                    "targets": [photos[row].target for row in kept],
+                }
+        _require_every_class(folder, splits, bad)
+        manifest = {
+            "format": _FORMAT,
+            "preprocessing": PREPROCESSING,
+            "image_size": image_size,
+            "labels": folder.labels,
+            "dataset_hash": _dataset_hash(folder, hashes, bad),
+            "stamp": stamp,
+            "bad_files": bad,
+            "splits": splits,
+        }
+        write_text(temporary / "manifest.json", json.dumps(manifest, ensure_ascii=False))
+        temporary.rename(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _create(path: Path, num_photos: int, side: int) -> np.memmap[Any, np.dtype[np.uint8]]:
+    shape = (num_photos, side, side, 3)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _decode_into(rows: NDArray[np.uint8], row: int, photo: Photo) -> str | None:
+    """Decode a photo into its row; return why not, if it failed."""
+    try:
+        rows[row] = load_square(photo.path.read_bytes(), rows.shape[1])
+    except (ImageError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _compact(path: Path, kept: list[int]) -> None:
+    """Drop the rows that failed, one row in memory at a time, and cut the file."""
+    rows = np.lib.format.open_memmap(path, mode="r+")
+    if len(kept) == len(rows):
+        sync(path)
+        return
+    smaller = path.with_name(f"smaller-{path.name}")
+    target = np.lib.format.open_memmap(
+        smaller, mode="w+", dtype=np.uint8, shape=(len(kept), *rows.shape[1:])
+    )
+    for new, old in enumerate(kept):
+        target[new] = rows[old]
+    target.flush()
+    smaller.replace(path)
+    sync(path)
+
+
+def _require_every_class(
+    folder: PhotoFolder, splits: dict[str, dict[str, list[Any]]], bad: dict[str, str]
+) -> None:
+    for split in ("train", "val"):
+        for target in set(range(len(folder.labels))) - set(splits[split]["targets"]):
+            first = next(iter(bad.items()))
+            raise DataError(
+                f"class {folder.labels[target]!r} has no readable photo in {split};"
+                f" for example {first[0]}: {first[1]}"
+            )
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}/manifest.json is damaged ({error}); remove {path}") from error
+    return manifest if manifest.get("format") == _FORMAT else None
+
+
+def _name(folder: PhotoFolder, photo: Photo) -> str:
+    return photo.path.relative_to(folder.root).as_posix()
+
+
+def _stamp(folder: PhotoFolder, image_size: int) -> str:
+    """Hash names, sizes and times: equal stamps mean that nothing has changed."""
+    listed = []
+    for photo in folder.photos:
+        stat = photo.path.stat()
+        listed.append(
+            [_name(folder, photo), photo.split, photo.target, stat.st_size, stat.st_mtime_ns]
+        )
+    return _digest([_FORMAT, PREPROCESSING, image_size, folder.labels, listed])
+
+
+def _file_hashes(folder: PhotoFolder) -> dict[str, str]:
+    """Return split/path → SHA-256 of the content; the split is part of what a cache is."""
+    return {
+        f"{photo.split}:{_name(folder, photo)}": hashlib.sha256(photo.path.read_bytes()).hexdigest()
+        for photo in folder.photos
+    }
+
+
+def _dataset_hash(folder: PhotoFolder, hashes: dict[str, str], bad: dict[str, str]) -> str:
+    return _digest(
+        sorted(
+            [
+                photo.split,
+                folder.labels[photo.target],
+                hashes[f"{photo.split}:{_name(folder, photo)}"],
+            ]
+            for photo in folder.photos
+            if _name(folder, photo) not in bad
+        )
+    )
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False).encode()).hexdigest()
+
+
+def _num_bytes(folder: PhotoFolder, image_size: int) -> int:
+    return len(folder.photos) * resize_size(image_size) ** 2 * 3

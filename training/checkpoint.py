@@ -1,0 +1,154 @@
+"""Checkpoints: one safetensors file each, with its state as JSON and a checksum over both.
+
+checkpoints/step-00001234.safetensors     the last two
+checkpoints/best.safetensors              a hard link to the end of the best epoch
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from terminal import say
+from training.errors import RunError
+from training.files import replacing
+
+BEST = "best.safetensors"
+_KEPT = 2
+
+
+class DamagedError(RunError):
+    """A checkpoint does not hold what was written to it."""
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises:
+        RunError: The disk is full or read-only; the checkpoints before it are as they were.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(state)
+    metadata = {"state": text, "sha256": _digest(tensors, text)}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"cannot write the checkpoint {path}: {error}; free some space or mend the folder, and"
+            " run the same command again: it goes on from the last checkpoint"
+        ) from error
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint and verify its checksum.
+
+    Raises:
+        DamagedError: It is cut off, or a byte of it has changed.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = metadata["state"]
+        if metadata["sha256"] != _digest(tensors, text):
+            raise DamagedError(f"{path} is damaged: its checksum does not match")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
+    return tensors, json.loads(text)
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return where the checkpoint after `step` steps lies."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Load the newest checkpoint that is not damaged; say which are. None if there is none at all.
+
+    Raises:
+        RunError: There are some, and all of them are damaged.
+    """
+    paths = _numbered(folder)
+    for path in reversed(paths):
+        try:
+            return load(path)
+        except DamagedError as error:
+            say(f"warning: {error}; going back to the one before")
+            path.unlink()
+    if paths:
+        raise RunError(f"every checkpoint in {folder} is damaged; start again under another --run")
+    return None
+
+
+def prune(folder: Path) -> None:
+    """Remove all but the last two, and what a killed process left half-written."""
+    for path in _numbered(folder)[:-_KEPT]:
+        path.unlink()
+    for path in folder.glob(".tmp-*"):
+        path.unlink()
+
+
+def link_best(folder: Path, step: int) -> None:
+    """Make the checkpoint after `step` steps the best one, at once and without a copy."""
+    with replacing(folder / BEST) as temporary:
+        temporary.unlink(missing_ok=True)
+        os.link(path_of(folder, step), temporary)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as named tensors."""
+    return {
+        f"optimizer.{index}.{name}": torch.as_tensor(value)
+        for index, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put a checkpoint's tensors back; each keeps the device and layout that its owner has."""
+    model.load_state_dict(model_tensors(tensors))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the model's part of a checkpoint, under torchvision's names."""
+    prefix = "model."
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"), key=lambda path: int(path.stem[5:]))
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

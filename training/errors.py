@@ -1,0 +1,31 @@
+"""Errors of training, all of them sentences for people.
+
+UserError
+└── TrainingError
+    ├── DataError      the photos, or the cache made from them
+    ├── ConfigError    a recipe or a setting
+    ├── RunError       a run directory: locked, of another config, diverged
+    └── ExportError    the exported model is not the trained one
+"""
+
+from terminal import UserError
+
+
+class TrainingError(UserError):
+    """The base of every error of this room."""
+
+
+class DataError(TrainingError):
+    """The photos, or the cache made from them, cannot be trained on."""
+
+
+class ConfigError(TrainingError):
+    """A recipe or a setting is unknown or out of range."""
+
+
+class RunError(TrainingError):
+    """A run directory cannot be trained in, or training in it failed."""
+
+
+class ExportError(TrainingError):
+    """The exported model does not answer as the trained one."""

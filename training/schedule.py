@@ -1,0 +1,52 @@
+"""The learning rate as a function of the step, so that a resumed run has nothing to restore."""
+
+import math
+from collections.abc import Sequence
+
+from training.config import TrainConfig
+
+
+def learning_rate(
+    config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()
+) -> float:
+    """Return the learning rate of a step (from 0).
+
+    `plateau` alone looks back: at the validation losses of the epochs before.
+    """
+    scheduler, peak = config.scheduler, config.optimizer.lr
+    total = config.epochs * steps_per_epoch
+    warmup = min(scheduler.warmup_epochs * steps_per_epoch, total / 2)
+    if scheduler.name == "none":
+        return peak
+    if scheduler.name == "plateau":
+        return peak * scheduler.gamma ** _drops(val_losses, scheduler.step_epochs)
+    if scheduler.name == "onecycle":
+        return _one_cycle(peak, step / total)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if scheduler.name == "step":
+        return peak * scheduler.gamma ** (step // (scheduler.step_epochs * steps_per_epoch))
+    # Cosine annealing without restarts (Loshchilov and Hutter 2017).
+    progress = (step - warmup) / max(total - warmup, 1)
+    return peak * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _one_cycle(peak: float, progress: float) -> float:
+    """Rise for 30 % from peak/25, fall to peak/250,000, both by a cosine (Smith 2018)."""
+    if progress < 0.3:
+        low, high, share = peak / 25, peak, progress / 0.3
+    else:
+        low, high, share = peak / 250_000, peak, 1 - (progress - 0.3) / 0.7
+    return low + (high - low) * (1 - math.cos(math.pi * share)) / 2
+
+
+def _drops(val_losses: Sequence[float], patience: int) -> int:
+    best, bad, drops = math.inf, 0, 0
+    for loss in val_losses:
+        if loss < best:
+            best, bad = loss, 0
+            continue
+        bad += 1
+        if bad > patience:
+            drops, bad = drops + 1, 0
+    return drops
