@@ -9,6 +9,7 @@ Shapes: N photos, C side of the cached square.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -119,7 +120,12 @@ def prepare(
         write_text(path / "manifest.json", json.dumps({**manifest, "stamp": stamp}))
         return DatasetCache.open(path)
     try:
-        _build(folder, image_size, path, stamp, hashes, progress)
+        cache_root.mkdir(parents=True, exist_ok=True)
+        with (cache_root / ".lock").open("w") as lock:
+            # One builder at a time; the system lets go of the lock of a killed one.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _manifest(path) is None:
+                _build(folder, image_size, path, stamp, hashes, progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
@@ -140,8 +146,9 @@ def _build(
     progress: Progress,
 ) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
-    # What a killed build left.
-    shutil.rmtree(temporary, ignore_errors=True)
+    # What killed builds left: nobody else builds while the lock is held.
+    for left in path.parent.glob(".tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         if shutil.disk_usage(temporary).free < _num_bytes(folder, image_size):
@@ -189,7 +196,11 @@ def _build(
 
 def _create(path: Path, num_photos: int, side: int) -> np.memmap[Any, np.dtype[np.uint8]]:
     shape = (num_photos, side, side, 3)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with path.open("r+b") as file:
+        # Reserved now: a disk that fills up later would kill the process with SIGBUS.
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return rows
 
 
 def _decode_into(rows: NDArray[np.uint8], row: int, photo: Photo) -> str | None:

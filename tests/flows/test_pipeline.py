@@ -58,7 +58,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
 
 
 def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
-    photos: Path, tmp_path: Path
+    prefect_server: None, photos: Path, tmp_path: Path
 ) -> None:
     """SIGKILL of the flow's process ends the training process too, after a checkpoint."""
     script = (
@@ -68,7 +68,9 @@ def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
         " overrides=dict(batch_size='16'),"
         f" runs_dir=Path({str(tmp_path / 'runs')!r}), cache_dir=Path({str(tmp_path / 'cache')!r}))"
     )
-    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    from prefect.settings import PREFECT_API_URL
+
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
     flow = subprocess.Popen(
         [sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL
     )

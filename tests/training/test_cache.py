@@ -1,6 +1,7 @@
 """Photos are decoded once, by the function that serves; what is bad is named and left out."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,4 +89,16 @@ def test_a_killed_build_leaves_nothing_that_counts(folder, tmp_path):
 
     prepare(root, 32, cache_root=tmp_path / "cache")
 
-    assert [path.name] == [p.name for p in (tmp_path / "cache").iterdir()]
+    assert [path.name] == [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def test_two_builders_at_once_both_get_the_cache(folder, tmp_path):
+    """The second waits for the first and takes what it built."""
+    root = folder({"train/a": 60, "train/b": 60, "val/a": 20, "val/b": 20})
+
+    with ThreadPoolExecutor(2) as pool:
+        builders = [pool.submit(prepare, root, 64, cache_root=tmp_path / "cache") for _ in range(2)]
+        first, second = (builder.result() for builder in builders)
+
+    assert first.path == second.path
+    assert np.array_equal(first.splits["train"].images, second.splits["train"].images)
