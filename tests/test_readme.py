@@ -27,8 +27,9 @@ def test_the_walk_through_runs(tmp_path: Path) -> None:
     script = shell.replace("8500", str(port)).replace(
         "hansang serve", "hansang serve --metrics-port 0"
     )
-    # A reader sees the service come up before typing on; the script waits for its port instead.
-    waiting = f"until (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.2; done\n"
+    # A reader sees the service come up before typing on; it listens before it serves.
+    ask = f"from service.client import Classifier; Classifier('localhost:{port}').model()"
+    waiting = f'until {sys.executable} -c "{ask}" 2>/dev/null; do sleep 0.2; done\n'
     script = script.replace("&\n", f"&\n{waiting}") + f"{sys.executable} call.py\n"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 

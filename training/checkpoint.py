@@ -76,14 +76,19 @@ def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     Raises:
         RunError: There are some, and all of them are damaged.
     """
-    paths = _numbered(folder)
-    for path in reversed(paths):
+    damaged = []
+    for path in reversed(_numbered(folder)):
         try:
-            return load(path)
+            found = load(path)
         except DamagedError as error:
             say(f"warning: {error}; going back to the one before")
-            path.unlink()
-    if paths:
+            damaged.append(path)
+            continue
+        for bad in damaged:
+            bad.unlink()
+        return found
+    # Nothing is removed here: the same command must not begin anew over what is left of a run.
+    if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged; start again under another --run")
     return None
 

@@ -3,6 +3,7 @@
 Shapes: B batch, C side of the cached square, S side of the model's square, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,8 +78,13 @@ class Engine:
         return loss.detach()
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> Evaluation:
-        """Evaluate on the pixels that a server would make: the centre of each cached square."""
+    @torch.backends.cudnn.flags(allow_tf32=False)
+    def evaluate(self, split: Split, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
+        """Evaluate on the pixels that a server would make: the centre of each cached square.
+
+        In fp32 whatever the training step computes in: the exported file does, and its top-1 must
+        be the one that the run reports.
+        """
         self.model.eval()
         loss = torch.zeros((), device=self.device)
         predictions = []
@@ -86,11 +92,11 @@ class Engine:
             rows = slice(start, start + _EVALUATION_BATCH)
             batch = self._to_device(centre_crop(split.images[rows], self.config.image_size))
             inputs = normalise(batch.permute(0, 3, 1, 2).float())
-            with self._autocast():
-                logits = self.model(inputs.contiguous(memory_format=torch.channels_last)).float()
+            logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
             goal = torch.from_numpy(split.targets[rows]).to(self.device)
             loss += F.cross_entropy(logits, goal, reduction="sum")
             predictions.append(logits.argmax(1))
+            after_batch()
         predicted: NDArray[np.int64] = torch.cat(predictions).cpu().numpy()
         return Evaluation(
             loss=loss.item() / len(split.targets),

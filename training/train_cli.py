@@ -56,7 +56,6 @@ def train(
 
     Example: hansang train photos --run first --epochs 20 --image-size 64
     """
-    stop = _stop_on_signals()
     if stop_with_parent:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     from training.cache import prepare
@@ -73,6 +72,8 @@ def train(
     for path, reason in cache.bad_files.items():
         say(f"left out: {path}: {reason}")
     say(f"run: {run_dir}")
+    # From here on; until now there was nothing to save, and a signal ends the process at once.
+    stop = _stop_on_signals()
     with progress("train") as report:
         result = train_run(
             config, cache, run_dir, device=device, should_stop=stop.is_set, progress=report
@@ -141,4 +142,8 @@ def _stop_at_end_of_input() -> None:
     # Read without Python's buffer, whose lock a thread must not hold when the process ends.
     while os.read(0, 1024):
         pass
+    # Nobody reads any more what is printed, and a broken pipe must not cost the checkpoint.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     os.kill(os.getpid(), signal.SIGTERM)

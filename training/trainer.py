@@ -77,11 +77,17 @@ def train(
         # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
         torch.set_num_threads(about["threads"])
         run = _Run(config, cache, run_dir, device_of(device), should_stop, progress)
-        run.resume()
-        while run.epoch < config.epochs:
-            run.train_epoch()
-            run.end_epoch()
-        return run.finish()
+        try:
+            run.resume()
+            while run.epoch < config.epochs:
+                run.train_epoch()
+                run.end_epoch()
+            return run.finish()
+        except OSError as error:
+            raise RunError(
+                f"{run_dir} cannot be written: {error.strerror or error}; free some space or mend"
+                " the folder, and run the same command again: it goes on from the last checkpoint"
+            ) from error
 
 
 class _Run:
@@ -107,12 +113,18 @@ class _Run:
         # All that a checkpoint holds beside the tensors of the model and the optimizer:
         self.epoch = 0
         self.batch = 0
+        self.train_s = 0.0
         self.loss_sum = torch.zeros((), device=device)
         self.history: list[dict[str, Any]] = []
 
     @property
     def step(self) -> int:
         return self.epoch * self.steps_per_epoch + self.batch
+
+    @property
+    def photos_per_s(self) -> float:
+        """Of this epoch so far, over all the processes that trained it."""
+        return self.batch * self.batch_size / self.train_s
 
     @property
     def best(self) -> dict[str, Any]:
@@ -129,12 +141,13 @@ class _Run:
         checkpoint.restore(self.engine.model, self.engine.optimizer, tensors)
         self.loss_sum = tensors["loss_sum"].to(self.engine.device)
         self.epoch, self.batch = state["epoch"], state["batch"]
+        self.train_s = state["train_s"]
         self.history = state["history"]
         self._settle()
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch."""
-        started_s, started_at = time.perf_counter(), self.batch
+        started_s = time.perf_counter() - self.train_s
         while self.batch < self.steps_per_epoch:
             rows = self._order()[self.batch * self.batch_size :][: self.batch_size]
             rate = self._learning_rate()
@@ -149,17 +162,10 @@ class _Run:
             on_cpu = self.engine.device.type == "cpu"
             if on_cpu or self.batch % 50 == 0:
                 self._require_finite(loss, rate)
-            elapsed_s = time.perf_counter() - started_s
-            self.photos_per_s = (self.batch - started_at) * self.batch_size / elapsed_s
+            self.train_s = time.perf_counter() - started_s
             if on_cpu or self.batch % 10 == 0:
                 self.progress(self.step, self.config.epochs * self.steps_per_epoch, self._note())
-            if self.should_stop():
-                self._require_finite(self.loss_sum, rate)
-                self._save()
-                raise StoppedError(
-                    f"stopped at epoch {self.epoch + 1}, step {self.step}; the checkpoint is saved:"
-                    " the same command goes on"
-                )
+            self._stop_if_asked()
             if self.batch % self.config.checkpoint_every_steps == 0:
                 self._require_finite(self.loss_sum, rate)
                 self._save()
@@ -168,7 +174,7 @@ class _Run:
         """Validate, write the epoch down, and keep it if it is the best."""
         rate = self._learning_rate(at=self.step - 1)
         self._require_finite(self.loss_sum, rate)
-        evaluation = self.engine.evaluate(self.cache.splits["val"])
+        evaluation = self.engine.evaluate(self.cache.splits["val"], self._stop_if_asked)
         self.history.append(
             {
                 "epoch": self.epoch + 1,
@@ -176,12 +182,11 @@ class _Run:
                 "val_loss": evaluation.loss,
                 "val_top1": evaluation.top1,
                 "learning_rate": rate,
-                # A run that died while it validated has trained nothing since.
-                "photos_per_s": getattr(self, "photos_per_s", 0.0),
+                "photos_per_s": self.photos_per_s,
                 "steps": self.step,
             }
         )
-        self.epoch, self.batch = self.epoch + 1, 0
+        self.epoch, self.batch, self.train_s = self.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
         self._save()
 
@@ -205,6 +210,16 @@ class _Run:
         )
         write_text(self.run_dir / "result.json", json.dumps(result.to_dict(), indent=2))
         return result
+
+    def _stop_if_asked(self) -> None:
+        if not self.should_stop():
+            return
+        self._require_finite(self.loss_sum, self._learning_rate(at=self.step - 1))
+        self._save()
+        raise StoppedError(
+            f"stopped at epoch {self.epoch + 1}, step {self.step}; the checkpoint is saved:"
+            " the same command goes on"
+        )
 
     def _order(self) -> NDArray[np.int64]:
         random = np.random.Generator(np.random.Philox(key=[self.config.seed, self.epoch]))
@@ -240,7 +255,12 @@ class _Run:
             **checkpoint.optimizer_tensors(self.engine.optimizer),
             "loss_sum": self.loss_sum,
         }
-        state = {"epoch": self.epoch, "batch": self.batch, "history": self.history}
+        state = {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "train_s": self.train_s,
+            "history": self.history,
+        }
         checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
         self._settle()
 

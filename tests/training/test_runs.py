@@ -20,7 +20,7 @@ from training.config import TrainConfig
 from training.errors import ExportError, RunError
 from training.export import check_parity, export, write_onnx
 from training.resnet import Served, build
-from training.trainer import train
+from training.trainer import StoppedError, train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
@@ -208,3 +208,78 @@ def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
     """A folder that is no finished run says what to do."""
     with pytest.raises(RunError, match="hansang train"):
         export(tmp_path, tmp_path / "model.onnx")
+
+
+def test_a_stop_within_validation_is_heard_at_once(finished, dishes, tmp_path):
+    """SIGTERM need not wait for the end of a long validation, and going on is exact."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    steps_per_epoch = len(cache.splits["train"].targets) // SETTINGS["batch_size"]
+    asked = 0
+
+    def stop_in_validation() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == steps_per_epoch + 1
+
+    with pytest.raises(StoppedError):
+        train(
+            TrainConfig(**SETTINGS, threads=1),
+            cache,
+            tmp_path / "r",
+            should_stop=stop_in_validation,
+        )
+    assert not (tmp_path / "r" / "metrics.jsonl").read_text()
+
+    train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+
+    assert_same(finished / "runs" / "r", tmp_path / "r")
+    for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["photos_per_s"] > 0
+
+
+def test_what_is_left_of_a_damaged_run_is_kept(finished, dishes, tmp_path):
+    """Given twice, the command neither removes damaged checkpoints nor begins anew over them."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    shutil.copytree(finished / "runs" / "r", tmp_path / "r")
+    for path in (tmp_path / "r" / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"every checkpoint .* is damaged"):
+            train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_for_people(finished, dishes, tmp_path):
+    """An OSError beside the checkpoints is one sentence too, not a traceback."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    shutil.copytree(finished / "runs" / "r", tmp_path / "r")
+    (tmp_path / "r" / "metrics.jsonl").unlink()
+    (tmp_path / "r" / "metrics.jsonl").mkdir()
+
+    with pytest.raises(RunError, match="cannot be written"):
+        train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+
+
+def test_a_bf16_run_is_validated_as_it_is_served(finished, dishes, tmp_path):
+    """Training in bf16 changes nothing of how it is measured: the served top-1 is the reported."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    config = TrainConfig(**SETTINGS, threads=1, precision="bf16")
+    result = train(config, cache, tmp_path / "r")
+
+    exported = export(tmp_path / "r", tmp_path / "model.onnx")
+
+    assert result.val_top1 == exported.val_top1
+
+
+def test_a_reported_top1_that_the_file_has_not_is_refused(finished, dishes, tmp_path):
+    """A best epoch whose metrics are not those of its weights is not released."""
+    shutil.copytree(finished / "runs" / "r", tmp_path / "r")
+    best = tmp_path / "r" / "checkpoints" / "best.safetensors"
+    tensors, state = checkpoint.load(best)
+    record = state["history"][-1]
+    record["val_top1"] = 0.0 if record["val_top1"] else 1.0
+    checkpoint.save(best, tensors, state)
+
+    with pytest.raises(ExportError, match=r"reports .* validation photos right"):
+        export(tmp_path / "r", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
