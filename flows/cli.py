@@ -1,5 +1,6 @@
 """The verbs that need both rooms: release, pipeline, demo."""
 
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terminal import print_json, print_table, progress, say
+from terminal import UserError, print_json, print_table, progress, say
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
@@ -66,8 +67,6 @@ def pipeline(
 
     Example: hansang pipeline photos --run first --epochs 20 --image-size 64
     """
-    from terminal import UserError
-
     overrides = {}
     for item in setting or []:
         key, separator, value = item.partition("=")
@@ -156,7 +155,16 @@ def _run_pipeline(**parameters: Any) -> Any:
         say("starting Prefect's embedded server (set PREFECT_API_URL to use your own)")
     from flows.pipeline import pipeline as flow
 
+    # Prefect logs a traceback with every failure; an error for people is its own last line.
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
     return flow(**parameters)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], UserError):
+        record.exc_info = None
+    return True
 
 
 def _print_release(released: Any, as_json: bool) -> None:

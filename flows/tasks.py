@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from flows import steps
@@ -56,7 +57,18 @@ def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
     return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
 
 
-@task(retries=2, retry_delay_seconds=10)
+def _died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
+    """Retry what a resumed run may mend (a kill, a crash), never what a person must mend."""
+    try:
+        state.result()
+    except UserError:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=_died)
 def train(arguments: list[str]) -> dict[str, Any]:
     """Run `python -m training` until it ends; a retry resumes from the last checkpoint.
 
@@ -64,7 +76,8 @@ def train(arguments: list[str]) -> dict[str, Any]:
     a checkpoint first.
 
     Raises:
-        UserError: Training failed; the message is its last line.
+        UserError: Training refused or failed; the message is its last line. Not retried.
+        RuntimeError: The process died or was stopped. Retried.
     """
     return run_training(arguments)
 
@@ -99,6 +112,8 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
                 pipe.close()
+    if code not in (0, UserError.exit_code):
+        raise RuntimeError(f"training ended with exit code {code}; the run can be resumed")
     if code != 0:
         reason = last_line.removeprefix("error: ") if not on_terminal else ""
         raise UserError(reason or f"training ended with exit code {code}")

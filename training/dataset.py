@@ -1,5 +1,6 @@
 """A folder of photos → labels, splits and files. Reads names only; the cache reads the photos."""
 
+import os
 import unicodedata
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -101,12 +102,18 @@ def _classes(folder: Path) -> tuple[dict[str, list[Path]], int]:
             continue
         # A Mac stores Hangul decomposed (NFD); every other system composes it.
         label = unicodedata.normalize("NFC", class_folder.name)
+        inside = sorted(path for path in class_folder.iterdir() if path.is_file())
+        for path in (class_folder, *inside):
+            if not _is_unicode(path.name):
+                raise DataError(
+                    f"the name {os.fsencode(path.name)!r} in {folder} is not UTF-8 (a zip made with"
+                    " another encoding?); rename it, for example with convmv"
+                )
         if label in classes:
             raise DataError(
                 f"{folder} has two folders named {label!r}: {origin[label]!r} and"
                 f" {class_folder.name!r} differ only in Unicode form; merge them"
             )
-        inside = sorted(path for path in class_folder.iterdir() if path.is_file())
         photos = [
             path
             for path in inside
@@ -117,6 +124,14 @@ def _classes(folder: Path) -> tuple[dict[str, list[Path]], int]:
             raise DataError(f"class folder {class_folder} has no photos; fill it or remove it")
         classes[label], origin[label] = photos, class_folder.name
     return classes, num_ignored
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _split(classes: dict[str, list[Path]], seed: int) -> dict[str, dict[str, list[Path]]]:

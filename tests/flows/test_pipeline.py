@@ -57,6 +57,30 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     assert {"table", "markdown"} <= {artifact.type for artifact in artifacts}
 
 
+def test_what_a_person_must_mend_is_one_line_and_is_not_retried(
+    prefect_server: None, photos: Path, tmp_path: Path
+) -> None:
+    """A wrong setting ends the pipeline at once, with the trainer's own sentence."""
+    from prefect.settings import PREFECT_API_URL
+
+    done = subprocess.run(
+        [sys.executable, "-m", "hansang", "pipeline", str(photos), "--run", "wrong",
+         "--epochs", "1", "--image-size", "32", "--set", "nonsense=1",
+         "--runs-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache"),
+         "--repository", str(tmp_path / "models")],
+        env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(),
+             "PREFECT_LOGGING_LEVEL": "INFO"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert 1 == done.returncode
+    assert "error: no setting 'nonsense'; there are" in done.stderr.splitlines()[-1]
+    output = done.stdout + done.stderr
+    assert "Traceback" not in output, output
+    assert "retry" not in output.lower(), output
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
     prefect_server: None, photos: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Folders become labels and splits, and folders that cannot are refused with a sentence."""
 
+import os
 import unicodedata
 
 import pytest
@@ -60,6 +61,20 @@ def test_what_cannot_be_trained_on_is_refused(folder, counts, sentence):
     """The error says which class or folder, and what to do."""
     with pytest.raises(DataError, match=sentence):
         scan(folder(counts))
+
+
+@pytest.mark.parametrize("place", [b"photos/\xb1\xe8\xb9\xe4", b"photos/a/\xb1\xe8.jpg"])
+def test_a_name_in_another_encoding_is_refused(folder, tmp_path, place):
+    """A CP949 name, as a zip from Windows leaves it, is one sentence and no traceback."""
+    folder({"a": 4, "b": 4})
+    path = os.path.join(os.fsencode(tmp_path), place)  # noqa: PTH118
+    if place.endswith(b".jpg"):
+        os.close(os.open(path, os.O_CREAT))
+    else:
+        os.mkdir(path)  # noqa: PTH102
+
+    with pytest.raises(DataError, match="not UTF-8"):
+        scan(tmp_path / "photos")
 
 
 def test_a_missing_folder_is_refused(tmp_path):
