@@ -33,6 +33,23 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(error.exit_code)
 
 
+def settings(items: Sequence[str]) -> dict[str, str]:
+    """Read the values of `--set KEY=VALUE`.
+
+    Raises:
+        typer.BadParameter: One has no `=`.
+    """
+    import typer
+
+    found = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"--set takes KEY=VALUE, got {item!r}")
+        found[key] = value
+    return found
+
+
 class Progress(Protocol):
     """A long piece of work reports how far it is."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from terminal import UserError, print_json, print_table, progress, say
+from terminal import UserError, print_json, print_table, progress, say, settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
@@ -67,12 +67,6 @@ def pipeline(
 
     Example: hansang pipeline photos --run first --epochs 20 --image-size 64
     """
-    overrides = {}
-    for item in setting or []:
-        key, separator, value = item.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--set takes KEY=VALUE, got {item!r}")
-        overrides[key] = value
     if not data.is_dir():
         raise UserError(f"{data} is not a folder; give a folder of photos")
     released = _run_pipeline(
@@ -81,7 +75,7 @@ def pipeline(
         recipe=recipe,
         epochs=epochs,
         image_size=image_size,
-        overrides=overrides,
+        overrides=settings(setting or []),
         model=model,
         runs_dir=runs_dir,
         cache_dir=cache_dir,

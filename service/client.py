@@ -1,7 +1,7 @@
 """A client for callers in Python: photos in, labels out.
 
-with Classifier("localhost:8500") as classifier:
-results = classifier.classify([photo_bytes])
+>>> with Classifier("localhost:8500") as classifier:
+...     results = classifier.classify([photo_bytes])
 """
 
 from collections.abc import Iterator, Sequence

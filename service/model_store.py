@@ -99,7 +99,7 @@ class ModelStore:
         Raises:
             InvalidArgumentError: The name is not one.
             ModelContractError: The file breaks docs/model-contract.md.
-        ServiceError: The repository cannot be written.
+            ServiceError: The repository cannot be written.
         """
         from service.model import Model
 
@@ -142,7 +142,7 @@ class ModelStore:
 
         Raises:
             NotFoundError: There is no such model, or no version before.
-        ServiceError: The repository cannot be written.
+            ServiceError: The repository cannot be written.
         """
         self.serving(model)  # a model that is not there is refused, and no folder is made for it
         with self._changing(model):

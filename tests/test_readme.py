@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.demo import free_port
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -20,7 +22,7 @@ def _blocks(language: str) -> list[str]:
 @pytest.mark.timeout(900)
 def test_the_walk_through_runs(tmp_path: Path) -> None:
     """Every `bash` block and the `python` block run in order, as a reader would run them."""
-    port = _free_port()
+    port = free_port()
     shell = "set -e\ntrap 'kill $(jobs -p)' EXIT\n" + "".join(_blocks("bash"))
     python = "".join(_blocks("python"))
     (tmp_path / "call.py").write_text(python.replace("8500", str(port)))
@@ -57,11 +59,3 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

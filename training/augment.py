@@ -22,7 +22,7 @@ def generator(*key: int) -> torch.Generator:
     """Return a generator that is a function of a few numbers."""
     seed = 0
     for number in key:
-        # A polynomial over a large prime: near keys get far seeds.
+        # A step of a linear congruential generator: the order of the numbers counts too.
         seed = (seed * 6364136223846793005 + number + 1442695040888963407) % (2**63)
     return torch.Generator().manual_seed(seed)
 

@@ -16,6 +16,7 @@ from service.preprocessing import centre_crop
 from training.augment import augment
 from training.cache import Split
 from training.config import TrainConfig
+from training.errors import ConfigError
 from training.resnet import build, normalise
 
 _EVALUATION_BATCH = 256
@@ -130,8 +131,6 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: CUDA was asked for and cannot be had, or the name is unknown.
     """
-    from training.errors import ConfigError
-
     if name not in ("auto", "cuda", "cpu"):
         raise ConfigError(f"device must be auto, cuda or cpu, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from terminal import print_json, print_table, progress, say
+from terminal import print_json, print_table, progress, say, settings
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -66,7 +66,7 @@ def train(
         "epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
     }  # fmt: skip
     overrides = {name: value for name, value in chosen.items() if value is not None}
-    config = _config(run_dir, recipe, {**overrides, **_settings(setting or [])})
+    config = _config(run_dir, recipe, {**overrides, **settings(setting or [])})
     with progress("prepare") as report:
         cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
     for path, reason in cache.bad_files.items():
@@ -105,16 +105,6 @@ def _config(run_dir: Path, recipe: str | None, overrides: dict[str, object]) -> 
     else:
         config = recipe_of(recipe or "scratch")
     return config.with_overrides(overrides)
-
-
-def _settings(items: list[str]) -> dict[str, str]:
-    settings = {}
-    for item in items:
-        name, separator, value = item.partition("=")
-        if not separator:
-            raise typer.BadParameter(f"--set takes KEY=VALUE, got {item!r}")
-        settings[name] = value
-    return settings
 
 
 def _new_id(data: Path, recipe: str | None) -> str:

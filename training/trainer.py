@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,14 +148,13 @@ class _Run:
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch."""
         started_s = time.perf_counter() - self.train_s
+        order = self._order()
         while self.batch < self.steps_per_epoch:
-            rows = self._order()[self.batch * self.batch_size :][: self.batch_size]
+            # Sorted rows are read in the order of the disk.
+            rows = np.sort(order[self.batch * self.batch_size :][: self.batch_size])
             rate = self._learning_rate()
             loss = self.engine.step(
-                # Sorted rows are read in the order of the disk.
-                *self._read(np.sort(rows)),
-                step=self.step,
-                lr=rate,
+                self.photos.images[rows], self.photos.targets[rows], step=self.step, lr=rate
             )
             self.loss_sum += loss
             self.batch += 1
@@ -224,10 +223,6 @@ class _Run:
     def _order(self) -> NDArray[np.int64]:
         random = np.random.Generator(np.random.Philox(key=[self.config.seed, self.epoch]))
         return random.permutation(len(self.photos.targets))
-
-    def _read(self, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-        yield self.photos.images[rows]
-        yield self.photos.targets[rows]
 
     def _learning_rate(self, at: int | None = None) -> float:
         losses = [epoch["val_loss"] for epoch in self.history]

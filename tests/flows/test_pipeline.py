@@ -81,6 +81,17 @@ def test_what_a_person_must_mend_is_one_line_and_is_not_retried(
     assert not (tmp_path / "models").exists()
 
 
+def test_prepare_finds_what_it_built(prefect_server: None, photos: Path, tmp_path: Path) -> None:
+    """The flow gives the path of a cache that opens, and the same one when nothing changed."""
+    from flows.prepare import prepare
+    from training.cache import DatasetCache
+
+    path = prepare(photos, 32, tmp_path / "cache")
+
+    assert 3 == len(DatasetCache.open(path).labels)
+    assert path == prepare(photos, 32, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
     prefect_server: None, photos: Path, tmp_path: Path, how: signal.Signals

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from training import checkpoint
 from training.cache import prepare
 from training.config import TrainConfig
+from training.engine import Engine
 from training.errors import ExportError, RunError
 from training.export import check_parity, export, write_onnx
 from training.resnet import Served, build
@@ -260,15 +261,17 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_people(finished, dishes
         train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
 
 
-def test_a_bf16_run_is_validated_as_it_is_served(finished, dishes, tmp_path):
-    """Training in bf16 changes nothing of how it is measured: the served top-1 is the reported."""
-    cache = prepare(dishes, 32, cache_root=finished / "cache")
-    config = TrainConfig(**SETTINGS, threads=1, precision="bf16")
-    result = train(config, cache, tmp_path / "r")
+def test_validation_computes_as_the_served_file_does(finished, dishes):
+    """Whatever a run trains in, it validates in fp32: to the last bit the same loss."""
+    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
+    engines = [
+        Engine(TrainConfig(**SETTINGS, precision=precision), 3, torch.device("cpu"))
+        for precision in ("fp32", "bf16")
+    ]
 
-    exported = export(tmp_path / "r", tmp_path / "model.onnx")
+    fp32, bf16 = (engine.evaluate(split).loss for engine in engines)
 
-    assert result.val_top1 == exported.val_top1
+    assert fp32 == bf16
 
 
 def test_a_reported_top1_that_the_file_has_not_is_refused(finished, dishes, tmp_path):
