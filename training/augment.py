@@ -1,79 +1,170 @@
 """Augmentation: each photo's own random parameters, applied as batched operations on the device.
 
-The parameters are drawn on the CPU from (seed, step), so every device, every resumed run and
-every number of machines sees the same photos.
+The parameters are drawn on the CPU from (seed, step) for the whole batch, then cut to the part
+that a device computes: every device, every resumed run and every number of machines sees the
+same photos. Each ingredient has its own columns, so one that is turned on leaves the others alone.
+
+uint8 squares → turn, crop and flip in one resampling → colour → TrivialAugment → erasing → mixing
 
 Shapes: B batch, C side of the cached square, S side of the model's square.
 """
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from service.preprocessing import resize_size
+from training import trivial
 from training.config import AugmentConfig
+from training.resnet import MEAN
 
-_LUMA = (0.299, 0.587, 0.114)
 _LOG_RATIO = math.log(4 / 3)
+_COLUMNS = 20
 
 
-def generator(*key: int) -> torch.Generator:
-    """Return a generator that is a function of a few numbers."""
-    seed = 0
-    for number in key:
-        # A step of a linear congruential generator: the order of the numbers counts too.
-        seed = (seed * 6364136223846793005 + number + 1442695040888963407) % (2**63)
-    return torch.Generator().manual_seed(seed)
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """The random parameters of a batch, on the CPU; cut by slices as the batch is."""
+
+    uniform: Tensor
+    """[B, columns], from 0 to 1."""
+    share: Tensor
+    """[B], the part of a mixed photo that is its own; 1 where nothing is mixed."""
+    cut: Tensor
+    """[B], whether the rest is a rectangle (CutMix) rather than a fade (mixup)."""
+
+    def __getitem__(self, rows: slice) -> "Draws":
+        return Draws(self.uniform[rows], self.share[rows], self.cut[rows])
 
 
-def augment(images: Tensor, size: int, config: AugmentConfig, *, seed: int, step: int) -> Tensor:
-    """Return float (B, 3, S, S) in 0..255 from uint8 (B, C, C, 3); a function of (seed, step)."""
-    random = generator(seed, step)
-    batch = len(images)
+def draw(batch: int, config: AugmentConfig, *, seed: int, step: int, late: bool = False) -> Draws:
+    """Draw the parameters of a step; `late` leaves out what the last epochs go without."""
+    random = np.random.Generator(np.random.Philox(key=[seed, step]))
+    uniform = torch.from_numpy(random.random((batch, _COLUMNS), np.float32))
+    share, cut = torch.ones(batch), torch.zeros(batch, dtype=torch.bool)
+    if (config.mixup or config.cutmix) and not late:
+        both = bool(config.mixup and config.cutmix)
+        cut = uniform[:, 19] < 0.5 if both else torch.full((batch,), bool(config.cutmix))
+        alpha = np.where(cut.numpy(), config.cutmix or 1, config.mixup or 1)
+        share = torch.from_numpy(random.beta(alpha, alpha).astype(np.float32))
+    return Draws(uniform, share, cut)
+
+
+def augment(
+    images: Tensor, size: int, image_size: int, config: AugmentConfig, draws: Draws, *,
+    late: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return float (B, 3, S, S) in 0..255 from uint8 (B, C, C, 3), and each photo's own share.
+
+    A photo's partner is its neighbour (0 and 1, 2 and 3, …), so that pairs are never cut apart.
+    """
+    device = images.device
+    uniform = draws.uniform.to(device, non_blocking=True)
     pixels = images.permute(0, 3, 1, 2).float()
-    geometry = _crop_and_flip(batch, config, random).to(pixels.device)
-    factors = _factors(batch, config, random).to(pixels.device)
-    if config.crop_area < 1:
-        grid = F.affine_grid(geometry, [batch, 3, size, size], align_corners=False)
-        pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    else:
+    if size < image_size:
+        # The whole square shrinks first: a crop that is sampled at half its pixels would alias.
+        side = resize_size(size)
+        pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    operation = trivial.choose(draws.uniform, 0.0 if late else config.trivial)
+    pixels = _geometry(pixels, size, config, uniform, operation.matrices())
+    if config.brightness or config.contrast or config.saturation:
+        pixels = _colour(pixels, config, uniform)
+    pixels = operation.apply(pixels)
+    if config.erasing and not late:
+        erased = _rectangle(uniform[:, 12:16], 0.02 + 0.31 * uniform[:, 16], size)
+        erased &= (uniform[:, 17] < config.erasing)[:, None, None, None]
+        # Zero once it is normalised. Channel by channel: a tensor made here would make CUDA wait.
+        pixels = torch.stack(
+            [
+                channel.masked_fill(erased[:, 0], 255 * mean)
+                for channel, mean in zip(pixels.unbind(1), MEAN, strict=True)
+            ],
+            1,
+        )
+    if (config.mixup or config.cutmix) and not late:
+        return _mix(pixels, draws, uniform)
+    return pixels, torch.ones(len(pixels), device=device)
+
+
+def partners(values: Tensor) -> Tensor:
+    """Return, for each row of (B, …), its neighbour's."""
+    return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)
+
+
+def _geometry(
+    pixels: Tensor, size: int, config: AugmentConfig, uniform: Tensor, moved: Tensor | None
+) -> Tensor:
+    """Crop, flip and turn with one resampling, or cut the centre where nothing moves."""
+    if config.crop_area == 1 and not config.rotation and moved is None:
         start = (pixels.shape[-1] - size) // 2
         pixels = pixels[..., start : start + size, start : start + size]
-        flipped = geometry[:, 0, 0] < 0
-        pixels = torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
-    if config.brightness or config.contrast or config.saturation:
-        pixels = _colour(pixels, factors)
-    return pixels
+        flipped = uniform[:, 4] < config.flip
+        return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
+    maps = _crop_and_flip(config, uniform, size / pixels.shape[-1])
+    if config.rotation:
+        angle = (2 * uniform[:, 8] - 1) * math.radians(config.rotation)
+        turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1)
+        maps[:, :, :2] = maps[:, :, :2] @ turn.reshape(-1, 2, 2)
+    if moved is not None:
+        # The operation moves the cropped photo, so its map comes first on the way back.
+        moved = moved.to(maps.device, non_blocking=True)
+        maps[:, :, 2:] += maps[:, :, :2] @ moved[:, :, 2:]
+        maps[:, :, :2] = maps[:, :, :2] @ moved[:, :, :2]
+    grid = F.affine_grid(maps, [len(pixels), 3, size, size], align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
-def _crop_and_flip(batch: int, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    """Draw random resized crops (Szegedy et al. 2015) and flips as affine maps, (B, 2, 3)."""
-    area, ratio, x, y, flip = torch.rand(5, batch, generator=random)
-    area = config.crop_area + (1 - config.crop_area) * area
-    root = torch.exp((2 * ratio - 1) * _LOG_RATIO / 2)
-    width = (area.sqrt() * root).clamp(max=1)
-    height = (area.sqrt() / root).clamp(max=1)
-    maps = torch.zeros(batch, 2, 3)
-    maps[:, 0, 0] = width * torch.where(flip < config.flip, -1.0, 1.0)
-    maps[:, 0, 2] = (2 * x - 1) * (1 - width)
+def _crop_and_flip(config: AugmentConfig, uniform: Tensor, centre: float) -> Tensor:
+    """Return random resized crops (Szegedy et al. 2015) and flips as affine maps, (B, 2, 3)."""
+    if config.crop_area < 1:
+        area = config.crop_area + (1 - config.crop_area) * uniform[:, 0]
+        root = torch.exp((2 * uniform[:, 1] - 1) * _LOG_RATIO / 2)
+        width = (area.sqrt() * root).clamp(max=1)
+        height = (area.sqrt() / root).clamp(max=1)
+    else:
+        width = height = torch.full_like(uniform[:, 0], centre)
+    x, y = (2 * uniform[:, 2] - 1, 2 * uniform[:, 3] - 1) if config.crop_area < 1 else (0.0, 0.0)
+    maps = torch.zeros(len(uniform), 2, 3, device=uniform.device)
+    maps[:, 0, 0] = width * torch.where(uniform[:, 4] < config.flip, -1.0, 1.0)
+    maps[:, 0, 2] = x * (1 - width)
     maps[:, 1, 1] = height
-    maps[:, 1, 2] = (2 * y - 1) * (1 - height)
+    maps[:, 1, 2] = y * (1 - height)
     return maps
 
 
-def _factors(batch: int, config: AugmentConfig, random: torch.Generator) -> Tensor:
-    """Draw brightness, contrast and saturation, (3, B, 1, 1, 1)."""
-    spread = torch.tensor([config.brightness, config.contrast, config.saturation])
-    drawn = 1 + (2 * torch.rand(3, batch, generator=random) - 1) * spread[:, None]
-    return drawn[:, :, None, None, None]
+def _colour(pixels: Tensor, config: AugmentConfig, uniform: Tensor) -> Tensor:
+    def factor(column: int, spread: float) -> Tensor:
+        return 1 + (2 * uniform[:, column, None, None, None] - 1) * spread
+
+    pixels = pixels * factor(5, config.brightness)
+    mean = trivial.grey(pixels).mean((2, 3), keepdim=True)
+    pixels = torch.lerp(mean, pixels, factor(6, config.contrast))
+    return torch.lerp(trivial.grey(pixels), pixels, factor(7, config.saturation)).clamp_(0, 255)
 
 
-def _colour(pixels: Tensor, factors: Tensor) -> Tensor:
-    brightness, contrast, saturation = factors
-    luma = torch.tensor(_LUMA, device=pixels.device)[:, None, None]
-    pixels = pixels * brightness
-    mean = (pixels * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    pixels = torch.lerp(mean, pixels, contrast)
-    grey = (pixels * luma).sum(1, keepdim=True)
-    return torch.lerp(grey, pixels, saturation).clamp_(0, 255)
+def _rectangle(place: Tensor, area: Tensor, size: int) -> Tensor:
+    """Return masks (B, 1, S, S) of rectangles: `area` of the photo, 0.3 to 3.3 wide by high."""
+    ratio = torch.exp((2 * place[:, 2] - 1) * math.log(3.3) / 2)
+    width = (area.sqrt() * ratio).clamp(max=1) * size
+    height = (area.sqrt() / ratio).clamp(max=1) * size
+    left, top = place[:, 0] * (size - width), place[:, 1] * (size - height)
+    at = torch.arange(size, device=place.device) + 0.5
+    across = (at > left[:, None]) & (at < (left + width)[:, None])
+    down = (at > top[:, None]) & (at < (top + height)[:, None])
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _mix(pixels: Tensor, draws: Draws, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each photo with its neighbour; the share of a cut photo is what the rectangle leaves."""
+    share = draws.share.to(pixels.device, non_blocking=True)
+    cut = draws.cut.to(pixels.device, non_blocking=True)
+    # The middle column is the ratio: a square keeps the area exact.
+    place = torch.stack([uniform[:, 12], uniform[:, 13], torch.full_like(share, 0.5)], 1)
+    other = _rectangle(place, 1 - share, pixels.shape[-1]).float()
+    other = torch.where(cut[:, None, None, None], other, (1 - share)[:, None, None, None])
+    share = torch.where(cut, 1 - other[:, 0].mean((-2, -1)), share)
+    return torch.lerp(pixels, partners(pixels), other), share

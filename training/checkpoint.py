@@ -9,16 +9,19 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from terminal import say
 from training.errors import RunError
 from training.files import replacing
+
+if TYPE_CHECKING:
+    from training.engine import Engine
 
 BEST = "best.safetensors"
 _KEPT = 2
@@ -70,8 +73,10 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
-def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Load the newest checkpoint that is not damaged; say which are. None if there is none at all.
+def newest_good(folder: Path) -> str | None:
+    """Return the name of the newest checkpoint that is not damaged; None if there is none at all.
+
+    Those that are damaged are named aloud, and removed.
 
     Raises:
         RunError: There are some, and all of them are damaged.
@@ -79,14 +84,14 @@ def newest_good(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     damaged = []
     for path in reversed(_numbered(folder)):
         try:
-            found = load(path)
+            load(path)
         except DamagedError as error:
             say(f"warning: {error}; going back to the one before")
             damaged.append(path)
             continue
         for bad in damaged:
             bad.unlink()
-        return found
+        return path.name
     # Nothing is removed here: the same command must not begin anew over what is left of a run.
     if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged; start again under another --run")
@@ -108,37 +113,42 @@ def link_best(folder: Path, step: int) -> None:
         os.link(path_of(folder, step), temporary)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as named tensors."""
-    return {
-        f"optimizer.{index}.{name}": torch.as_tensor(value)
-        for index, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-        if value is not None
-    }
+def tensors_of(engine: "Engine") -> dict[str, Tensor]:
+    """Return all that a run resumes from, by name: the model, its average, the optimizer."""
+    tensors = {f"model.{name}": value for name, value in engine.model.state_dict().items()}
+    if engine.average is not None:
+        average = engine.average.state_dict()
+        tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, values in engine.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if value is not None:
+                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    return tensors
 
 
-def restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
+def restore(engine: "Engine", tensors: Mapping[str, Tensor]) -> None:
     """Put a checkpoint's tensors back; each keeps the device and layout that its owner has."""
-    model.load_state_dict(model_tensors(tensors))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    engine.model.load_state_dict(_part(tensors, "model."))
+    if engine.average is not None:
+        engine.average.load_state_dict(_part(tensors, "average."))
+    parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        state.setdefault(int(index), {})[key] = tensor
+    groups = engine.optimizer.state_dict()["param_groups"]
+    engine.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the model's part of a checkpoint, under torchvision's names."""
-    prefix = "model."
+    """Return what a checkpoint would release, under torchvision's names: the average, if any."""
+    return _part(tensors, "average.") or _part(tensors, "model.")
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()

@@ -31,6 +31,13 @@ class OptimizerConfig:
     weight_decay: NotNegative = 5e-4
     """Pulls weights to zero; never norms and biases."""
 
+    clip_norm: NotNegative = 0.0
+    """Longest gradient, as the norm over all weights; 0 does not clip."""
+
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay a step of the average of the weights that is validated and released; 0 takes the last
+    weights. It begins low, as (1 + step) / (10 + step)."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class SchedulerConfig:
@@ -68,6 +75,24 @@ class AugmentConfig:
     saturation: Fraction = 0.3
     """Saturation is multiplied by 1 - x to 1 + x."""
 
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turned by up to this many degrees either way."""
+
+    trivial: Fraction = 0.0
+    """Probability of one operation of TrivialAugment, wide (Müller and Hutter 2021)."""
+
+    erasing: Fraction = 0.0
+    """Probability that a rectangle of 2 to 33 % is blanked (Zhong et al. 2017)."""
+
+    mixup: NotNegative = 0.0
+    """Alpha of mixup (Zhang et al. 2018), each photo with its neighbour in the batch; 0 is off."""
+
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix (Yun et al. 2019); with both on, each photo gets one of them by a coin."""
+
+    off_epochs: Annotated[int, Field(ge=0)] = 0
+    """Last epochs without trivial, erasing, mixup and cutmix."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class TrainConfig:
@@ -77,13 +102,27 @@ class TrainConfig:
     """The recipe it began as."""
 
     image_size: Annotated[int, Field(ge=32, le=512)] = 224
-    """Side of the square that the model sees, in pixels."""
+    """Side of the square that the model sees when it is validated and served, in pixels."""
+
+    train_size: Annotated[int, Field(ge=0, le=512)] = 0
+    """Side that it is trained at; 0 is `image_size`. Somewhat smaller costs less, and often gains
+    accuracy: crops make things look larger in training (Touvron et al. 2019)."""
+
+    start_size: Annotated[int, Field(ge=0, le=512)] = 0
+    """Side in the first epoch, growing to `train_size` over the first two thirds; 0 is off."""
 
     epochs: Annotated[int, Field(ge=1)] = 50
     """Times that every photo is seen."""
 
+    early_stopping_epochs: Annotated[int, Field(ge=0)] = 0
+    """Ends a run after so many epochs without a better validation top-1; 0 never does."""
+
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Photos in a step. The rest of an epoch that fills no batch is left to the next epoch."""
+    """Photos in a step, over all devices. The rest of an epoch that fills no batch begins the next
+    epoch's first."""
+
+    micro_batch_size: Annotated[int, Field(ge=0)] = 0
+    """Photos that a device computes at a time; gradients add up to `batch_size`. 0 is all."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the initial weights, the order and the augmentation."""
@@ -91,8 +130,25 @@ class TrainConfig:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the target spread over all classes (Szegedy et al. 2016)."""
 
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """What rare classes get: nothing, a heavier loss, or more draws in an epoch."""
+
+    balance_power: Fraction = 0.5
+    """Weight of a class: its number of photos to the power of minus this; 1 makes all equal."""
+
+    flip_average: bool = False
+    """Average over a photo and its mirror image, in validation and in the released file, at twice
+    the cost of a call."""
+
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast on CUDA, fp32 on a CPU."""
+    """`auto` is bf16 autocast on CUDA where it has it, fp32 on a CPU. Validation is always fp32."""
+
+    compile: Literal["auto", "off", "on", "graphs"] = "auto"
+    """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""
+
+    deterministic: bool = True
+    """Only kernels that give the same bits again; without, resumed runs on CUDA are near, not
+    exact."""
 
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 takes every core. Results on a CPU depend on it, so a run keeps its number."""
@@ -103,6 +159,30 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "start_size"):
+            size = getattr(self, name)
+            if size and not 32 <= size <= self.image_size:
+                raise ValueError(f"{name} must be 0, or 32 to image_size ({self.image_size})")
+        if self.start_size > (self.train_size or self.image_size):
+            raise ValueError("start_size must not be above train_size")
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must divide batch_size"
+                f" ({self.batch_size})"
+            )
+        if (self.augment.mixup or self.augment.cutmix) and self.batch_size % 2:
+            raise ValueError("mixup and cutmix pair neighbours: batch_size must be even")
+
+    def size_at(self, epoch: int) -> int:
+        """Return the side that is trained at in an epoch (from 0), a multiple of 16 on its way."""
+        last = self.train_size or self.image_size
+        growing = max(self.epochs * 2 // 3, 1)
+        if not self.start_size or epoch >= growing:
+            return last
+        size = self.start_size + (last - self.start_size) * epoch / growing
+        return min(max(round(size / 16) * 16, self.start_size), last)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, as `config.json` holds it."""

@@ -3,8 +3,12 @@
 Shapes: B batch, C side of the cached square, S side of the model's square, K classes.
 """
 
+import contextlib
+import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,119 +17,260 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.preprocessing import centre_crop
-from training.augment import augment
-from training.cache import Split
+from training.augment import Draws, augment, partners
 from training.config import TrainConfig
-from training.errors import ConfigError
-from training.resnet import build, normalise
+from training.errors import ConfigError, RunError
+from training.feed import Feed
+from training.resnet import Normalise, build, flip_averaged
+from training.world import ALONE, World
 
-_EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """How a model does on a split."""
 
+    logits: NDArray[np.float32]
+    """[N, K]"""
+    targets: NDArray[np.int64]
+    """[N]"""
     loss: float
-    """Mean cross entropy, without label smoothing."""
-    predictions: NDArray[np.int64]
-    """[N], the likeliest class of each photo."""
-    num_correct: int
+    """Mean cross entropy, without label smoothing or class weights."""
+
+    @property
+    def num_correct(self) -> int:
+        """Return how many photos' likeliest class is theirs."""
+        return int((self.logits.argmax(1) == self.targets).sum())
 
     @property
     def top1(self) -> float:
         """Return the accuracy, as a fraction."""
-        return self.num_correct / len(self.predictions)
+        return self.num_correct / len(self.targets)
 
 
 class Engine:
-    """The model, its optimizer, and the two things done with them."""
+    """The model, its average, its optimizer, and the two things done with them."""
 
-    def __init__(self, config: TrainConfig, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        num_classes: int,
+        device: torch.device,
+        *,
+        world: World = ALONE,
+        class_weights: NDArray[np.float32] | None = None,
+    ) -> None:
         self.config = config
         self.device = device
+        self.world = world
+        self.num_classes = num_classes
+        _deterministic(config.deterministic)
         model = build(num_classes, seed=config.seed).to(device)
         # Convolutions are faster with the channels innermost, on CUDA and on a CPU.
         self.model: nn.Module = model.to(memory_format=torch.channels_last)
-        self.optimizer = _optimizer(config, self.model)
+        self.normalise = Normalise().to(device)
+        self.average = copy.deepcopy(self.model) if config.optimizer.ema else None
+        self.optimizer = optimizer_of(config, self.model, device)
+        self.class_weights = (
+            None if class_weights is None else torch.from_numpy(class_weights).to(device)
+        )
+        cuda = device.type == "cuda"
         bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+            config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
         )
         self.precision = "bf16" if bf16 else "fp32"
+        self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
+        self._network = self._wrap(self.model)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        )
+    def _wrap(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the model as steps call it: shared between processes, compiled."""
+        network: Any = model
+        if self.world.size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            network = nn.parallel.DistributedDataParallel(
+                network, device_ids=ids, gradient_as_bucket_view=True
+            )
+        if self.compiled:
+            mode = "reduce-overhead" if self.config.compile == "graphs" else "default"
+            network = torch.compile(network, mode=mode, dynamic=False)
+        self._no_sync = getattr(network, "no_sync", contextlib.nullcontext)
+        call: Callable[[Tensor], Tensor] = network
+        return call
+
+    @property
+    def best_guess(self) -> nn.Module:
+        """Return what is validated and released: the average of the weights, if there is one."""
+        return self.model if self.average is None else self.average
 
     def step(
-        self, images: NDArray[np.uint8], targets: NDArray[np.int64], *, step: int, lr: float
-    ) -> Tensor:
-        """Learn from one batch, uint8 (B, C, C, 3); return its loss, still on the device."""
-        config = self.config
+        self, images: Tensor, targets: Tensor, draws: Draws, *, size: int, lr: float,
+        late: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Learn from this process's part of a batch, uint8 (B, C, C, 3).
+
+        Returns the mean loss of the part, still on the device.
+
+        Raises:
+            RunError: The device has no memory for it.
+        """
         self.model.train()
-        batch = self._to_device(images)
-        goal = torch.from_numpy(targets).to(self.device, non_blocking=True)
-        pixels = augment(batch, config.image_size, config.augment, seed=config.seed, step=step)
-        inputs = normalise(pixels).contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            logits = self.model(inputs)
-        loss = F.cross_entropy(logits.float(), goal, label_smoothing=config.label_smoothing)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        each = self.config.micro_batch_size // self.world.size or len(targets)
+        total = torch.zeros((), device=self.device)
+        try:
+            for start in range(0, len(targets), each):
+                rows = slice(start, start + each)
+                last = start + each >= len(targets)
+                # Gradients cross the network once a step, not once a micro-batch.
+                with contextlib.nullcontext() if last else self._no_sync():
+                    loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
+                    loss = loss / len(targets)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        except torch.OutOfMemoryError as error:
+            raise RunError(out_of_memory(self.config.batch_size, each * self.world.size)) from error
+        settings = self.config.optimizer
+        if settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
         self.optimizer.step()
-        return loss.detach()
+        return total
+
+    def _loss(self, images: Tensor, targets: Tensor, draws: Draws, size: int, late: bool) -> Tensor:
+        """Return the summed loss of a micro-batch."""
+        config = self.config
+        pixels, share = augment(images, size, config.image_size, config.augment, draws, late=late)
+        inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
+            logits = self._network(inputs)
+
+        def against(goal: Tensor) -> Tensor:
+            return F.cross_entropy(
+                logits.float(), goal, weight=self.class_weights, reduction="none",
+                label_smoothing=config.label_smoothing,
+            )  # fmt: skip
+
+        if not (config.augment.mixup or config.augment.cutmix) or late:
+            return against(targets).sum()
+        return torch.lerp(against(partners(targets)), against(targets), share).sum()
+
+    def follow(self, step: int) -> None:
+        """Move the average towards the weights after a step (from 0)."""
+        if self.average is None:
+            return
+        # A low decay at first: the random weights must not linger (as in Tensorflow's averages).
+        decay = min(self.config.optimizer.ema, (1 + step) / (10 + step))
+        mine, theirs = self.average.state_dict(), self.model.state_dict()
+        floats = [name for name, value in mine.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay
+        )
 
     @torch.no_grad()
-    @torch.backends.cudnn.flags(allow_tf32=False)
-    def evaluate(self, split: Split, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
+    @torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False)
+    def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate on the pixels that a server would make: the centre of each cached square.
 
         In fp32 whatever the training step computes in: the exported file does, and its top-1 must
         be the one that the run reports.
         """
-        self.model.eval()
-        loss = torch.zeros((), device=self.device)
-        predictions = []
-        for start in range(0, len(split.targets), _EVALUATION_BATCH):
-            rows = slice(start, start + _EVALUATION_BATCH)
-            batch = self._to_device(centre_crop(split.images[rows], self.config.image_size))
-            inputs = normalise(batch.permute(0, 3, 1, 2).float())
-            logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
-            goal = torch.from_numpy(split.targets[rows]).to(self.device)
-            loss += F.cross_entropy(logits, goal, reduction="sum")
-            predictions.append(logits.argmax(1))
+        model = self.best_guess
+        model.eval()
+        # Each process has its own BatchNorm statistics; those of rank 0 are saved, so they count.
+        self.world.align(model.buffers())
+        network = flip_averaged(model) if self.config.flip_average else model
+        first, last = (
+            feed.num_photos * rank // self.world.size
+            for rank in (self.world.rank, self.world.rank + 1)
+        )
+        rows = (
+            np.arange(start, min(start + EVALUATION_BATCH, last))
+            for start in range(first, last, EVALUATION_BATCH)
+        )
+        logits = [torch.zeros(0, self.num_classes, device=self.device)]
+        targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
+        for images, goal in feed.batches(rows):
+            pixels = centre_crop(images, self.config.image_size).permute(0, 3, 1, 2).float()  # type: ignore
+            inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+            logits.append(network(inputs))
+            targets.append(goal)
             after_batch()
-        predicted: NDArray[np.int64] = torch.cat(predictions).cpu().numpy()
+        all_logits = self.world.gather(torch.cat(logits))
+        all_targets = self.world.gather(torch.cat(targets))
         return Evaluation(
-            loss=loss.item() / len(split.targets),
-            predictions=predicted,
-            num_correct=int((predicted == split.targets).sum()),
+            logits=all_logits.cpu().numpy(),
+            targets=all_targets.cpu().numpy(),
+            loss=F.cross_entropy(all_logits, all_targets).item(),
         )
 
-    def _to_device(self, images: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device, non_blocking=True)
 
-
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def optimizer_of(
+    config: TrainConfig, model: nn.Module, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return the optimizer that a config names, fused; on CUDA its rate is a tensor."""
+    settings = config.optimizer
     # Decay on norms and biases only costs accuracy (He et al. 2019, bag of tricks).
     groups = [
         {
             "params": [p for p in model.parameters() if p.ndim > 1],
-            "weight_decay": config.optimizer.weight_decay,
+            "weight_decay": settings.weight_decay,
         },
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    settings = config.optimizer
+    # A number would be compiled into a graph anew each time that it changes.
+    lr = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999), fused=True)
     nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
 
 
-def device_of(name: str) -> torch.device:
+def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
+    """Return what to say, and to try, when a batch does not fit the device."""
+    smaller = max(micro_batch_size // 2, 1)
+    while batch_size % smaller:
+        smaller -= 1
+    return (
+        f"the device has no memory for {micro_batch_size} photos at a time; use --batch-size auto,"
+        f" or --set micro_batch_size={smaller} under another --run: either keeps the batch of"
+        f" {batch_size} by adding up gradients"
+    )
+
+
+def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest even divisor of the batch, by halves, that `fits`.
+
+    Raises:
+        RunError: Not even two photos fit.
+    """
+    size = batch_size
+    while not fits(size):
+        if size % 4:
+            raise RunError(
+                f"the device has no memory for {size} photos at a time, and {size} cannot be halved"
+                " into pairs; choose a smaller --image-size, or a --batch-size that is a power of 2"
+            )
+        size //= 2
+    return size
+
+
+def _deterministic(wanted: bool) -> None:
+    # cuBLAS reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.deterministic = wanted
+    # Searching for the fastest convolution may choose another one after a resume.
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
     """Return the device for `auto` (CUDA if it can be had), `cuda` or `cpu`.
 
     Raises:
@@ -135,4 +280,11 @@ def device_of(name: str) -> torch.device:
         raise ConfigError(f"device must be auto, cuda or cpu, not {name!r}")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: torch sees no CUDA device; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {local_rank} has no CUDA device: there are {torch.cuda.device_count()};"
+            " start no more processes than devices"
+        )
+    return torch.device("cuda", local_rank)

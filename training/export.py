@@ -19,6 +19,7 @@ from service.preprocessing import PREPROCESSING, centre_crop
 from terminal import Progress, no_progress
 from training import checkpoint, run_directory
 from training.cache import DatasetCache, Split
+from training.calibration import fit_temperature
 from training.errors import ExportError, RunError
 from training.files import replacing
 from training.resnet import Served, build
@@ -64,7 +65,8 @@ def export(run_dir: Path, out: Path, *, progress: Progress = no_progress) -> Exp
     image_size = about["config"]["image_size"]
     model = build(len(cache.labels), seed=0)
     model.load_state_dict(checkpoint.model_tensors(tensors))
-    served = Served(model).eval()
+    flip_average = about["config"].get("flip_average", False)
+    served = _calibrated(model.eval(), flip_average, cache.splits["val"], image_size)
     properties = {
         "schema_version": "1",
         "labels": json.dumps(cache.labels, ensure_ascii=False),
@@ -77,6 +79,7 @@ def export(run_dir: Path, out: Path, *, progress: Progress = no_progress) -> Exp
         "epoch": str(record["epoch"]),
         "val_top1": repr(record["val_top1"]),
         "test_top1": _test_top1(run_dir, record["epoch"]),
+        "temperature": repr(served.temperature),
     }
     with replacing(out) as temporary:
         write_onnx(served, image_size, temporary, properties)
@@ -179,6 +182,15 @@ def _answers(served: nn.Module, split: Split, size: int) -> NDArray[np.float32]:
         ]
     probabilities: NDArray[np.float32] = torch.cat(answers).numpy()
     return probabilities
+
+
+def _calibrated(model: nn.Module, flip_average: bool, split: Split, size: int) -> Served:
+    """Return the model as it is served, with the temperature that suits the validation split."""
+    plain = Served(model, flip_average=flip_average).eval()
+    # A logarithm of probabilities is as good as logits: they differ by a constant a photo.
+    logits = np.log(np.maximum(_answers(plain, split, size), np.finfo(np.float32).tiny))
+    temperature = fit_temperature(logits, split.targets)
+    return Served(model, flip_average=flip_average, temperature=temperature).eval()
 
 
 def _num_ties(probabilities: NDArray[np.float32]) -> int:

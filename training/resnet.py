@@ -3,6 +3,8 @@
 Shapes: N batch, S side of the square, K classes.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
@@ -20,21 +22,43 @@ def build(num_classes: int, *, seed: int) -> nn.Module:
     return model
 
 
-def normalise(pixels: Tensor) -> Tensor:
-    """Map pixels (N, 3, S, S) from 0..255 to what the model was made for."""
-    mean = torch.tensor(MEAN, device=pixels.device)[:, None, None]
-    std = torch.tensor(STD, device=pixels.device)[:, None, None]
-    return (pixels / 255 - mean) / std
+class Normalise(nn.Module):
+    """Pixels (N, 3, S, S) from 0..255 → what the model was made for."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scale to 0..1, then to the mean and deviation of ImageNet."""
+        scaled: Tensor = (pixels / 255 - self.mean) / self.std
+        return scaled
+
+
+def flip_averaged(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a model whose logits are the mean over a photo and its mirror image."""
+    return lambda inputs: (model(inputs) + model(inputs.flip(-1))) / 2
 
 
 class Served(nn.Module):
     """uint8 (N, S, S, 3) → probabilities (N, K): everything that a server must not do itself."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, *, flip_average: bool = False, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self.model = model
+        self.normalise = Normalise()
+        self.flip_average = flip_average
+        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Cast, normalise, run the model, softmax."""
-        logits: Tensor = self.model(normalise(images.permute(0, 3, 1, 2).float()))
-        return logits.softmax(1)
+        """Cast, normalise, run the model, divide by the temperature, softmax."""
+        inputs = self.normalise(images.permute(0, 3, 1, 2).float())
+        network = flip_averaged(self.model) if self.flip_average else self.model
+        logits: Tensor = network(inputs)
+        return (logits / self.temperature).softmax(1)

@@ -8,10 +8,11 @@ result.json      written when the last epoch is done
 
 import fcntl
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,42 @@ from training.config import TrainConfig, flatten
 from training.errors import RunError
 from training.files import write_text
 
+FORMAT = 2
+"""Of what checkpoints hold and how steps are counted; a run goes on under the one it began with."""
+
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
     """Hold the run directory; the system lets go of it when the process ends, however it ends.
+
+    Of processes that train together, only the one that writes wants it.
 
     Raises:
         RunError: Another process trains in it, or it cannot be written to.
     """
+    if not wanted:
+        yield
+        return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        lock = (run_dir / ".lock").open("w")
+        # Not "w": the one that is refused must not wipe out whose it is.
+        lock = (run_dir / ".lock").open("a+")
     except OSError as error:
         raise RunError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read(20).strip()
             raise RunError(
-                f"another process trains in {run_dir}; wait for it, or choose another --run"
+                f"another process{f' (pid {owner})' if owner else ''} trains in {run_dir};"
+                " wait for it, or choose another --run"
             ) from None
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
         yield
 
 
@@ -55,14 +72,17 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def open_or_create(
-    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int
+    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *, extend: bool = False
 ) -> dict[str, Any]:
     """Write `config.json`, or check that the run that began here is this very one.
+
+    With `extend`, it may be given more epochs.
 
     Raises:
         RunError: It has another config, dataset or class list; the differences are listed.
     """
     wanted = {
+        "format": FORMAT,
         "config": config.to_dict(),
         "labels": list(cache.labels),
         "dataset_hash": cache.dataset_hash,
@@ -85,10 +105,14 @@ def open_or_create(
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-    if differences:
+    more_epochs = extend and about["config"]["epochs"] < config.epochs
+    if more_epochs and {n for n in {*old, *new} if old.get(n) != new.get(n)} == {"config.epochs"}:
+        about = {**about, "config": config.to_dict()}
+        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+    elif differences:
         raise RunError(
             f"{run_dir} is another run: {'; '.join(differences)}. Give the settings it began with,"
-            " or choose another --run"
+            " or choose another --run (--extend allows more epochs, and nothing else)"
         )
     if about["cache"] != str(cache.path.resolve()):
         # The same photos (the hash says so), prepared elsewhere or with other file times.

@@ -7,9 +7,9 @@ from training.config import TrainConfig
 
 
 def learning_rate(
-    config: TrainConfig, step: int, steps_per_epoch: int, val_losses: Sequence[float] = ()
+    config: TrainConfig, step: int, steps_per_epoch: float, val_losses: Sequence[float] = ()
 ) -> float:
-    """Return the learning rate of a step (from 0).
+    """Return the learning rate of a step (from 0); an epoch need not be a whole number of steps.
 
     `plateau` alone looks back: at the validation losses of the epochs before.
     """
@@ -25,7 +25,7 @@ def learning_rate(
     if step < warmup:
         return peak * (step + 1) / warmup
     if scheduler.name == "step":
-        return peak * scheduler.gamma ** (step // (scheduler.step_epochs * steps_per_epoch))
+        return peak * scheduler.gamma ** int(step / (scheduler.step_epochs * steps_per_epoch))
     # Cosine annealing without restarts (Loshchilov and Hutter 2017).
     progress = (step - warmup) / max(total - warmup, 1)
     return peak * (1 + math.cos(math.pi * progress)) / 2

@@ -2,16 +2,20 @@
 
 import os
 import signal
+import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from terminal import print_json, print_table, progress, say, settings
+from terminal import no_progress, print_json, print_table, progress, say, settings
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
+    from training.feed import Placement
+    from training.result import TrainResult
 
 
 def train(
@@ -19,7 +23,7 @@ def train(
         Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
     ],
     recipe: Annotated[
-        str | None, typer.Option(help="scratch or baseline.", show_default="scratch")
+        str | None, typer.Option(help="scratch, long or baseline.", show_default="scratch")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")
@@ -28,15 +32,34 @@ def train(
         int | None,
         typer.Option(min=32, max=512, help="Side in pixels.", show_default="the recipe's"),
     ] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Photos in a step; auto keeps the recipe's, in parts that fit the device.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     run: Annotated[
         str | None, typer.Option(help="Run ID; a run that exists goes on.", show_default="new")
     ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Give a run that exists more --epochs.")
+    ] = False,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. optimizer.lr=0.02."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed.", show_default="0")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Train so many times, from --seed on, and sum up.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    placement: Annotated[
+        str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")
+    ] = "auto",
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes that share each batch, one a device.")
+    ] = 1,
     threads: Annotated[
         int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")
     ] = None,
@@ -58,39 +81,115 @@ def train(
     """
     if stop_with_parent:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    from training.cache import prepare
-    from training.trainer import train as train_run
+    run = run or _new_id(data, recipe)
+    if nproc > 1:
+        from training.launch import launch
 
-    run_dir = runs_dir / (run or _new_id(data, recipe))
-    chosen = {
-        "epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
-    }  # fmt: skip
-    overrides = {name: value for name, value in chosen.items() if value is not None}
-    config = _config(run_dir, recipe, {**overrides, **settings(setting or [])})
-    with progress("prepare") as report:
-        cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
-    for path, reason in cache.bad_files.items():
-        say(f"left out: {path}: {reason}")
-    say(f"run: {run_dir}")
-    # From here on; until now there was nothing to save, and a signal ends the process at once.
-    stop = _stop_on_signals()
-    with progress("train") as report:
-        result = train_run(
-            config, cache, run_dir, device=device, should_stop=stop.is_set, progress=report
-        )
-    if as_json:
-        print_json(result.to_dict())
+        launch(nproc, _without_nproc(sys.argv[1:], run))
         return
-    rows: list[list[object]] = [
-        ["validation top-1, best epoch", f"{result.val_top1:.2%} (epoch {result.best_epoch})"],
-        ["epochs", result.epochs],
-        ["photos/s trained", f"{result.photos_per_s:.0f}"],
-        ["run", run_dir],
-    ]
-    if result.test_top1 is not None:
-        rows.insert(1, ["test top-1, the same epoch", f"{result.test_top1:.2%}"])
+    from training.cache import prepare
+    from training.engine import device_of
+    from training.trainer import train as train_run
+    from training.world import joined
+
+    chosen: dict[str, object] = {
+        "epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
+        "batch_size": None if batch_size == "auto" else batch_size,
+    }  # fmt: skip
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    chosen |= settings(setting or [])
+    results = []
+    with joined(cuda=device_of(device).type == "cuda") as world:
+        for number in range(seeds):
+            run_dir = runs_dir / (run if seeds == 1 else f"{run}-seed{(seed or 0) + number}")
+            if seeds > 1:
+                chosen["seed"] = (seed or 0) + number
+            config = _config(run_dir, recipe, chosen)
+            with progress("prepare") if world.leads else nullcontext(no_progress) as report:
+                # One builds the cache; the others find it.
+                world.wait() if not world.leads else None
+                cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
+                world.wait() if world.leads else None
+            if batch_size == "auto" and not config.micro_batch_size:
+                from training.room import find_micro_batch
+
+                config = find_micro_batch(config, cache, device, world)
+            if world.leads:
+                for path, reason in cache.bad_files.items():
+                    say(f"left out: {path}: {reason}")
+                say(f"run: {run_dir}")
+            # From here on; until now there was nothing to save, and a signal ends it at once.
+            stop = _stop_on_signals()
+            with progress("train") if world.leads else nullcontext(no_progress) as report:
+                result = train_run(
+                    config, cache, run_dir, device=device, placement=_placement(placement),
+                    extend=extend, world=world, should_stop=stop.is_set, progress=report,
+                )  # fmt: skip
+            results.append(result)
+        if world.leads:
+            _show(results, as_json)
+
+
+def _show(results: "list[TrainResult]", as_json: bool) -> None:
+    """Print one result, or several seeds' and their mean."""
+    from training.intervals import mean_interval
+
+    if as_json and len(results) == 1:
+        print_json(results[0].to_dict())
+        return
+    mean, half = mean_interval([result.val_top1 for result in results])
+    if as_json:
+        print_json({
+            "val_top1": mean, "val_top1_half_interval": half,
+            "runs": [result.to_dict() for result in results],
+        })  # fmt: skip
+        return
+    rows: list[list[object]] = []
+    for result in results:
+        where = f"{result.run_dir}: " if len(results) > 1 else ""
+        low, high = result.val_interval
+        rows.append([
+            f"{where}validation top-1, best epoch",
+            f"{result.val_top1:.2%} (epoch {result.best_epoch}; 95 %: {low:.1%} to {high:.1%})",
+        ])  # fmt: skip
+        if result.test_top1 is not None and result.test_interval is not None:
+            low, high = result.test_interval
+            rows.append([
+                f"{where}test top-1, the same epoch",
+                f"{result.test_top1:.2%} (95 %: {low:.1%} to {high:.1%})",
+            ])  # fmt: skip
+    if len(results) > 1:
+        rows.append([f"mean of {len(results)} seeds", f"{mean:.2%} ± {half:.2%} (95 %)"])
+    else:
+        rows.append(["calibration error", f"{result.ece_before:.3f}, {result.ece_after:.3f} with"
+                     f" temperature {result.temperature}"])  # fmt: skip
+        rows.append(["epochs", result.epochs])
+    rows.append(["photos/s trained", f"{result.photos_per_s:.0f}"])
+    rows.append(["run", results[-1].run_dir])
     print_table("Trained", ["what", "value"], rows)
-    say(f"release it: hansang release {run_dir}")
+    say(f"release it: hansang release {results[-1].run_dir}")
+
+
+def _without_nproc(arguments: list[str], run: str) -> list[str]:
+    """Return the arguments for each process: the verb and --nproc dropped, the run named."""
+    kept, items = [], iter(arguments[1:] if arguments[:1] == ["train"] else arguments)
+    for item in items:
+        if item == "--nproc":
+            next(items, None)
+        elif not item.startswith("--nproc="):
+            kept.append(item)
+    named = any(item == "--run" or item.startswith("--run=") for item in kept)
+    return kept if named else [*kept, "--run", run]
+
+
+def _placement(name: str) -> "Placement":
+    from training.errors import ConfigError
+    from training.feed import PLACEMENTS
+
+    for known in PLACEMENTS:
+        if name == known:
+            return known
+    raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {name!r}")
 
 
 def _config(run_dir: Path, recipe: str | None, overrides: dict[str, object]) -> "TrainConfig":

@@ -4,28 +4,29 @@ order = f(seed, epoch); augmentation = f(seed, step); learning rate = f(step). S
 weights, optimizer state, and where the run was: a run resumed at any step is exact.
 """
 
-import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from terminal import Progress, no_progress
+from terminal import Progress, no_progress, say
 from training import checkpoint, run_directory
+from training.augment import draw
 from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.engine import Engine, device_of
 from training.errors import RunError
-from training.files import write_text
+from training.feed import Feed, Placement, feed_for
+from training.order import Order, class_weights
+from training.result import TrainResult, conclude
 from training.schedule import learning_rate
+from training.world import ALONE, World
 
 
 class StoppedError(RunError):
@@ -35,51 +36,45 @@ class StoppedError(RunError):
     """EX_TEMPFAIL: the same command goes on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run reached."""
-
-    run_dir: Path
-    epochs: int
-    best_epoch: int
-    """From 1; the highest validation top-1, of equal ones the lowest loss, then the first."""
-    val_top1: float
-    val_loss: float
-    test_top1: float | None
-    """Measured once, with the best weights, and used to choose nothing; None without a split."""
-    photos_per_s: float
-    """Mean over the epochs, of training steps alone."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {**asdict(self), "run_dir": str(self.run_dir)}
-
-
 def train(
     config: TrainConfig,
     cache: DatasetCache,
     run_dir: Path,
     *,
     device: str = "auto",
+    placement: Placement = "auto",
+    extend: bool = False,
+    world: World = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = no_progress,
 ) -> TrainResult:
     """Train, or go on with the run that began in `run_dir`.
 
+    With `extend`, a run that exists may be given more epochs; nothing else of it may change.
+
     Raises:
         StoppedError: `should_stop` said so; a checkpoint was saved.
-        RunError: The directory is in use, of another run, or not writable; the loss is not finite.
-        ConfigError: The device cannot be had.
+        RunError: The directory is in use, of another run, or not writable; the loss is not finite;
+            the device has too little memory.
+        ConfigError: The device cannot be had, or the batch not be shared by the processes.
     """
-    with run_directory.locked(run_dir):
+    with run_directory.locked(run_dir, world.leads):
         cores = len(os.sched_getaffinity(0))
-        about = run_directory.open_or_create(run_dir, config, cache, config.threads or cores)
+        about = (
+            run_directory.open_or_create(
+                run_dir, config, cache, config.threads or max(cores // world.size, 1), extend=extend
+            )
+            if world.leads
+            else None
+        )
+        about = world.share(about)
         # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
         torch.set_num_threads(about["threads"])
-        run = _Run(config, cache, run_dir, device_of(device), should_stop, progress)
+        where = device_of(device, world.local_rank)
+        run = _Run(config, cache, run_dir, where, placement, world, should_stop, progress)
         try:
             run.resume()
-            while run.epoch < config.epochs:
+            while run.unfinished:
                 run.train_epoch()
                 run.end_epoch()
             return run.finish()
@@ -97,6 +92,8 @@ class _Run:
         cache: DatasetCache,
         run_dir: Path,
         device: torch.device,
+        placement: Placement,
+        world: World,
         should_stop: Callable[[], bool],
         progress: Progress,
     ) -> None:
@@ -104,27 +101,59 @@ class _Run:
         self.cache = cache
         self.run_dir = run_dir
         self.checkpoints = run_dir / "checkpoints"
+        self.world = world
         self.should_stop = should_stop
         self.progress = progress
-        self.engine = Engine(config, len(cache.labels), device)
-        self.photos = cache.splits["train"]
-        self.batch_size = min(config.batch_size, len(self.photos.targets))
-        self.steps_per_epoch = len(self.photos.targets) // self.batch_size
+        targets = cache.splits["train"].targets
+        weights = None
+        if config.balance != "none":
+            weights = class_weights(targets, len(cache.labels), config.balance_power)
+        self.engine = Engine(
+            config,
+            len(cache.labels),
+            device,
+            world=world,
+            class_weights=weights if config.balance == "loss" else None,
+        )
+        self.order = Order(
+            targets,
+            config.batch_size,
+            seed=config.seed,
+            weights=weights if config.balance == "sampling" else None,
+        )
+        self.part = world.part(self.order.batch_size)
+        self.steps = self.order.steps_before(config.epochs)
+        self.feed = feed_for(cache.splits["train"], device, placement)
+        self.val_feed = feed_for(cache.splits["val"], device, placement)
         # All that a checkpoint holds beside the tensors of the model and the optimizer:
         self.epoch = 0
-        self.batch = 0
+        self.step = 0
         self.train_s = 0.0
-        self.loss_sum = torch.zeros((), device=device)
+        self.waited_s = 0.0
         self.history: list[dict[str, Any]] = []
+        self.loss_sum = torch.zeros((), device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        if world.leads:
+            computing = f"{self.engine.precision}{', compiled' if self.engine.compiled else ''}"
+            say(f"photos: {self.feed.description}; {computing} on {device.type}")
 
     @property
-    def step(self) -> int:
-        return self.epoch * self.steps_per_epoch + self.batch
+    def unfinished(self) -> bool:
+        """Return whether there are epochs left, and they are still worth while."""
+        patience = self.config.early_stopping_epochs
+        if patience and self.history and self.epoch - self.best["epoch"] >= patience:
+            return False
+        return self.epoch < self.config.epochs
+
+    @property
+    def steps_done(self) -> int:
+        """Return the steps taken of this epoch."""
+        return self.step - self.order.steps_before(self.epoch)
 
     @property
     def photos_per_s(self) -> float:
         """Of this epoch so far, over all the processes that trained it."""
-        return self.batch * self.batch_size / self.train_s
+        return self.steps_done * self.order.batch_size / max(self.train_s, 1e-9)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -133,101 +162,121 @@ class _Run:
 
     def resume(self) -> None:
         """Go to where the newest good checkpoint is; bring the files beside it in line with it."""
-        self.checkpoints.mkdir(exist_ok=True)
-        found = checkpoint.newest_good(self.checkpoints)
-        if found is None:
+        name = None
+        if self.world.leads:
+            self.checkpoints.mkdir(exist_ok=True)
+            name = checkpoint.newest_good(self.checkpoints)
+        name = self.world.share(name)
+        if name is None:
             return
-        tensors, state = found
-        checkpoint.restore(self.engine.model, self.engine.optimizer, tensors)
+        tensors, state = checkpoint.load(self.checkpoints / name)
+        checkpoint.restore(self.engine, tensors)
         self.loss_sum = tensors["loss_sum"].to(self.engine.device)
-        self.epoch, self.batch = state["epoch"], state["batch"]
-        self.train_s = state["train_s"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.train_s, self.waited_s = state["train_s"], state["data_wait_s"]
         self.history = state["history"]
         self._settle()
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch."""
+        config = self.config
+        last = self.order.steps_before(self.epoch + 1)
+        late = self.epoch >= config.epochs - config.augment.off_epochs
+        size = config.size_at(self.epoch)
         started_s = time.perf_counter() - self.train_s
-        order = self._order()
-        while self.batch < self.steps_per_epoch:
-            # Sorted rows are read in the order of the disk.
-            rows = np.sort(order[self.batch * self.batch_size :][: self.batch_size])
-            rate = self._learning_rate()
-            loss = self.engine.step(
-                self.photos.images[rows], self.photos.targets[rows], step=self.step, lr=rate
+        waited_before_s = self.feed.waited_s - self.waited_s
+        for images, targets in self.feed.batches(self._rows(self.step, last)):
+            rate = self._learning_rate(self.step)
+            draws = draw(
+                self.order.batch_size, config.augment, seed=config.seed, step=self.step, late=late
             )
+            loss = self.engine.step(
+                images, targets, draws[self.part], size=size, lr=rate, late=late
+            )
+            self.engine.follow(self.step)
             self.loss_sum += loss
-            self.batch += 1
-            on_cpu = self.engine.device.type == "cpu"
-            if on_cpu or self.batch % 50 == 0:
-                self._require_finite(loss, rate)
+            # Noted on the device: asking after each step would make CUDA wait.
+            first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
+            self.bad_step = torch.where(first_bad, self.step, self.bad_step)
+            self.step += 1
             self.train_s = time.perf_counter() - started_s
-            if on_cpu or self.batch % 10 == 0:
-                self.progress(self.step, self.config.epochs * self.steps_per_epoch, self._note())
+            self.waited_s = self.feed.waited_s - waited_before_s
+            on_cpu = self.engine.device.type == "cpu"
+            if on_cpu:
+                self._require_finite()
+            if on_cpu or self.step % 10 == 0:
+                self.progress(self.step, self.steps, self._note())
             self._stop_if_asked()
-            if self.batch % self.config.checkpoint_every_steps == 0:
-                self._require_finite(self.loss_sum, rate)
+            if self.steps_done % config.checkpoint_every_steps == 0 and self.step < last:
                 self._save()
+        # Reading a value waits for the device, so that the time is that of the work.
+        self._require_finite()
+        self.train_s = time.perf_counter() - started_s
 
     def end_epoch(self) -> None:
         """Validate, write the epoch down, and keep it if it is the best."""
-        rate = self._learning_rate(at=self.step - 1)
-        self._require_finite(self.loss_sum, rate)
-        evaluation = self.engine.evaluate(self.cache.splits["val"], self._stop_if_asked)
+        started_s = time.perf_counter()
+        alone = self.world.size == 1
+        evaluation = self.engine.evaluate(
+            self.val_feed, self._stop_if_asked if alone else lambda: None
+        )
         self.history.append(
             {
                 "epoch": self.epoch + 1,
-                "train_loss": self.loss_sum.item() / self.steps_per_epoch,
+                "train_loss": self._mean_loss(),
                 "val_loss": evaluation.loss,
                 "val_top1": evaluation.top1,
-                "learning_rate": rate,
-                "photos_per_s": self.photos_per_s,
+                "learning_rate": self._learning_rate(self.step - 1),
+                "train_size": self.config.size_at(self.epoch),
                 "steps": self.step,
+                "photos_per_s": self.photos_per_s,
+                "train_s": self.train_s,
+                "data_wait_s": self.waited_s,
+                "eval_s": time.perf_counter() - started_s,
             }
         )
-        self.epoch, self.batch, self.train_s = self.epoch + 1, 0, 0.0
+        self.epoch, self.train_s, self.waited_s = self.epoch + 1, 0.0, 0.0
         self.loss_sum.zero_()
         self._save()
 
     def finish(self) -> TrainResult:
-        """Measure the best epoch on the test split, and write the result down."""
-        best = self.best
-        test_top1 = None
-        if "test" in self.cache.splits:
-            tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
-            self.engine.model.load_state_dict(checkpoint.model_tensors(tensors))
-            test_top1 = self.engine.evaluate(self.cache.splits["test"]).top1
-        rates = [epoch["photos_per_s"] for epoch in self.history]
-        result = TrainResult(
-            run_dir=self.run_dir,
-            epochs=self.epoch,
-            best_epoch=best["epoch"],
-            val_top1=best["val_top1"],
-            val_loss=best["val_loss"],
-            test_top1=test_top1,
-            photos_per_s=sum(rates) / len(rates),
+        """Measure the best epoch on what was held out, and write the result down."""
+        tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
+        self.engine.best_guess.load_state_dict(checkpoint.model_tensors(tensors))
+        evaluations = {
+            name: self.engine.evaluate(self._feed(name))
+            for name in self.cache.splits
+            if name != "train"
+        }
+        return conclude(
+            self.run_dir, self.cache, self.history, self.best, evaluations, write=self.world.leads
         )
-        write_text(self.run_dir / "result.json", json.dumps(result.to_dict(), indent=2))
-        return result
+
+    def _feed(self, name: str) -> Feed:
+        if name == "val":
+            return self.val_feed
+        return feed_for(self.cache.splits[name], self.engine.device, "auto")
+
+    def _rows(self, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
+        for step in range(start, stop):
+            yield self.order.rows(step)[self.part]
+
+    def _mean_loss(self) -> float:
+        return self.loss_sum.item() / max(self.steps_done, 1)
 
     def _stop_if_asked(self) -> None:
-        if not self.should_stop():
+        if not self.world.any(self.should_stop()):
             return
-        self._require_finite(self.loss_sum, self._learning_rate(at=self.step - 1))
         self._save()
         raise StoppedError(
             f"stopped at epoch {self.epoch + 1}, step {self.step}; the checkpoint is saved:"
             " the same command goes on"
         )
 
-    def _order(self) -> NDArray[np.int64]:
-        random = np.random.Generator(np.random.Philox(key=[self.config.seed, self.epoch]))
-        return random.permutation(len(self.photos.targets))
-
-    def _learning_rate(self, at: int | None = None) -> float:
+    def _learning_rate(self, step: int) -> float:
         losses = [epoch["val_loss"] for epoch in self.history]
-        step = self.step if at is None else at
-        return learning_rate(self.config, step, self.steps_per_epoch, losses)
+        per_epoch = len(self.cache.splits["train"].targets) / self.order.batch_size
+        return learning_rate(self.config, step, per_epoch, losses)
 
     def _note(self) -> str:
         note = f"epoch {self.epoch + 1}, {self.photos_per_s:.0f} photos/s"
@@ -235,37 +284,46 @@ class _Run:
             note += f", val {self.history[-1]['val_top1']:.1%}, best {self.best['val_top1']:.1%}"
         return note
 
-    def _require_finite(self, loss: Tensor, rate: float) -> None:
-        if not math.isfinite(loss.item()):
-            raise RunError(
-                f"the loss is {loss.item()} at step {self.step} (epoch {self.epoch + 1}), with"
-                f" learning rate {rate:.3g}; try a tenth of it under another --run"
-                f" (--set optimizer.lr={self.config.optimizer.lr / 10:g}). The last good checkpoint"
-                f" is kept in {self.checkpoints}"
-            )
+    def _require_finite(self) -> None:
+        # Every process asks at the same steps, so all of them stop.
+        self.loss_sum = self.world.sum(self.loss_sum) / self.world.size
+        step = int(self.bad_step.item())
+        if step < 0 and math.isfinite(self.loss_sum.item()):
+            return
+        step = step if step >= 0 else self.step - 1
+        rate = self._learning_rate(step)
+        raise RunError(
+            f"the loss is not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
+            f" {rate:.3g}; try a tenth of it under another --run"
+            f" (--set optimizer.lr={self.config.optimizer.lr / 10:g}), or --set"
+            f" optimizer.clip_norm=1. The last good checkpoint is kept in {self.checkpoints}"
+        )
 
     def _save(self) -> None:
-        tensors = {
-            **{f"model.{name}": value for name, value in self.engine.model.state_dict().items()},
-            **checkpoint.optimizer_tensors(self.engine.optimizer),
-            "loss_sum": self.loss_sum,
-        }
-        state = {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "train_s": self.train_s,
-            "history": self.history,
-        }
-        checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
-        self._settle()
+        self._require_finite()
+        if self.world.leads:
+            state = {
+                "epoch": self.epoch,
+                "step": self.step,
+                "train_s": self.train_s,
+                "data_wait_s": self.waited_s,
+                "history": self.history,
+            }
+            tensors = checkpoint.tensors_of(self.engine)
+            tensors["loss_sum"] = self.loss_sum
+            checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
+            self._settle()
+        self.world.wait()
 
     def _settle(self) -> None:
         """Make best, metrics and the checkpoints kept follow from the newest checkpoint.
 
         Done after each save and each resume, so a kill between any two of these is mended.
         """
-        at_end_of_best = self.batch == 0 and self.history and self.best["epoch"] == self.epoch
-        if at_end_of_best:
+        if not self.world.leads:
+            return
+        at_end_of_epoch = self.history and self.step == self.history[-1]["steps"]
+        if at_end_of_epoch and self.best["epoch"] == self.epoch == len(self.history):
             checkpoint.link_best(self.checkpoints, self.step)
         run_directory.write_metrics(self.run_dir, self.history)
         checkpoint.prune(self.checkpoints)

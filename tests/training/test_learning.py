@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
-from training.augment import augment
+from training import checkpoint, trivial
+from training.augment import augment, draw
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
 from training.errors import ConfigError, RunError
 from training.recipes import recipe
 from training.schedule import learning_rate
 
-PLAIN = AugmentConfig(crop_area=1, flip=0, brightness=0, contrast=0, saturation=0)
+PLAIN_VALUES = {"crop_area": 1, "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0}
 
 
 def batch(number: int = 8, side: int = 37) -> torch.Tensor:
@@ -21,44 +21,144 @@ def batch(number: int = 8, side: int = 37) -> torch.Tensor:
     )
 
 
+def augmented(images: torch.Tensor, seed: int = 0, step: int = 0, **settings) -> torch.Tensor:
+    """Return pictures of side 32, augmented with the settings given."""
+    config = AugmentConfig(**settings)
+    draws = draw(len(images), config, seed=seed, step=step)
+    return augment(images, 32, 32, config, draws)[0]
+
+
 def test_augmentation_is_a_function_of_seed_and_step():
     """The same seed and step give the same pixels; another step gives others."""
-    config = AugmentConfig()
-
-    first = augment(batch(), 32, config, seed=1, step=5)
+    first = augmented(batch(), seed=1, step=5)
 
     assert (8, 3, 32, 32) == tuple(first.shape)
-    assert torch.equal(first, augment(batch(), 32, config, seed=1, step=5))
-    assert not torch.equal(first, augment(batch(), 32, config, seed=1, step=6))
-    assert not torch.equal(first, augment(batch(), 32, config, seed=2, step=5))
+    assert torch.equal(first, augmented(batch(), seed=1, step=5))
+    assert not torch.equal(first, augmented(batch(), seed=1, step=6))
+    assert not torch.equal(first, augmented(batch(), seed=2, step=5))
     assert first.min() >= 0
     assert first.max() <= 255
 
 
-def test_each_photo_has_its_own_augmentation():
+EVERYTHING = {"rotation": 20, "trivial": 0.7, "erasing": 0.5, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["default", "everything"])
+def test_each_photo_has_its_own_augmentation(settings):
     """Equal photos in a batch come out different."""
-    same = batch(1).expand(6, -1, -1, -1)
+    same = batch(1).expand(32, -1, -1, -1)
 
-    out = augment(same, 32, AugmentConfig(), seed=0, step=0)
+    out = augmented(same, **settings)
 
-    assert 6 == len({photo.numpy().tobytes() for photo in out})
+    assert 32 == len({photo.numpy().tobytes() for photo in out})
+    assert out.min() >= 0
+    assert out.max() <= 255
+
+
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole():
+    """Whoever computes a part of a batch sees the very pixels that one alone would see."""
+    config = AugmentConfig(**EVERYTHING)
+    draws = draw(8, config, seed=3, step=4)
+
+    whole, shares = augment(batch(), 32, 32, config, draws)
+    part, part_shares = augment(batch()[4:6], 32, 32, config, draws[4:6])
+
+    assert torch.equal(whole[4:6], part)
+    assert torch.equal(shares[4:6], part_shares)
+
+
+def test_one_ingredient_more_leaves_the_others_as_they_were():
+    """Erasing blanks pixels of the same crops: its numbers are its own."""
+    plain, erased = augmented(batch()), augmented(batch(), erasing=1.0)
+
+    same = (plain == erased).all(1).flatten(1).float().mean(1)
+
+    assert ((0.5 < same) & (same < 1)).all()
 
 
 def test_no_augmentation_gives_the_validation_pixels():
     """With everything off, training sees the centre, as validation and the server do."""
     expected = batch()[:, 2:34, 2:34].permute(0, 3, 1, 2).float()
 
-    assert torch.equal(expected, augment(batch(), 32, PLAIN, seed=0, step=0))
+    assert torch.equal(expected, augmented(batch(), **PLAIN_VALUES))
 
 
 def test_a_full_crop_that_is_flipped_is_the_mirror_image():
     """A flip of probability 1 mirrors every photo and changes nothing else."""
-    flipped = augment(batch(), 32, AugmentConfig(**{**PLAIN_VALUES, "flip": 1}), seed=0, step=0)
+    flipped = augmented(batch(), **{**PLAIN_VALUES, "flip": 1})
 
-    assert torch.equal(augment(batch(), 32, PLAIN, seed=0, step=0).flip(-1), flipped)
+    assert torch.equal(augmented(batch(), **PLAIN_VALUES).flip(-1), flipped)
 
 
-PLAIN_VALUES = {"crop_area": 1, "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0}
+def test_a_rotation_keeps_the_middle_and_moves_the_edge():
+    """A turned photo has its own centre, and corners from elsewhere."""
+    disc = torch.zeros(64, 37, 37, 3, dtype=torch.uint8)
+    disc[:, 16:21, 16:21], disc[:, :, :8] = 200, 90
+
+    turned = augmented(disc, **PLAIN_VALUES, rotation=180)
+
+    assert (turned[:, :, 15:17, 15:17] > 150).all()
+    left = turned[:, 0, 12:20, 3].mean(1)
+    assert (left > 60).any()
+    assert (left < 30).any()
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_mixed_photo_is_its_own_share_and_its_neighbours_rest(kind):
+    """Black photos beside white ones come out as grey, or as cut, as their share says."""
+    images = torch.zeros(64, 37, 37, 3, dtype=torch.uint8)
+    images[1::2] = 255
+    config = AugmentConfig(**PLAIN_VALUES, **{kind: 1.0})
+    draws = draw(64, config, seed=0, step=0)
+
+    pixels, share = augment(images, 32, 32, config, draws)
+
+    brightness = pixels.mean((1, 2, 3)) / 255
+    expected = torch.where(torch.arange(64) % 2 == 0, 1 - share, share)
+    assert torch.allclose(brightness, expected, atol=1e-5)
+    assert 0.3 < share.std() / 0.289 < 3
+    two_valued = ((pixels == 0) | (pixels == 255)).all()
+    assert two_valued == (kind == "cutmix")
+    late = draw(64, config, seed=0, step=0, late=True)
+    assert (augment(images, 32, 32, config, late, late=True)[1] == 1).all()
+
+
+def test_trivial_operations_do_what_their_names_say():
+    """Each of the operations on colour does to a ramp what its paper says."""
+    ramp = torch.arange(0, 256, 8).float().expand(1, 3, 32, 32).contiguous()
+
+    def apply(name: str, strength: float) -> torch.Tensor:
+        chosen = trivial.Chosen(
+            torch.tensor([trivial.OPERATIONS.index(name)]),
+            torch.tensor([abs(strength)]),
+            torch.tensor([1.0 if strength >= 0 else -1.0]),
+        )
+        return chosen.apply(ramp.clone())[0, 0, 0]
+
+    line = ramp[0, 0, 0]
+    assert torch.equal(255 - line, apply("solarize", 1.0))
+    assert torch.equal(line, apply("solarize", 0.0))
+    assert {0.0, 64.0, 128.0, 192.0} == set(apply("posterize", 1.0).tolist())
+    assert 255 == apply("autocontrast", 0.0).max()
+    assert torch.allclose(apply("brightness", -0.5), line * (1 - 0.99 * 0.5))
+    assert apply("contrast", -1.0).std() < 0.02 * line.std()
+    equal = apply("equalize", 0.0)
+    assert (0, 255) == (equal.min(), equal.max())
+    assert torch.allclose(equal.diff(), equal.diff().mean(), atol=0.1)
+    assert torch.allclose(apply("saturation", -1.0), line, atol=0.5)
+
+
+def test_sizes_grow_over_the_first_two_thirds():
+    """Progressive resizing begins small, ends at the training size, in steps of 16."""
+    config = TrainConfig(epochs=9, image_size=96, start_size=48)
+
+    sizes = [config.size_at(epoch) for epoch in range(9)]
+
+    assert [48, 64, 64, 64, 80, 96, 96, 96, 96] == sizes
+    with pytest.raises(ConfigError, match="start_size must be 0, or 32 to image_size"):
+        TrainConfig().with_overrides({"start_size": 500})
+    with pytest.raises(ConfigError, match="must divide batch_size"):
+        TrainConfig().with_overrides({"micro_batch_size": 30})
 
 
 @pytest.mark.parametrize("name", ["none", "step", "cosine", "onecycle"])
@@ -108,8 +208,9 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, c
     data[-50] ^= 1
     second.write_bytes(data)
 
-    tensors, state = checkpoint.newest_good(tmp_path)
+    assert checkpoint.path_of(tmp_path, 1).name == checkpoint.newest_good(tmp_path)
 
+    tensors, state = checkpoint.load(checkpoint.path_of(tmp_path, 1))
     assert {"step": 1} == state
     assert 1 == tensors["x"][0]
     assert 2 == capsys.readouterr().err.count("is damaged")

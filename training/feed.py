@@ -1,0 +1,128 @@
+"""Where the photos lie while a model learns, and how a batch gets to the device.
+
+memory-mapped   on a CPU: rows are read from the page cache, one batch ahead
+resident        on a CUDA device that has room: a batch is an index, nothing is copied
+pinned          on one that has not: read one batch ahead, copied on a second stream
+
+Shapes: B batch, C side of the cached square.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.cache import Split
+from training.errors import ConfigError
+
+Placement = Literal["auto", "resident", "pinned", "memory-mapped"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+Batch = tuple[Tensor, Tensor]
+_ROOM = 0.5
+"""Share of a device's free memory that photos may take; the rest is the model's."""
+
+
+class Feed(Protocol):
+    """A split, ready to give batches on a device."""
+
+    num_photos: int
+    description: str
+    """Where the photos lie and why, in words."""
+    waited_s: float
+    """Time spent in waiting for batches, in all."""
+
+    def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        """Yield uint8 (B, C, C, 3) and int64 (B) on the device for each list of rows."""
+
+
+def feed_for(split: Split, device: torch.device, placement: Placement = "auto") -> Feed:
+    """Return the feed that suits the split's size and the device.
+
+    Raises:
+        ConfigError: The placement asked for is not possible.
+    """
+    if device.type == "cpu":
+        if placement not in ("auto", "memory-mapped"):
+            raise ConfigError(f"placement {placement} needs a CUDA device; use memory-mapped")
+        return _Ahead(split, device)
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = split.images.nbytes < _ROOM * free
+    if placement == "memory-mapped":
+        raise ConfigError("placement memory-mapped is a CPU's; use pinned or resident with CUDA")
+    if placement == "resident" or (placement == "auto" and fits):
+        return _Resident(split, device)
+    return _Ahead(split, device)
+
+
+def _size(split: Split) -> str:
+    return f"{len(split.targets):,} photos ({split.images.nbytes / 2**20:,.0f} MiB)"
+
+
+class _Resident:
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self.num_photos = len(split.targets)
+        self.description = f"{_size(split)} resident on {torch.cuda.get_device_name(device)}"
+        self.waited_s = 0.0
+        self._device = device
+        self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
+        # In parts: a whole copy in host memory would hold the array twice.
+        for start in range(0, len(split.targets), 1024):
+            part = np.ascontiguousarray(split.images[start : start + 1024])
+            self._images[start : start + 1024] = torch.from_numpy(part).to(device)
+        self._targets = torch.from_numpy(split.targets).to(device)
+
+    def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        for chosen in rows:
+            started_s = time.perf_counter()
+            index = torch.from_numpy(chosen).pin_memory().to(self._device, non_blocking=True)
+            batch = self._images[index], self._targets[index]
+            self.waited_s += time.perf_counter() - started_s
+            yield batch
+
+
+class _Ahead:
+    """Reads the next batch in a thread, and on CUDA copies it on a stream of its own."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self.num_photos = len(split.targets)
+        self._cuda = device.type == "cuda"
+        how = "pinned and copied one batch ahead" if self._cuda else "memory-mapped"
+        self.description = f"{_size(split)} {how}"
+        self.waited_s = 0.0
+        self._split = split
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if self._cuda else None  # type: ignore[no-untyped-call]
+
+    def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
+        todo = iter(rows)
+        with ThreadPoolExecutor(1, "read") as reader:
+            chosen = next(todo, None)
+            coming = None if chosen is None else reader.submit(self._read, chosen)
+            while coming is not None:
+                started_s = time.perf_counter()
+                batch = coming.result()
+                chosen = next(todo, None)
+                coming = None if chosen is None else reader.submit(self._read, chosen)
+                if self._stream is not None:
+                    here = torch.cuda.current_stream(self._device)
+                    here.wait_stream(self._stream)
+                    for tensor in batch:
+                        tensor.record_stream(here)
+                self.waited_s += time.perf_counter() - started_s
+                yield batch
+
+    def _read(self, rows: NDArray[np.int64]) -> Batch:
+        images = torch.from_numpy(self._split.images[rows])
+        targets = torch.from_numpy(self._split.targets[rows])
+        if self._stream is None:
+            return images, targets
+        with torch.cuda.stream(self._stream):
+            return (
+                images.pin_memory().to(self._device, non_blocking=True),
+                targets.pin_memory().to(self._device, non_blocking=True),
+            )

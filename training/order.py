@@ -1,0 +1,71 @@
+"""Which photos each step sees: a function of (seed, epoch), for any number of processes.
+
+Epochs follow each other in one endless line, which is cut into batches: what is left of an epoch
+begins the next one's first batch, so no photo is ever left out.
+
+Shapes: N photos, K classes.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Order:
+    """The batches of a run, by step."""
+
+    def __init__(
+        self,
+        targets: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        """With weights of classes (K,), photos are drawn by weight, N an epoch."""
+        self.batch_size = min(batch_size, len(targets))
+        self._num_photos = len(targets)
+        self._seed = seed
+        self._chances = None if weights is None else weights[targets].astype(np.float64)
+        # A batch needs at most two epochs.
+        self._epoch = lru_cache(2)(self._order_of)
+
+    def steps_before(self, epoch: int) -> int:
+        """Return how many steps come before an epoch (from 0)."""
+        return epoch * self._num_photos // self.batch_size
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Return the photos of a step, (batch_size,)."""
+        epoch, place = divmod(step * self.batch_size, self._num_photos)
+        rows = self._epoch(epoch)[place : place + self.batch_size]
+        if len(rows) == self.batch_size:
+            return rows
+        return np.concatenate([rows, self._epoch(epoch + 1)[: self.batch_size - len(rows)]])
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+        if self._chances is None:
+            return random.permutation(self._num_photos)
+        # Points at equal distances on the sum of chances: each photo is drawn as often as its due,
+        # rounded up or down (systematic sampling), not now and then far more often.
+        edges = np.cumsum(self._chances) * (self._num_photos / self._chances.sum())
+        points = np.arange(self._num_photos) + random.random()
+        drawn = np.searchsorted(edges, points, side="right").clip(max=self._num_photos - 1)
+        return random.permutation(drawn)
+
+
+def class_weights(
+    targets: NDArray[np.int64], num_classes: int, power: float
+) -> NDArray[np.float32]:
+    """Return a weight for each class, (K,): its photos to the power of -`power`, mean photo 1.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2, 1.0).round(2).tolist()
+    [0.67, 2.0]
+    """
+    counts = np.bincount(targets, minlength=num_classes)
+    weights = np.maximum(counts, 1.0) ** -power
+    scaled: NDArray[np.float32] = (weights * counts.sum() / (weights * counts).sum()).astype(
+        np.float32
+    )
+    return scaled

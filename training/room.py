@@ -1,0 +1,59 @@
+"""How many photos a device can take at a time."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from terminal import say
+from training.augment import draw
+from training.cache import DatasetCache
+from training.config import TrainConfig
+from training.engine import Engine, device_of, largest_micro_batch
+from training.errors import RunError
+from training.world import World
+
+
+def find_micro_batch(
+    config: TrainConfig, cache: DatasetCache, device: str, world: World
+) -> TrainConfig:
+    """Return the config with the largest micro-batch whose step the device has memory for.
+
+    Found by trying: a step of the whole batch, then of its half, and so on.
+
+    Raises:
+        RunError: Not even two photos fit.
+    """
+    where = device_of(device, world.local_rank)
+    side = cache.splits["train"].images.shape[1]
+
+    def fits(size: int) -> bool:
+        # Each process alone: they agree on the smallest afterwards.
+        trial = dataclasses.replace(
+            config, batch_size=size, micro_batch_size=0, compile="off", start_size=0
+        )
+        engine = Engine(trial, len(cache.labels), where)
+        images = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=where)
+        targets = torch.from_numpy(np.zeros(size, np.int64)).to(where)
+        too_large = False
+        try:
+            engine.step(
+                images, targets, draw(size, trial.augment, seed=0, step=0),
+                size=trial.train_size or trial.image_size, lr=0.0,
+            )  # fmt: skip
+        except RunError as error:
+            if not isinstance(error.__cause__, torch.OutOfMemoryError):
+                raise
+            too_large = True
+        del engine, images, targets
+        if where.type == "cuda":
+            torch.cuda.empty_cache()
+        return not world.any(too_large)
+
+    share = world.part(config.batch_size)
+    each = largest_micro_batch(share.stop - share.start, fits) * world.size
+    if each == config.batch_size:
+        return config
+    if world.leads:
+        say(f"batch: {config.batch_size} photos, {each} at a time")
+    return dataclasses.replace(config, micro_batch_size=each)

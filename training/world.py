@@ -1,0 +1,115 @@
+"""The processes that train one model together: their ranks, and the few things they agree on.
+
+Started by `torchrun` (or `hansang train --nproc N`, which is the same); alone without it. Rank 0
+writes; run directory and cache lie on a file system that all of them see.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Its number on this machine, and so of its CUDA device."""
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this process writes, and speaks."""
+        return self.rank == 0
+
+    def part(self, batch: int) -> slice:
+        """Return which rows of a batch this process computes.
+
+        Raises:
+            ConfigError: The batch cannot be cut into equal parts.
+        """
+        if batch % self.size:
+            raise ConfigError(
+                f"a batch of {batch} photos cannot be shared equally by {self.size} processes;"
+                f" try --batch-size {max(batch // self.size, 1) * self.size}"
+            )
+        each = batch // self.size
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+    def share(self, value: Any) -> Any:
+        """Return rank 0's value, everywhere."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def any(self, flag: bool) -> bool:
+        """Return whether any process says so; all of them get the same answer."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor([int(flag)])
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=_on_cpu())
+        return bool(votes.item())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add a tensor up over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process rank 0's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return every process's rows (N, …), in the order of the ranks; lengths may differ."""
+        if self.size == 1:
+            return tensor
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, tensor.cpu().numpy(), group=_on_cpu())
+        return torch.cat([torch.from_numpy(part) for part in parts]).to(tensor.device)
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        if self.size > 1:
+            dist.barrier(group=_on_cpu())
+
+
+ALONE = World()
+_cpu_group: Any = None
+
+
+def _on_cpu() -> Any:
+    # With NCCL a second group, over gloo, answers without waiting for the device.
+    return _cpu_group
+
+
+@contextmanager
+def joined(cuda: bool) -> Iterator[World]:
+    """Join the processes that `torchrun` started, as its environment says; alone without it."""
+    global _cpu_group
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or not dist.is_available():
+        yield ALONE
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    _cpu_group = dist.new_group(backend="gloo")
+    try:
+        yield World(
+            rank=dist.get_rank(), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0"))
+        )
+    finally:
+        _cpu_group = None
+        dist.destroy_process_group()
