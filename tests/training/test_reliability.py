@@ -156,7 +156,7 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_dis
     disk, mount = small_disk
     run_dir = disk / "r"
 
-    with pytest.raises(RunError, match="free some space.*the same command again"):
+    with pytest.raises(RunError, match=r"free some space.*the same command again"):
         train(CONFIG, cache, run_dir, device="cpu")
     assert list((run_dir / "checkpoints").glob("step-*"))
     assert not list((run_dir / "checkpoints").glob(".tmp-*"))
