@@ -94,7 +94,7 @@ def fix_statistics(engine: Engine) -> None:
     """Keep BatchNorm from looking at the batch: then nothing but the sum of gradients is left."""
     for module in engine.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda mode=True, module=module: module  # noqa: ARG005
+            module.train = lambda mode=True, module=module: module  # noqa: ARG005  # noqa: ARG005
             module.training = False
 
 
