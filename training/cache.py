@@ -268,10 +268,13 @@ def _stamp(folder: PhotoFolder, image_size: int) -> str:
 
 def _file_hashes(folder: PhotoFolder) -> dict[str, str]:
     """Return split/path → SHA-256 of the content; the split is part of what a cache is."""
-    return {
-        f"{photo.split}:{_name(folder, photo)}": hashlib.sha256(photo.path.read_bytes()).hexdigest()
-        for photo in folder.photos
-    }
+
+    def digest(photo: Photo) -> tuple[str, str]:
+        content = hashlib.sha256(photo.path.read_bytes())
+        return f"{photo.split}:{_name(folder, photo)}", content.hexdigest()
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "hash") as pool:
+        return dict(pool.map(digest, folder.photos))
 
 
 def _dataset_hash(folder: PhotoFolder, hashes: dict[str, str], bad: dict[str, str]) -> str:
