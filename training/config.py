@@ -11,6 +11,7 @@ from training.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scale = Annotated[float, Field(ge=0.25, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _STRICT = ConfigDict(extra="forbid")
 
@@ -104,12 +105,12 @@ class TrainConfig:
     image_size: Annotated[int, Field(ge=32, le=512)] = 224
     """Side of the square that the model sees when it is validated and served, in pixels."""
 
-    train_size: Annotated[int, Field(ge=0, le=512)] = 0
-    """Side that it is trained at; 0 is `image_size`. Somewhat smaller costs less, and often gains
-    accuracy: crops make things look larger in training (Touvron et al. 2019)."""
+    train_scale: Scale = 1.0
+    """Side that it is trained at, as a part of `image_size`. Somewhat smaller costs less, and often
+    gains accuracy: crops make things look larger in training (Touvron et al. 2019)."""
 
-    start_size: Annotated[int, Field(ge=0, le=512)] = 0
-    """Side in the first epoch, growing to `train_size` over the first two thirds; 0 is off."""
+    start_scale: Scale = 1.0
+    """Side in the first epoch, as a part of the training side; it grows over two thirds of them."""
 
     epochs: Annotated[int, Field(ge=1)] = 50
     """Times that every photo is seen."""
@@ -161,12 +162,6 @@ class TrainConfig:
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "start_size"):
-            size = getattr(self, name)
-            if size and not 32 <= size <= self.image_size:
-                raise ValueError(f"{name} must be 0, or 32 to image_size ({self.image_size})")
-        if self.start_size > (self.train_size or self.image_size):
-            raise ValueError("start_size must not be above train_size")
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must divide batch_size"
@@ -176,13 +171,13 @@ class TrainConfig:
             raise ValueError("mixup and cutmix pair neighbours: batch_size must be even")
 
     def size_at(self, epoch: int) -> int:
-        """Return the side that is trained at in an epoch (from 0), a multiple of 16 on its way."""
-        last = self.train_size or self.image_size
+        """Return the side that is trained at in an epoch (from 0), in steps of 16 pixels."""
         growing = max(self.epochs * 2 // 3, 1)
-        if not self.start_size or epoch >= growing:
-            return last
-        size = self.start_size + (last - self.start_size) * epoch / growing
-        return min(max(round(size / 16) * 16, self.start_size), last)
+        grown = epoch >= growing
+        start = 1.0 if grown else self.start_scale + (1 - self.start_scale) * epoch / growing
+        scale = self.train_scale * start
+        # 32 is the least that leaves ResNet18's last layers a pixel.
+        return self.image_size if scale == 1 else max(round(self.image_size * scale / 16) * 16, 32)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, as `config.json` holds it."""

@@ -30,7 +30,7 @@ def find_micro_batch(
     def fits(size: int) -> bool:
         # Each process alone: they agree on the smallest afterwards.
         trial = dataclasses.replace(
-            config, batch_size=size, micro_batch_size=0, compile="off", start_size=0
+            config, batch_size=size, micro_batch_size=0, compile="off", start_scale=1.0
         )
         engine = Engine(trial, len(cache.labels), where)
         images = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=where)
@@ -39,7 +39,7 @@ def find_micro_batch(
         try:
             engine.step(
                 images, targets, draw(size, trial.augment, seed=0, step=0),
-                size=trial.train_size or trial.image_size, lr=0.0,
+                size=trial.size_at(trial.epochs), lr=0.0,
             )  # fmt: skip
         except RunError as error:
             if not isinstance(error.__cause__, torch.OutOfMemoryError):

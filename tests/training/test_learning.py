@@ -150,13 +150,15 @@ def test_trivial_operations_do_what_their_names_say():
 
 def test_sizes_grow_over_the_first_two_thirds():
     """Progressive resizing begins small, ends at the training size, in steps of 16."""
-    config = TrainConfig(epochs=9, image_size=96, start_size=48)
+    config = TrainConfig(epochs=9, image_size=96, start_scale=0.5)
 
     sizes = [config.size_at(epoch) for epoch in range(9)]
 
     assert [48, 64, 64, 64, 80, 96, 96, 96, 96] == sizes
-    with pytest.raises(ConfigError, match="start_size must be 0, or 32 to image_size"):
-        TrainConfig().with_overrides({"start_size": 500})
+    assert 80 == TrainConfig(image_size=96, train_scale=0.8).size_at(0)
+    assert 70 == TrainConfig(image_size=70).size_at(0)
+    with pytest.raises(ConfigError, match="start_scale"):
+        TrainConfig().with_overrides({"start_scale": 2})
     with pytest.raises(ConfigError, match="must divide batch_size"):
         TrainConfig().with_overrides({"micro_batch_size": 30})
 
@@ -192,7 +194,7 @@ def test_settings_are_changed_by_name_and_checked():
         config.with_overrides({"lr": "1"})
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
         config.with_overrides({"optimizer.lr": "-1"})
-    with pytest.raises(ConfigError, match="there are scratch, baseline"):
+    with pytest.raises(ConfigError, match="there are scratch, long, baseline"):
         recipe("best")
 
 

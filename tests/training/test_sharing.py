@@ -57,7 +57,7 @@ def test_two_processes_learn_what_one_does_and_exchange_checkpoints(dishes, tmp_
     for line in two.stderr:
         if line.startswith("train: 5/"):
             two.send_signal(signal.SIGTERM)
-    two.wait()
+    two.communicate()
     assert 75 == two.returncode
     state = checkpoint.load(sorted((tmp_path / "two/runs/r/checkpoints").glob("step-*"))[-1])[1]
     assert 5 <= state["step"] <= 7
