@@ -380,9 +380,7 @@ def main() -> int:
                     found = asyncio.run(swap(store, models, swaps=20, callers=4, photos=photos))
                     good = not found["failed"] and not found["wrong"]
                 elif name == "overload":
-                    found = asyncio.run(
-                        overload(store, seconds=60, deadline_s=1.0, photos=photos)
-                    )
+                    found = asyncio.run(overload(store, seconds=60, deadline_s=1.0, photos=photos))
                     good = found["goodput_part"] >= 0.95
                 else:
                     found = asyncio.run(fuzz(store, images=20_000))

@@ -99,7 +99,7 @@ class Batcher:
         self._waiting: Lines[_Item] = Lines()
         self._running: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._admitted = {priority: 0 for priority in Priority}
+        self._admitted = dict.fromkeys(Priority, 0)
         self._wanting: deque[asyncio.Future[None]] = deque()
         self._holders = 0
         self._empty = asyncio.Event()

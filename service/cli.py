@@ -58,9 +58,8 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="File of callers; see: hansang token --help.")
     ] = None,
-    max_message_bytes: Annotated[
-        int, typer.Option(min=2**16, help="Largest message taken.")
-    ] = 64 * 2**20,
+    max_message_bytes: Annotated[int, typer.Option(min=2**16, help="Largest message taken.")] = 64
+    * 2**20,
     max_bytes_in_flight: Annotated[
         int, typer.Option(min=2**16, help="Most bytes of images in the server.")
     ] = 256 * 2**20,
@@ -106,9 +105,7 @@ def serve(
 def token(
     name: Annotated[str, typer.Argument(help="Who will call with it.")],
     images_per_s: Annotated[float, typer.Option(min=0, help="Its quota; 0: none.")] = 0,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="It may load and unload models.")
-    ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="It may load and unload models.")] = False,
 ) -> None:
     """Make a token for a caller: its entry for the server's file on stdout, itself on stderr.
 

@@ -50,7 +50,7 @@ class ServerConfig:
     """Callers must show a certificate that this authority signed (mTLS). None: they need none."""
 
     tokens: Path | None = None
-    """File of the callers (`service/auth.py`); read again when it changes. None: anyone may call."""
+    """File of the callers (`service/auth.py`), read again when it changes. None: any may call."""
 
     model_control: bool = False
     """Whether callers may load and unload models. With `tokens`, those marked `admin`."""

@@ -110,7 +110,7 @@ async def guard_loop(timeout_s: float) -> None:
     """
     try:
         while True:
-            faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__)
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
             await asyncio.sleep(min(1.0, timeout_s / 4))
     finally:
         faulthandler.cancel_dump_traceback_later()

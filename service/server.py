@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -282,14 +282,16 @@ async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
     told = asyncio.create_task(signals.get())
     try:
         # A signal while a slow model is being loaded is heard at once.
-        await asyncio.wait({started, told}, return_when=asyncio.FIRST_COMPLETED)
+        begins: set[asyncio.Future[Any]] = {started, told}
+        await asyncio.wait(begins, return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
             return 0
         await started
         ready(f"serving {_served(server)} at {config.host}:{server.port}")
-        await asyncio.wait({told, server.sentinel.fatal}, return_when=asyncio.FIRST_COMPLETED)
+        ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if server.sentinel.fatal.done():
             await _give_up(server)
             return EXIT_FAULT

@@ -124,7 +124,7 @@ def _batch(shape: list[int]) -> int:
 
 
 def _elements(raw: bytes, count: int) -> list[bytes]:
-    elements = []
+    elements: list[bytes] = []
     at = 0
     while at < len(raw):
         if at + _LENGTH.size > len(raw):

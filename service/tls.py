@@ -35,7 +35,9 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """Return what gRPC's `add_secure_port` takes; it follows the files."""
         return grpc.dynamic_ssl_server_credentials(
-            self._now, self._changed, require_client_authentication=self._paths[2] is not None
+            self._now,
+            self._changed,  # type: ignore[arg-type]  # the stubs forget that None keeps the old
+            require_client_authentication=self._paths[2] is not None,
         )
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:

@@ -118,7 +118,7 @@ async def test_a_drain_answers_what_was_read_and_ends_the_stream(
     await eventually(lambda: gauge(server, "admitted_images") == WINDOW)
     stopping = asyncio.create_task(server.stop())
     answers = []
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012
         while (answer := await call.read()) is not grpc.aio.EOF:
             answers.append(answer.results[0].classes[0].label)
         raise await call.code() and grpc.aio.AioRpcError(  # an end is an error here

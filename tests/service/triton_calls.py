@@ -186,9 +186,7 @@ def stream(triton):
 
     def take(result, error):
         answers.append(
-            ["error", str(error)]
-            if error
-            else [result.get_response().id, best(result)["best"][0]]
+            ["error", str(error)] if error else [result.get_response().id, best(result)["best"][0]]
         )
         if len(answers) == 4:
             done.set()
