@@ -46,9 +46,10 @@ OUT ?= .
 proto: setup  ## generate service/pb from proto/
 	mkdir -p $(OUT)
 	@# The virtual path makes the generated imports resolve as service.pb.
-	$(BIN)/python -m grpc_tools.protoc -I service/pb=proto/hansang/v1 \
+	$(BIN)/python -m grpc_tools.protoc -I service/pb=proto/hansang/v1 -I service/pb=proto/inference \
 	  -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	  --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) service/pb/classifier.proto
+	  --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
+	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	cd requirements && for role in dev train serve serve-test; do \

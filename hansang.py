@@ -25,7 +25,8 @@ VERBS = {
     "release": "flows.cli:release",
     "rollback": "service.cli:rollback",
     "serve": "service.cli:serve",
-    "classify": "service.cli:classify",
+    "token": "service.cli:token",
+    "classify": "service.classify_cli:classify",
     "pipeline": "flows.cli:pipeline",
 }
 """Verb → `module:function`. These modules import nothing heavy; their functions do."""

@@ -1,11 +1,11 @@
 """Batches across callers: many small calls become few runs of the model.
 
-    admit(n) ── OverloadedError when full
+    admit(n) ── OverloadedError when full, or too late for the deadline
        │  (the caller decodes)
-    submit(images) ─► waiting, in order ─► batch ─► predict, in a worker thread ─► one row each
+    submit(images) ─► lines, by priority ─► batch ─► predict, in a worker thread ─► one row each
 
 A batch leaves as soon as a worker is free and nothing else runs; beside a running one it waits
-until it is full, or until its first image has waited `max_delay_s`. So a lone caller never waits
+until it is full, or until an image has waited `max_delay_s`. So a lone caller never waits
 for company that does not come. Everything but `predict` happens on the event loop.
 
 Shapes: N batch, H height, W width, C channels, K classes.
@@ -14,20 +14,27 @@ Shapes: N batch, H height, W width, C channels, K classes.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.config import MAX_IMAGES_PER_CALL
 from service.errors import DeadlineError, OverloadedError
+from service.lines import Lines, Priority
 from service.metrics import Metrics
+from service.pace import Pace
+from service.tracing import stage
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """(N, H, W, C) → (N, K); called in a worker thread, by several at the same time."""
+
+BULK_SHARE = 0.75
+"""The part of the places that bulk may hold: somebody who waits always finds one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +44,17 @@ class _Item:
     row: asyncio.Future[NDArray[np.float32]]
     arrival_s: float
     deadline_s: float
+    start_s: float = 0.0
+    end_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Runs:
+    """What the model has done so far."""
+
+    count: int = 0
+    images: int = 0
+    failed_in_a_row: int = 0
 
 
 class Batcher:
@@ -51,43 +69,106 @@ class Batcher:
         max_delay_s: float = 0.001,
         queue_size: int = 512,
         workers: int = 1,
+        pace_s: float = 0.0,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
+        """Start without threads; they come with the work.
+
+        Args:
+            predict: The model.
+            metrics: Where to count.
+            max_batch: Most images in a run.
+            max_delay_s: Longest wait for a fuller batch, beside a running one.
+            queue_size: Most images admitted at a time.
+            workers: Runs at a time.
+            pace_s: What an image takes in a run, as a first guess in seconds.
+            failed: Called, on the loop, after each run that raised.
+        """
+        self.runs = Runs()
         self._predict = predict
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_delay_s = max_delay_s
         self._queue_size = queue_size
         self._workers = workers
+        self._failed = failed
+        self._run_pace = Pace(pace_s)
+        self._pace = Pace(pace_s / workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Item] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._waiting: Lines[_Item] = Lines()
+        self._running: dict[asyncio.Task[None], float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._admitted = 0
+        self._admitted = dict.fromkeys(Priority, 0)
+        self._wanting: deque[asyncio.Future[None]] = deque()
+        self._holders = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def admit(self, count: int) -> Iterator[None]:
-        """Hold places for `count` images, from before they are decoded until they are answered.
-
-        Raises:
-            OverloadedError: There are not so many free places.
-        """
-        if self._admitted + count > self._queue_size:
-            self._metrics.rejected_images.labels("queue_full").inc(count)
-            raise OverloadedError(
-                f"the server is full: {self._admitted} of {self._queue_size} images are being"
-                f" worked on and {count} more do not fit; try again later"
-            )
-        self._count(count)
+    def held(self) -> Iterator[None]:
+        """Keep the batcher open, for a call that still waits to be admitted."""
+        self._holders += 1
+        self._empty.clear()
         try:
             yield
         finally:
-            self._count(-count)
+            self._holders -= 1
+            self._count(0, Priority.INTERACTIVE)
+
+    @contextmanager
+    def admit(
+        self,
+        count: int,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline_s: float = math.inf,
+    ) -> Iterator[None]:
+        """Hold places for `count` images, from before they are decoded until they are answered.
+
+        Raises:
+            OverloadedError: There are not so many free places, or the line is so long that
+                `deadline_s` (`time.monotonic`) would pass.
+        """
+        self._check_room(count, priority)
+        line = self._ahead(priority) + count
+        now_s = monotonic()
+        # A short line is always tried: what is never done cannot show that it has become faster.
+        if line > 2 * self._workers and now_s + self._pace.bound_s(line) > deadline_s:
+            self._pace.relax()
+            self._metrics.rejected_images.labels("deadline_too_near").inc(count)
+            raise OverloadedError(
+                f"{line} images wait, and the deadline would pass before this call is answered;"
+                " try again later, or allow more time",
+                retry_after_s=self._pace.bound_s(line),
+            )
+        self._count(count, priority)
+        try:
+            yield
+            if line >= 2 * self._workers:
+                self._pace.observe(monotonic() - now_s, line)
+        finally:
+            self._count(-count, priority)
+
+    @asynccontextmanager
+    async def admit_later(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
+        """Hold places as `admit` does, but wait until they are free."""
+        while not self._has_room(count, priority):
+            turn = self._loop.create_future()
+            self._wanting.append(turn)
+            await turn
+        self._count(count, priority)
+        try:
+            yield
+        finally:
+            self._count(-count, priority)
 
     async def submit(
-        self, images_HWC: Sequence[NDArray[np.uint8]], *, deadline_s: float = math.inf
+        self,
+        images_HWC: Sequence[NDArray[np.uint8]],
+        *,
+        deadline_s: float = math.inf,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> list[NDArray[np.float32]]:
         """Return one row of probabilities, (K,), per image, in order.
 
@@ -96,35 +177,81 @@ class Batcher:
         Args:
             images_HWC: Images of one size.
             deadline_s: When the answer loses its worth, on the clock of `time.monotonic`.
+            priority: Which line they wait in.
 
         Raises:
-            DeadlineError: The deadline passed before the work began.
+            DeadlineError: The deadline could not be kept any more when their turn came.
             Exception: Whatever `predict` raised.
         """
         now_s = monotonic()
         items = [
             _Item(image, self._loop.create_future(), now_s, deadline_s) for image in images_HWC
         ]
-        self._waiting.extend(items)
+        for item in items:
+            self._waiting.push(item, priority)
         self._metrics.queued_images.inc(len(items))
         # One turn of the loop later, calls that arrived together are in the same batch.
         self._loop.call_soon(self._dispatch)
         try:
-            return await asyncio.gather(*(item.row for item in items))
+            rows = await asyncio.gather(*(item.row for item in items))
         finally:
             for item in items:  # when one failed, nobody waits for the others
                 item.row.cancel()
+        if items:
+            last = max(items, key=lambda item: item.end_s)
+            stage("queue", last.arrival_s, last.start_s)
+            stage("compute", last.start_s, last.end_s)
+        return rows
+
+    def longest_run_s(self) -> float:
+        """Return for how long the oldest run has been running; 0 when nothing runs."""
+        started_s = min((at for at in self._running.values() if at), default=None)
+        return 0.0 if started_s is None else monotonic() - started_s
 
     async def close(self) -> None:
-        """Wait until every admitted image is answered, then end the workers."""
+        """Wait until nothing is held and every admitted image is answered, then end the workers."""
         await self._empty.wait()
         await asyncio.gather(*self._running)
         self._threads.shutdown()
 
-    def _count(self, change: int) -> None:
-        self._admitted += change
+    def _ahead(self, priority: Priority) -> int:
+        """Return how many images are answered before one that comes now, about."""
+        interactive, bulk = self._admitted.values()
+        if priority is Priority.BULK:
+            return interactive + bulk
+        # Bulk gets its share of the places, and what it has in the running batches.
+        return interactive + min(bulk, interactive // 7 + self._max_batch * self._workers)
+
+    def _has_room(self, count: int, priority: Priority) -> bool:
+        if sum(self._admitted.values()) + count > self._queue_size:
+            return False
+        if priority is Priority.INTERACTIVE:
+            return True
+        most = max(MAX_IMAGES_PER_CALL, int(BULK_SHARE * self._queue_size))
+        return self._admitted[Priority.BULK] + count <= most
+
+    def _check_room(self, count: int, priority: Priority) -> None:
+        if self._has_room(count, priority):
+            return
+        self._metrics.rejected_images.labels("queue_full").inc(count)
+        raise OverloadedError(
+            f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images are"
+            f" being worked on and {count} more do not fit; try again later",
+            # By then as many places as are wanted have become free.
+            retry_after_s=max(self._pace.expected_s(count), 0.05),
+        )
+
+    def _count(self, change: int, priority: Priority) -> None:
+        self._admitted[priority] += change
         self._metrics.admitted_images.inc(change)
-        (self._empty.clear if self._admitted else self._empty.set)()
+        busy = self._holders or sum(self._admitted.values())
+        (self._empty.clear if busy else self._empty.set)()
+        if change < 0:
+            # All look for themselves, in the order in which they came.
+            while self._wanting:
+                turn = self._wanting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
 
     def _dispatch(self) -> None:
         """Start every batch that may leave now, and set the clock for the next one."""
@@ -133,7 +260,8 @@ class Batcher:
             self._timer = None
         idle = not self._running
         while (free := self._workers - len(self._running)) and self._drop_dead():
-            leaves_in_s = self._waiting[0].arrival_s + self._max_delay_s - monotonic()
+            first_s = min(item.arrival_s for item in self._waiting)
+            leaves_in_s = first_s + self._max_delay_s - monotonic()
             if not idle and len(self._waiting) < self._max_batch and leaves_in_s > 0:
                 self._timer = self._loop.call_later(leaves_in_s, self._dispatch)
                 return
@@ -141,29 +269,35 @@ class Batcher:
             task = self._loop.create_task(
                 self._run(self._take(math.ceil(len(self._waiting) / free)))
             )
-            self._running.add(task)
+            self._running[task] = monotonic()
 
     def _drop_dead(self) -> int:
-        """Remove what nobody waits for any more; return how many images wait."""
-        # A caller that gave up must not cost compute.
-        now_s = monotonic()
-        live: deque[_Item] = deque()
-        for item in self._waiting:
+        """Remove what nobody waits for, or would wait for in vain; return how many wait."""
+        before = len(self._waiting)
+        # What would end too late is not begun.
+        ends_s = monotonic() + self._run_pace.expected_s(min(before, self._max_batch))
+
+        def live(item: _Item) -> bool:
+            # A caller that gave up must not cost compute.
             if item.row.done():
                 self._metrics.rejected_images.labels("cancelled").inc()
-            elif item.deadline_s <= now_s:
+                return False
+            if item.deadline_s <= ends_s:
+                self._run_pace.relax()
                 self._metrics.rejected_images.labels("deadline").inc()
                 item.row.set_exception(DeadlineError("the deadline passed in the queue"))
-            else:
-                live.append(item)
-        self._metrics.queued_images.dec(len(self._waiting) - len(live))
-        self._waiting = live
-        return len(live)
+                return False
+            return True
+
+        self._waiting.keep(live)
+        self._metrics.queued_images.dec(before - len(self._waiting))
+        return len(self._waiting)
 
     def _take(self, count: int) -> list[_Item]:
-        batch = [self._waiting.popleft() for _ in range(min(count, self._max_batch))]
+        batch = [self._waiting.pop() for _ in range(min(count, self._max_batch))]
         now_s = monotonic()
         for item in batch:
+            item.start_s = now_s
             self._metrics.queue_seconds.observe(now_s - item.arrival_s)
         self._metrics.queued_images.dec(len(batch))
         self._metrics.batch_images.observe(len(batch))
@@ -175,15 +309,24 @@ class Batcher:
                 self._threads, self._compute, [item.image for item in batch]
             )
         except Exception as error:
+            self.runs.failed_in_a_row += 1
+            self._failed()
             for item in batch:
                 if not item.row.done():
                     item.row.set_exception(error)
         else:
+            self.runs.count += 1
+            self.runs.images += len(batch)
+            self.runs.failed_in_a_row = 0
+            now_s = monotonic()
+            self._run_pace.observe(now_s - batch[0].start_s, len(batch))
             for item, row_K in zip(batch, rows_NK, strict=True):
+                item.end_s = now_s
                 if not item.row.done():
                     item.row.set_result(row_K)
         finally:
-            self._running.discard(asyncio.current_task())
+            if (task := asyncio.current_task()) is not None:
+                self._running.pop(task, None)
             self._dispatch()
 
     def _compute(self, images_HWC: list[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -1,17 +1,12 @@
-"""The verbs of the service: serve, classify, rollback."""
+"""The verbs of the service: serve, token, rollback. `classify` has a module of its own."""
 
-import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from terminal import UserError, print_json, print_table, progress
+from terminal import print_json, say
 
-if TYPE_CHECKING:
-    from service.client import Result
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
@@ -23,9 +18,15 @@ def serve(
     ] = "",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0: a free one.")] = 8500,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address of /metrics.", show_default="that of gRPC")
+    ] = "",
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of /metrics; 0: none.")
     ] = 8002,
+    reflection: Annotated[
+        str, typer.Option(help="on, off, or HOST:PORT for a port of its own.")
+    ] = "on",
     device: Annotated[
         Literal["auto", "cuda", "cpu"], typer.Option(help="auto: CUDA if it can be had.")
     ] = "auto",
@@ -33,86 +34,90 @@ def serve(
     max_delay_ms: Annotated[
         float, typer.Option(min=0, help="Longest wait for a fuller batch, while busy.")
     ] = 1.0,
-    queue_size: Annotated[int, typer.Option(min=64, help="Most images waiting.")] = 512,
-    drain_s: Annotated[float, typer.Option(min=0, help="Longest drain after SIGTERM.")] = 20.0,
+    queue_size: Annotated[int, typer.Option(min=64, help="Most images in the server.")] = 512,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Runs at a time; 0: one per core, one on CUDA.")
+    ] = 0,
+    intra_op_threads: Annotated[int, typer.Option(min=1, help="Threads within a run.")] = 1,
+    decode_threads: Annotated[
+        int, typer.Option(min=0, help="Threads that decode; 0: one per core.")
+    ] = 0,
+    keep_versions: Annotated[
+        int, typer.Option(min=1, help="Versions of a model that stay loaded.")
+    ] = 1,
+    model_control: Annotated[
+        bool, typer.Option("--model-control", help="Let callers load and unload models.")
+    ] = False,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Certificate chain, PEM; followed when it changes.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Callers must show a certificate signed by it (mTLS).")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of callers; see: hansang token --help.")
+    ] = None,
+    max_message_bytes: Annotated[int, typer.Option(min=2**16, help="Largest message taken.")] = 64
+    * 2**20,
+    max_bytes_in_flight: Annotated[
+        int, typer.Option(min=2**16, help="Most bytes of images in the server.")
+    ] = 256 * 2**20,
+    max_streams: Annotated[
+        int, typer.Option(min=1, help="Most open streams, of each method.")
+    ] = 64,
+    drain_delay_s: Annotated[
+        float, typer.Option("--drain-delay", min=0, help="Calls taken after SIGTERM, in seconds.")
+    ] = 2.0,
+    drain_s: Annotated[float, typer.Option(min=0, help="Longest drain after that.")] = 20.0,
+    run_timeout_s: Annotated[
+        float, typer.Option(min=0.1, help="A run that takes longer hangs: exit.")
+    ] = 30.0,
+    fault_exit_s: Annotated[
+        float, typer.Option(min=0, help="A model that fails for so long: exit.")
+    ] = 30.0,
+    otlp_endpoint: Annotated[
+        str, typer.Option(help="Where traces go, such as http://localhost:4317.")
+    ] = "",
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Logs on stderr.")] = "text",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="debug: a line for every call."),
+    ] = "info",
 ) -> None:
     """Serve the models of a repository over gRPC, and follow what is released into it.
 
-    Ends with 0 after SIGTERM, when the calls in flight are answered.
+    Ends with 0 after SIGTERM, when the calls in flight are answered, and with 70 when a model fails
+    for good. docs/operations.md describes every option, metric and alert.
 
     Example: hansang serve --repository models --port 8500
     """
+    settings = dict(locals())
     from service.config import ServerConfig
+    from service.logs import set_up
     from service.server import run
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    config = ServerConfig(
-        repository=repository,
-        model=model,
-        host=host,
-        port=port,
-        metrics_port=metrics_port or None,
-        device=device,
-        max_batch=max_batch,
-        max_delay_ms=max_delay_ms,
-        queue_size=queue_size,
-        drain_s=drain_s,
-    )
+    set_up(style=log_format, level=log_level)
+    config = ServerConfig(**{**settings, "metrics_port": metrics_port or None})
     raise typer.Exit(run(config))
 
 
-def classify(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
-    address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
-    top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
-    model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
-    as_json: Json = False,
+def token(
+    name: Annotated[str, typer.Argument(help="Who will call with it.")],
+    images_per_s: Annotated[float, typer.Option(min=0, help="Its quota; 0: none.")] = 0,
+    admin: Annotated[bool, typer.Option("--admin", help="It may load and unload models.")] = False,
 ) -> None:
-    """Ask a service what is on photos.
+    """Make a token for a caller: its entry for the server's file on stdout, itself on stderr.
 
-    A photo that cannot be read is listed with its reason, the others are answered, and the exit
-    code is 1.
+    The file holds a hash alone: the token is shown this once.
 
-    Example: hansang classify photos/val --address localhost:8500 --top-k 3
+    Example: hansang token kiosk --images-per-s 50 >> tokens.toml
     """
-    from service.client import Classifier
+    from service.auth import entry, new_token
 
-    files = _files(photos)
-    results: list[Result] = []
-    with Classifier(address) as classifier, progress("classify") as report:
-        for start in range(0, len(files), 32):
-            chunk = files[start : start + 32]
-            images, unread = _read(chunk)
-            answers = iter(classifier.classify(images, top_k, model=model))
-            results += [unread.get(path) or next(answers) for path in chunk]
-            report(len(results), len(files))
-    if as_json:
-        print_json(
-            [
-                {
-                    "photo": str(path),
-                    "error": result.error,
-                    "model": result.model,
-                    "model_version": result.model_version,
-                    "classes": [
-                        {"label": c.label, "probability": c.probability} for c in result.classes
-                    ],
-                }
-                for path, result in zip(files, results, strict=True)
-            ]
-        )
-    else:
-        rows = [
-            [path, f"error: {result.error}" if result.error else _answer(result)]
-            for path, result in zip(files, results, strict=True)
-        ]
-        # A photo that was not sent has no model to its name.
-        served = max(results, key=lambda result: result.model_version)
-        title = f"{served.model} version {served.model_version}" if served.model else "no answer"
-        print_table(title, ["photo", "answer"], rows)
-    num_bad = sum(result.error is not None for result in results)
-    if num_bad:
-        raise UserError(f"{num_bad} of {len(files)} photos could not be classified")
+    secret, digest = new_token()
+    print(entry(name, digest, images_per_s=images_per_s, admin=admin), end="")
+    say(f"token of {name}: {secret}")
 
 
 def rollback(
@@ -120,7 +125,7 @@ def rollback(
     repository: Repository = Path("models"),
     as_json: Json = False,
 ) -> None:
-    """Make the version before the serving one serve. A running server follows by itself.
+    """Make the version serve that served before. A running server follows by itself.
 
     Example: hansang rollback food42
     """
@@ -132,40 +137,3 @@ def rollback(
         print_json({"model": model, "version": version, "versions": store.versions(model)})
         return
     print(f"{model}: version {version} serves now")
-
-
-def _answer(result: "Result") -> str:
-    return ", ".join(f"{found.label} {found.probability:.1%}" for found in result.classes)
-
-
-def _read(files: list[Path]) -> tuple[list[bytes], "dict[Path, Result]"]:
-    """Return the bytes of those that can be read, and what is wrong with the others."""
-    from service.client import Result
-
-    images: list[bytes] = []
-    unread: dict[Path, Result] = {}
-    for path in files:
-        try:
-            images.append(path.read_bytes())
-        except OSError as error:
-            unread[path] = Result(error=f"cannot be read: {error.strerror}")
-    return images, unread
-
-
-def _is_photo(file: Path) -> bool:
-    # macOS leaves hidden files such as ._soup.jpg, which are no photos.
-    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
-
-
-def _files(photos: list[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in photos:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if _is_photo(file))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UserError(f"there is no photo or folder {path}")
-    if not files:
-        raise UserError("no photos there; give photos, or folders with photos in them")
-    return files

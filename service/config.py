@@ -33,6 +33,32 @@ class ServerConfig:
     metrics_port: int | None = 8002
     """Port of `/metrics`; 0 takes a free one, None serves none."""
 
+    metrics_host: str = ""
+    """Address of `/metrics`. Empty: that of gRPC."""
+
+    reflection: str = "on"
+    """`on`: reflection on the gRPC port; `off`: none; `HOST:PORT`: on a port of its own, where
+    nothing else answers."""
+
+    tls_certificate: Path | None = None
+    """The server's certificate chain, PEM; read again when it changes. None: no TLS."""
+
+    tls_key: Path | None = None
+    """The certificate's private key, PEM."""
+
+    tls_client_ca: Path | None = None
+    """Callers must show a certificate that this authority signed (mTLS). None: they need none."""
+
+    tokens: Path | None = None
+    """File of the callers (`service/auth.py`), read again when it changes. None: any may call."""
+
+    model_control: bool = False
+    """Whether callers may load and unload models. With `tokens`, those marked `admin`."""
+
+    keep_versions: int = 1
+    """Versions of a model that stay loaded: the one that serves, and those that served before it,
+    for callers that name a version."""
+
     device: str = "auto"
     """`cuda` (or fail), `cpu`, or `auto`: CUDA if it can be had, else the CPU."""
 
@@ -62,11 +88,36 @@ class ServerConfig:
     max_message_bytes: int = 64 * 2**20
     """Largest message taken or sent."""
 
+    max_bytes_in_flight: int = 256 * 2**20
+    """Most bytes of images in the server; calls beyond it are refused, streams wait."""
+
+    max_streams: int = 64
+    """Most streams open at a time, of each method."""
+
+    drain_delay_s: float = 2.0
+    """How long calls are still taken after SIGTERM, while health says NOT_SERVING: balancers need
+    that long to look elsewhere."""
+
     drain_s: float = 20.0
-    """How long calls in flight may take to end after SIGTERM; then they are cut off."""
+    """How long calls in flight may take to end after that; then they are cut off."""
+
+    run_timeout_s: float = 30.0
+    """A run of a model, or a turn of the event loop, that takes longer hangs: the process ends."""
+
+    fault_exit_s: float = 30.0
+    """A model whose runs fail for so long ends the process, for its orchestrator to start anew."""
+
+    otlp_endpoint: str = ""
+    """Where traces go, such as `http://localhost:4317`. Empty: nowhere."""
 
     poll_interval_s: float = 1.0
     """How often the repository is looked at for a new serving version."""
+
+    log_format: str = "text"
+    """`text` for people, `json` for machines."""
+
+    log_level: str = "info"
+    """`debug` (with a line for every call), `info`, `warning` or `error`."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -79,17 +130,40 @@ class ServerConfig:
             "intra_op_threads": (1, 1024),
             "decode_threads": (0, 1024),
             "max_message_bytes": (2**16, 2**30),
+            "keep_versions": (1, 100),
+            "max_bytes_in_flight": (2**16, 2**40),
+            "max_streams": (1, 2**16),
+            "drain_delay_s": (0, 3600),
             "drain_s": (0, 3600),
+            "run_timeout_s": (0.1, 3600),
+            "fault_exit_s": (0, 3600),
             "poll_interval_s": (0.01, 3600),
         }
         for field, (low, high) in limits.items():
             value = getattr(self, field)
             if value is not None and not low <= value <= high:
                 raise InvalidArgumentError(f"{field} must be {low} to {high}, not {value}")
-        if self.device not in DEVICES:
-            raise InvalidArgumentError(
-                f"device must be one of {', '.join(DEVICES)}, not {self.device!r}"
-            )
+        choices = {
+            "device": DEVICES,
+            "log_format": ("text", "json"),
+            "log_level": ("debug", "info", "warning", "error"),
+        }
+        for field, those in choices.items():
+            value = getattr(self, field)
+            if value not in those:
+                raise InvalidArgumentError(
+                    f"{field} must be one of {', '.join(those)}, not {value!r}"
+                )
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InvalidArgumentError("tls_certificate and tls_key are given together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise InvalidArgumentError("tls_client_ca needs tls_certificate and tls_key")
+        if self.reflection not in ("on", "off"):
+            _, _, port = self.reflection.rpartition(":")
+            if not (port.isascii() and port.isdigit() and ":" in self.reflection):
+                raise InvalidArgumentError(
+                    f"reflection must be on, off or HOST:PORT, not {self.reflection!r}"
+                )
 
 
 def num_cores() -> int:

@@ -5,9 +5,11 @@ UserError
     ├── InvalidArgumentError    INVALID_ARGUMENT     the request is wrong, and stays so
     │   └── ImageError          INVALID_ARGUMENT     these bytes are no picture that is accepted
     ├── NotFoundError           NOT_FOUND            no such model or version
-    ├── OverloadedError         RESOURCE_EXHAUSTED   the request queue is full
+    ├── OverloadedError         RESOURCE_EXHAUSTED   full, over quota, or too late for the deadline
     ├── UnavailableError        UNAVAILABLE          starting, draining or unreachable
     ├── DeadlineError           DEADLINE_EXCEEDED    the caller's time was over
+    ├── UnauthenticatedError    UNAUTHENTICATED      no token, or one that is not known
+    ├── ForbiddenError          PERMISSION_DENIED    this caller may not do that
     └── ModelContractError      FAILED_PRECONDITION  a model file breaks docs/model-contract.md
 """
 
@@ -22,6 +24,8 @@ class ServiceError(UserError):
     """The base of every error that a caller of the service may see."""
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
+    retry_after_s: float | None = None
+    """When it is worth trying again, in seconds from now; callers get it as RetryInfo."""
 
 
 class InvalidArgumentError(ServiceError):
@@ -33,6 +37,15 @@ class InvalidArgumentError(ServiceError):
 class ImageError(InvalidArgumentError):
     """These bytes are no picture that is accepted."""
 
+    def __init__(self, message: str, *, kind: str = "broken") -> None:
+        """Say what is wrong; `kind` is its class in the metrics, one of `IMAGE_ERRORS`."""
+        super().__init__(message)
+        self.kind = kind
+
+
+IMAGE_ERRORS = ("empty", "too_many_bytes", "too_many_pixels", "format", "broken")
+"""What can be wrong with an image."""
+
 
 class NotFoundError(ServiceError):
     """There is no such model, or no such version of it."""
@@ -41,9 +54,14 @@ class NotFoundError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The request queue is full."""
+    """There is no place for the call now, or its deadline cannot be kept."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        """Say what is full, and when there may be a place again."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ServiceError):
@@ -51,11 +69,28 @@ class UnavailableError(ServiceError):
 
     code = StatusCode.UNAVAILABLE
 
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        """Say why, and when it may serve again if that is known."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class DeadlineError(ServiceError):
     """The caller's time was over before the work began, or before the answer came."""
 
     code = StatusCode.DEADLINE_EXCEEDED
+
+
+class UnauthenticatedError(ServiceError):
+    """The call has no token, or one that is not known."""
+
+    code = StatusCode.UNAUTHENTICATED
+
+
+class ForbiddenError(ServiceError):
+    """The caller is known, and may not do that."""
+
+    code = StatusCode.PERMISSION_DENIED
 
 
 class ModelContractError(ServiceError):

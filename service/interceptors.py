@@ -1,62 +1,224 @@
-"""The one place that turns exceptions into gRPC statuses, and that times whole calls."""
+"""The one place that turns exceptions into gRPC statuses, and that times whole calls.
+
+caller's token ─► request id, span ─► the method ─► status, RetryInfo, metrics, log
+"""
 
 import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-from service.errors import ServiceError
+from service.auth import Tokens, caller
+from service.errors import OverloadedError, ServiceError
+from service.logs import request_id
 from service.metrics import Metrics
+from service.tracing import NoTracing, Tracing
 
 logger = logging.getLogger(__name__)
 
+_MAX_ID = 128
+_HEALTH = "/grpc.health.v1.Health/"
+
+Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
+"""Times one request of a stream, given its context; what it yields takes the code of an error."""
+
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
-    """Wraps every unary method: known errors keep their sentence, unknown ones leak nothing."""
+    """Wraps every method: known errors keep their sentence, unknown ones leak nothing."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        tokens: Tokens | None = None,
+        tracing: Tracing | None = None,
+        max_streams: int = 64,
+    ) -> None:
+        """Guard a server.
+
+        Args:
+            metrics: Where calls are counted.
+            tokens: Who may call; None lets anyone.
+            tracing: Where spans go.
+            max_streams: Most streams open at a time, of each method.
+        """
         self._metrics = metrics
+        self._tokens = tokens or Tokens(None)
+        self._tracing = tracing or NoTracing()
+        self._max_streams = max_streams
+        self._streams: Counter[str] = Counter()
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler, wrapped; streams are left as they are."""
+        """Return the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
         method = handler_call_details.method
+        if handler is None:
+            return None
+        if handler.unary_unary is not None:
+            inner = handler.unary_unary
 
-        async def guarded(request: Any, context: Any) -> Any:
+            async def unary(request: Any, context: Any) -> Any:
+                async with self._call(method, context, timed=True):
+                    return await inner(request, context)
+
+            return grpc.unary_unary_rpc_method_handler(
+                unary, handler.request_deserializer, handler.response_serializer
+            )
+        stream = handler.unary_stream or handler.stream_stream
+        if not inspect.isasyncgenfunction(stream):
+            return handler
+
+        async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._call(method, context, timed=False):
+                with self._stream(method):
+                    # Closed at once when the caller goes, and not when memory is tidied up.
+                    async with aclosing(stream(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.unary_stream
+            else grpc.stream_stream_rpc_method_handler
+        )
+        return make(streaming, handler.request_deserializer, handler.response_serializer)
+
+    def timed(self, method: str) -> Timed:
+        """Return what times the requests of a stream of this method, as calls are timed."""
+
+        @contextmanager
+        def one(context: Any) -> Iterator[Callable[[StatusCode], None]]:
             start_s = perf_counter()
-            code = StatusCode.OK
+            codes = [StatusCode.OK]
             try:
-                return await handler.unary_unary(request, context)
+                yield codes.append
+            except asyncio.CancelledError:
+                codes.append(_gone(context))
+                raise
+            except Exception:
+                codes.append(StatusCode.INTERNAL)
+                raise
+            finally:
+                self._metrics.request_seconds.labels(method, codes[-1].name).observe(
+                    perf_counter() - start_s
+                )
+
+        return one
+
+    @asynccontextmanager
+    async def _call(self, method: str, context: Any, *, timed: bool) -> AsyncIterator[None]:
+        start_s = perf_counter()
+        metadata = {
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        request_id.set(_id(metadata))
+        code = StatusCode.OK
+        with self._tracing.call(method, metadata) as ended:
+            try:
+                # Probes of an orchestrator have no token; health tells nothing but yes or no.
+                if not method.startswith(_HEALTH):
+                    caller.set(self._tokens.identify(metadata))
+                yield
             except ServiceError as error:
                 code = error.code
-                await context.abort(code, str(error))
+                await _abort(context, error)
             except grpc.aio.AbortError:
-                code = context.code()
+                code = _code(context)
                 raise
-            except asyncio.CancelledError:
-                remaining_s = context.time_remaining()
-                late = remaining_s is not None and remaining_s <= 0
-                code = StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+            except (asyncio.CancelledError, GeneratorExit):
+                code = _gone(context)
                 raise
             except Exception:
                 code = StatusCode.INTERNAL
                 logger.exception("unhandled error in %s", method)
                 await context.abort(code, "internal error")
             finally:
-                self._metrics.request_seconds.labels(method, code.name).observe(
-                    perf_counter() - start_s
-                )
+                seconds = perf_counter() - start_s
+                ended(code.name)
+                if timed:
+                    self._metrics.request_seconds.labels(method, code.name).observe(seconds)
+                if logger.isEnabledFor(logging.DEBUG):
+                    _log(method, code, seconds, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            guarded, handler.request_deserializer, handler.response_serializer
-        )
+    @contextmanager
+    def _stream(self, method: str) -> Iterator[None]:
+        if self._streams[method] >= self._max_streams:
+            self._metrics.rejected_images.labels("streams_full").inc()
+            raise OverloadedError(
+                f"{self._max_streams} streams are open, which is the most; try again later"
+            )
+        gauge = self._metrics.open_streams.labels(method)
+        self._streams[method] += 1
+        gauge.inc()
+        try:
+            yield
+        finally:
+            self._streams[method] -= 1
+            gauge.dec()
+
+
+def status(error: ServiceError) -> Status:
+    """Return an error as `google.rpc.Status`, with RetryInfo where trying again is worth it."""
+    found = Status(code=error.code.value[0], message=str(error))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        found.details.add().Pack(RetryInfo(retry_delay=delay))
+    return found
+
+
+async def _abort(context: Any, error: ServiceError) -> None:
+    # gRPC's convention for errors with details; the client library reads them from there.
+    details = (
+        (("grpc-status-details-bin", status(error).SerializeToString()),)
+        if error.retry_after_s is not None
+        else ()
+    )
+    await context.abort(error.code, str(error), details)
+
+
+def _id(metadata: dict[str, str]) -> str:
+    given = metadata.get("x-request-id", "")
+    # What goes into a log must not be able to forge one.
+    if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex[:16]
+
+
+def _gone(context: Any) -> StatusCode:
+    remaining_s = context.time_remaining()
+    late = remaining_s is not None and remaining_s <= 0
+    return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+
+
+def _code(context: Any) -> StatusCode:
+    code = context.code()
+    return code if isinstance(code, StatusCode) else StatusCode.UNKNOWN
+
+
+def _log(method: str, code: StatusCode, seconds: float, context: Any) -> None:
+    fields = {
+        "method": method,
+        "code": code.name,
+        "seconds": round(seconds, 6),
+        "caller": caller.get().name,
+        "peer": context.peer(),
+    }
+    logger.debug("%s %s %.1f ms", method, code.name, seconds * 1000, extra={"fields": fields})

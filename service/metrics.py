@@ -1,6 +1,8 @@
 """What the server counts and times, for Prometheus. Stages are timed apart.
 
 request = decode → queue → compute → answer
+
+docs/operations.md says what each is good for; a test holds the two together.
 """
 
 import contextlib
@@ -15,10 +17,17 @@ from prometheus_client import (
     start_http_server,
 )
 
-from service.errors import UnavailableError
+from service.errors import IMAGE_ERRORS, UnavailableError
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+_FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+
+REJECTIONS = (
+    "queue_full", "bytes_full", "streams_full", "quota", "deadline_too_near", "deadline",
+    "cancelled",
+)  # fmt: skip
+"""Why an image, or for `streams_full` a stream, was not computed."""
 
 
 class Metrics:
@@ -29,7 +38,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.request_seconds = Histogram(
             "hansang_request_seconds",
-            "Time of a call in the server.",
+            "Time of a call, or of one request of a stream, in the server.",
             ["method", "code"],
             buckets=_SECONDS,
             registry=registry,
@@ -66,8 +75,26 @@ class Metrics:
             "Images in the server, from arrival to answer.",
             registry=registry,
         )
+        self.bytes_in_flight = Gauge(
+            "hansang_bytes_in_flight", "Bytes of the images in the server.", registry=registry
+        )
+        self.open_streams = Gauge(
+            "hansang_open_streams", "Streams that are open.", ["method"], registry=registry
+        )
+        self.ready = Gauge(
+            "hansang_ready", "1 while health says SERVING, else 0.", registry=registry
+        )
         self.model_version = Gauge(
             "hansang_model_version", "The version that serves.", ["model"], registry=registry
+        )
+        self.model_info = Gauge(
+            "hansang_model_info",
+            "1 for each loaded version, with the device that it runs on.",
+            ["model", "version", "provider"],
+            registry=registry,
+        )
+        self.faulty_models = Gauge(
+            "hansang_faulty_models", "Loaded versions whose runs fail.", registry=registry
         )
         self.rejected_images = Counter(
             "hansang_rejected_images",
@@ -76,7 +103,14 @@ class Metrics:
             registry=registry,
         )
         self.bad_images = Counter(
-            "hansang_bad_images", "Images that could not be decoded.", registry=registry
+            "hansang_bad_images", "Images that are not accepted, by kind.", ["kind"],
+            registry=registry,
+        )  # fmt: skip
+        self.failed_runs = Counter(
+            "hansang_failed_runs", "Runs of a model that raised.", ["model"], registry=registry
+        )
+        self.swaps = Counter(
+            "hansang_swaps", "Versions that were loaded.", ["model"], registry=registry
         )
         self.swap_failures = Counter(
             "hansang_swap_failures",
@@ -84,8 +118,24 @@ class Metrics:
             ["model"],
             registry=registry,
         )
-        for reason in ("queue_full", "cancelled", "deadline"):
-            self.rejected_images.labels(reason)  # so that a rate can be taken from the first scrape
+        self.predictions = Counter(
+            "hansang_predictions",
+            "Images by the class that was found likeliest.",
+            ["model", "label"],
+            registry=registry,
+        )
+        self.confidence = Histogram(
+            "hansang_confidence",
+            "Probability of the likeliest class.",
+            ["model"],
+            buckets=_FRACTIONS,
+            registry=registry,
+        )
+        # So that a rate can be taken from the first scrape.
+        for reason in REJECTIONS:
+            self.rejected_images.labels(reason)
+        for kind in (*IMAGE_ERRORS, "unhandled"):
+            self.bad_images.labels(kind)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ Shapes: N batch, H height, W width, C channels, K classes.
 import ctypes
 import logging
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import onnxruntime as ort
@@ -53,32 +54,49 @@ class Model:
         rows_NK: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: images_NHWC})[0]
         return rows_NK
 
-    def warm_up(self, max_batch: int) -> None:
+    def probe(self) -> None:
+        """Run one image, to see whether the session still works.
+
+        Raises:
+            ModelContractError: It raises, or its answer is no probabilities.
+        """
+        self._try(1)
+
+    def warm_up(self, max_batch: int) -> float:
         """Run the smallest and the largest batch, as callers will.
+
+        Returns:
+            Seconds that an image took in the largest batch.
 
         Raises:
             ModelContractError: It raises, or its answers are no probabilities.
         """
+        for num_images in sorted({1, max_batch}):
+            self._try(num_images)
+        # The first run of a size may allocate: the second one is what callers will see.
+        start_s = perf_counter()
+        self._try(max_batch)
+        return (perf_counter() - start_s) / max_batch
+
+    def _try(self, num_images: int) -> None:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
         random = np.random.default_rng(0)
-        for num_images in sorted({1, max_batch}):
-            images_NHWC = random.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
-            try:
-                rows_NK = self.predict(images_NHWC)
-            except Exception as error:  # onnxruntime has no common base of its errors
-                raise ModelContractError(
-                    f"{self.path}: warm-up with {num_images} images failed: {error}"
-                ) from error
-            if rows_NK.shape != (num_images, num_classes):
-                raise ModelContractError(
-                    f"{self.path}: warm-up gave shape {rows_NK.shape},"
-                    f" not {(num_images, num_classes)}"
-                )
-            # Written so that NaN fails.
-            if not (rows_NK.min() >= 0 and np.abs(rows_NK.sum(1) - 1).max() <= _SUM_TOLERANCE):
-                raise ModelContractError(
-                    f"{self.path}: warm-up gave no probabilities: rows do not sum to 1"
-                )
+        images_NHWC = random.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+        try:
+            rows_NK = self.predict(images_NHWC)
+        except Exception as error:  # onnxruntime has no common base of its errors
+            raise ModelContractError(
+                f"{self.path}: warm-up with {num_images} images failed: {error}"
+            ) from error
+        if rows_NK.shape != (num_images, num_classes):
+            raise ModelContractError(
+                f"{self.path}: warm-up gave shape {rows_NK.shape}, not {(num_images, num_classes)}"
+            )
+        # Written so that NaN fails.
+        if not (rows_NK.min() >= 0 and np.abs(rows_NK.sum(1) - 1).max() <= _SUM_TOLERANCE):
+            raise ModelContractError(
+                f"{self.path}: warm-up gave no probabilities: rows do not sum to 1"
+            )
 
     def _check(self) -> None:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)

@@ -2,14 +2,16 @@
 
 <model>/<version>/model.onnx     whole or not there
 <model>/<version>/labels.txt     one label a line, in the order of the output
-<model>/config.pbtxt             names the serving version; replaced atomically
+<model>/<version>/SHA256SUMS     of both; `sha256sum -c SHA256SUMS` reads it as well
+<model>/config.pbtxt             names the serving version, and those before; replaced atomically
 """
 
 import fcntl
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,12 +21,20 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
+from service.files import sha256
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _SERVING = re.compile(r"version_policy: \{ specific \{ versions: \[ ([0-9]+) \] \} \}")
+_BEFORE = re.compile(r"^# Served before, the latest last:((?: [0-9]+)*)$", re.MULTILINE)
+_SUM = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
+_SUMS = "SHA256SUMS"
+_REMEMBERED = 20
 _CONFIG = """\
 # Written by hansang; the last line names the version that serves.
+# Served before, the latest last:{before}
 name: "{name}"
 backend: "onnxruntime"
 max_batch_size: {max_batch}
@@ -91,6 +101,45 @@ class ModelStore:
         """Return where the ONNX file of a version lies."""
         return self._folder(model) / str(version) / "model.onnx"
 
+    def verify(self, model: str, version: int) -> None:
+        """Compare the files of a version with their checksums.
+
+        Raises:
+            ModelContractError: They differ, or a file is missing.
+        """
+        folder = self.path(model, version).parent
+        try:
+            lines = (folder / _SUMS).read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            # A folder that was made by hand, or for Triton, has none.
+            logger.warning("%s has no %s: its files are not checked", folder, _SUMS)
+            return
+        for line in lines:
+            found = _SUM.fullmatch(line)
+            if found is None:
+                raise ModelContractError(f"{folder / _SUMS} is damaged: {line!r}")
+            try:
+                actual = sha256(folder / found[2])
+            except OSError as error:
+                raise ModelContractError(
+                    f"{folder / found[2]} cannot be read: {error.strerror}"
+                ) from error
+            if actual != found[1]:
+                raise ModelContractError(
+                    f"{folder / found[2]} is damaged: its SHA-256 is not the one in {_SUMS};"
+                    " release the run again"
+                )
+
+    def verify_labels(self, model: str, version: int, labels: Sequence[str]) -> None:
+        """Compare labels.txt, which Triton reads, with the labels that the model file declares.
+
+        Raises:
+            ModelContractError: They differ.
+        """
+        path = self.path(model, version).with_name("labels.txt")
+        if path.is_file() and path.read_text("utf-8") != _lines(labels):
+            raise ModelContractError(f"{path} has other labels than the model file beside it")
+
     def publish(self, model: str, onnx: Path, *, max_batch: int = 64, keep: int = 5) -> int:
         """Copy a file in as the next version, make it serve, and return its number.
 
@@ -121,16 +170,23 @@ class ModelStore:
                 shutil.copyfile(onnx, new / "model.onnx")
                 # The copy lies alone: weights in a second file would be missed now, not later.
                 labels = Model(new / "model.onnx", device="cpu").metadata.labels
-                _write(new / "labels.txt", "".join(f"{label}\n" for label in labels))
+                _write(new / "labels.txt", _lines(labels))
                 _sync(new / "model.onnx")
+                _write(
+                    new / _SUMS,
+                    "".join(f"{sha256(new / x)}  {x}\n" for x in ("labels.txt", "model.onnx")),
+                )
                 _sync(new)
             except BaseException:
                 shutil.rmtree(new)
                 raise
             new.rename(folder / str(version))
             _sync(folder)
-            self._make_serve(model, version, max_batch)
-            for old in versions[: max(len(versions) + 1 - keep, 0)]:
+            before = self._served(model)
+            self._make_serve(model, version, max_batch, before)
+            # A rollback must find what served before, be it the newest of the others or not.
+            ranked = list(dict.fromkeys([version, *reversed(before), *reversed(versions)]))
+            for old in ranked[keep:]:
                 # Out of sight at once: a kill leaves no half version.
                 gone = folder / f".tmp-{old}"
                 (folder / str(old)).rename(gone)
@@ -138,7 +194,9 @@ class ModelStore:
         return version
 
     def rollback(self, model: str) -> int:
-        """Make the version before the serving one serve, and return its number.
+        """Make the version serve that served before the serving one, and return its number.
+
+        That is not always the next lower one: a version that was gone back from is skipped.
 
         Raises:
             NotFoundError: There is no such model, or no version before.
@@ -147,18 +205,35 @@ class ModelStore:
         self.serving(model)  # a model that is not there is refused, and no folder is made for it
         with self._changing(model):
             serving = self.serving(model)
-            before = [version for version in self.versions(model) if version < serving]
+            before = self._before(model)
             if not before:
                 raise NotFoundError(
                     f"model {model!r} has no version before {serving}, which serves on"
                 )
-            version = before[-1]
+            version = before.pop()
             config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
             max_batch = re.search(r"max_batch_size: ([0-9]+)", config)
-            self._make_serve(model, version, int(max_batch[1]) if max_batch else 64)
+            self._make_serve(model, version, int(max_batch[1]) if max_batch else 64, before)
         return version
 
-    def _make_serve(self, model: str, version: int, max_batch: int) -> None:
+    def _before(self, model: str) -> list[int]:
+        """Return the versions that served before the serving one and are still there."""
+        versions = self.versions(model)
+        config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
+        noted = _BEFORE.search(config)
+        if noted is None:  # written by another hand
+            serving = self.serving(model)
+            return [version for version in versions if version < serving]
+        return [version for version in map(int, noted[1].split()) if version in versions]
+
+    def _served(self, model: str) -> list[int]:
+        """Return what serves, and before it what served before; nothing for a new model."""
+        try:
+            return [*self._before(model), self.serving(model)]
+        except (FileNotFoundError, NotFoundError, ModelContractError):
+            return []
+
+    def _make_serve(self, model: str, version: int, max_batch: int, before: list[int]) -> None:
         from service.model import Model
 
         folder = self._folder(model)
@@ -169,6 +244,7 @@ class ModelStore:
             size=metadata.image_size,
             classes=len(metadata.labels),
             version=version,
+            before="".join(f" {each}" for each in before[-_REMEMBERED:]),
         )
         _replace(folder / "config.pbtxt", text)
 
@@ -192,6 +268,10 @@ class ModelStore:
                 f"{model!r} is no model name: letters, digits, '_', '.' and '-', up to 128"
             )
         return self.root / model
+
+
+def _lines(labels: Sequence[str]) -> str:
+    return "".join(f"{label}\n" for label in labels)
 
 
 def _last(folder: Path) -> int:

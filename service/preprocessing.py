@@ -7,6 +7,7 @@ Shapes: H height, W width, C channels.
 
 import io
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,11 @@ PREPROCESSING = "pillow-bicubic-256/224-centre-1"
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
+MAX_SCANNED_PIXELS = 1_000_000_000
+"""Pixels of a progressive JPEG, times its scans. Encoders write about 10 scans, and each is a pass
+over the whole picture: a small file could keep a core busy for hours."""
+
+_LARGE_PIXELS = 8_000_000
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,13 +50,21 @@ def resize_size(image_size: int) -> int:
     return round(image_size * 256 / 224)
 
 
-def preprocess(data: bytes, image_size: int) -> NDArray[np.uint8]:
+def preprocess(
+    data: bytes, image_size: int, *, large: AbstractContextManager[object] | None = None
+) -> NDArray[np.uint8]:
     """Return the pixels that the model sees, uint8 RGB of shape (image_size, image_size, 3).
+
+    Args:
+        data: An encoded photo.
+        image_size: Side of the square, in pixels.
+        large: Entered around a picture that takes much memory, such as a lock that lets only one
+            of them in at a time.
 
     Raises:
         ImageError: These bytes are no picture that is accepted.
     """
-    return centre_crop(load_square(data, resize_size(image_size)), image_size)
+    return centre_crop(load_square(data, resize_size(image_size), large=large), image_size)
 
 
 def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -60,38 +74,68 @@ def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return square_HWC[..., top : top + size, left : left + size, :]
 
 
-def load_square(data: bytes, side: int) -> NDArray[np.uint8]:
+def load_square(
+    data: bytes, side: int, *, large: AbstractContextManager[object] | None = None
+) -> NDArray[np.uint8]:
     """Decode, turn upright and resize; return the central square, uint8 RGB (side, side, 3).
 
     Size is bounded by the header, before anything is decoded. Transparent pixels become white;
     of an animation the first frame is taken. The same bytes give the same pixels.
 
+    Args:
+        data: An encoded photo.
+        side: Side of the square, in pixels.
+        large: As in `preprocess`.
+
     Raises:
         ImageError: No JPEG, PNG or WebP, too large, truncated or broken.
     """
     if not data:
-        raise ImageError("the image is empty (0 bytes)")
+        raise ImageError("the image is empty (0 bytes)", kind="empty")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"the image has {len(data)} bytes; at most {MAX_BYTES} are accepted")
+        raise ImageError(
+            f"the image has {len(data)} bytes; at most {MAX_BYTES} are accepted",
+            kind="too_many_bytes",
+        )
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _square(image, side)
+            _check(image, data)
+            # JPEG's decoder scales by 1/2, 1/4 or 1/8 for nothing; twice the size keeps it sharp.
+            image.draft(None, (2 * side, 2 * side))
+            with (large or nullcontext()) if _num_pixels(image) > _LARGE_PIXELS else nullcontext():
+                return _square(image, side)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("this is not a JPEG, PNG or WebP image") from None
+        raise ImageError("this is not a JPEG, PNG or WebP image", kind="format") from None
     except Exception as error:  # Pillow's decoders raise almost anything on broken bytes
         raise ImageError(f"the image is broken: {error or type(error).__name__}") from error
 
 
-def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
+def _check(image: Image.Image, data: bytes) -> None:
+    """Refuse by the header what would take too much memory or time to decode."""
+    if _num_pixels(image) > MAX_PIXELS:
+        width, height = image.size
         raise ImageError(
-            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted"
+            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted",
+            kind="too_many_pixels",
         )
-    # JPEG's decoder scales by 1/2, 1/4 or 1/8 for nothing; twice the size keeps it sharp.
-    image.draft(None, (2 * side, 2 * side))
+    # Within the coded data this pair of bytes can be nothing but the start of a scan.
+    if "progression" in image.info:
+        scans = data.count(b"\xff\xda")
+        if scans * _num_pixels(image) > MAX_SCANNED_PIXELS:
+            raise ImageError(
+                f"the image is decoded in {scans} passes, which is more work than is accepted",
+                kind="too_many_pixels",
+            )
+
+
+def _num_pixels(image: Image.Image) -> int:
+    width, height = image.size
+    return width * height
+
+
+def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2
@@ -105,7 +149,7 @@ def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16 bits a pixel: Pillow would cut off at 255 instead of scaling.
-        scaled = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        scaled = np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8)
         image = Image.fromarray(scaled)
     if image.has_transparency_data:
         image = image.convert("RGBA")

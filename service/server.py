@@ -1,82 +1,51 @@
 """The server: one port, the models behind it, and their lives from start to drain.
 
-listen (NOT_SERVING) ─► load, check, warm up ─► SERVING ─► SIGTERM: NOT_SERVING, drain, exit 0
+listen (NOT_SERVING) ─► load, check, warm up ─► SERVING
+SIGTERM ─► NOT_SERVING, calls are still taken for `drain_delay_s` ─► no new calls, those in flight
+end, `drain_s` at most ─► exit 0. A second SIGTERM cuts off what is left.
 """
 
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.auth import Tokens
 from service.config import ServerConfig, num_cores
-from service.errors import UnavailableError
+from service.decoder import Decoder
+from service.engine import Engine
+from service.errors import InvalidArgumentError, UnavailableError
+from service.health import Health
 from service.interceptors import Guard
 from service.metrics import Metrics, exposed
-from service.pb import classifier_pb2 as pb
-from service.pb import classifier_pb2_grpc as pb_grpc
-from service.servicer import Classifier, ModelPool
+from service.oip import Control, Inference
+from service.pb import classifier_pb2, inference_pb2
+from service.pb import classifier_pb2_grpc as classifier_grpc
+from service.pb import inference_pb2_grpc as inference_grpc
+from service.pool import ModelPool
+from service.sentinel import EXIT_FAULT, Sentinel, guard_loop
+from service.servicer import Classifier
+from service.tls import Certificates
+from service.tracing import NoTracing, OpenTelemetry, Tracing
 from terminal import say
 
-CLASSIFIER = pb.DESCRIPTOR.services_by_name["Classifier"].full_name
+CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+
+_MAX_CALLS = 2048
+"""Calls at a time, of whatever kind; a bound for what the other limits do not see."""
 
 logger = logging.getLogger(__name__)
-
-
-class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """grpc.health.v1 for a server whose services turn together; it begins as NOT_SERVING.
-
-    The stock servicer begins as SERVING, and leaves watchers on the line when the server drains,
-    which then waits for them to the last second.
-    """
-
-    def __init__(self, services: Iterable[str]) -> None:
-        self._services = frozenset(services)
-        self._serving = False
-        self._draining = False
-        self._changed = asyncio.Condition()
-
-    async def turn(self, *, serving: bool, draining: bool = False) -> None:
-        """Tell every watcher; when the server drains, for the last time."""
-        async with self._changed:
-            self._serving, self._draining = serving, draining
-            self._changed.notify_all()
-
-    async def Check(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._services:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
-        return health_pb2.HealthCheckResponse(status=self._status(request.service))
-
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: Any
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        told = None
-        while True:
-            async with self._changed:
-                while told == self._status(request.service) and not self._draining:
-                    await self._changed.wait()
-                status, last = self._status(request.service), self._draining
-            if told != status:
-                told = status
-                yield health_pb2.HealthCheckResponse(status=status)
-            if last:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
-
-    def _status(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus:
-        statuses = health_pb2.HealthCheckResponse
-        if service not in self._services:
-            return statuses.SERVICE_UNKNOWN
-        return statuses.SERVING if self._serving else statuses.NOT_SERVING
 
 
 class Server:
@@ -85,17 +54,29 @@ class Server:
     Attributes:
         port: The gRPC port, once it listens.
         metrics_port: The port of `/metrics`, or None.
+        reflection_port: The port of reflection, or None where it has none of its own.
         metrics: What it counts and times.
         models: What it serves.
+        sentinel: Tells when the process should end, once it listens.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.port = config.port
         self.metrics_port = config.metrics_port
+        self.reflection_port: int | None = None
         self.metrics = Metrics()
-        self.models = ModelPool(config, self.metrics)
-        self._health = _Health(("", CLASSIFIER))
+        self.models = ModelPool(
+            config, self.metrics, run_failed=lambda instance: self.sentinel.run_failed(instance)
+        )
+        self.sentinel: Sentinel
+        self._tokens = Tokens(config.tokens)
+        self._health = Health(("", CLASSIFIER, INFERENCE))
+        self._loaded = False
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self._grace_s = config.drain_s
         self._closers = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -126,37 +107,58 @@ class Server:
 
     async def listen(self) -> None:
         """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead."""
-        config = self.config
-        # Left on, a second server on the port would silently take half of the calls.
-        options = [
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
-        ]
-        server = grpc.aio.server(interceptors=[Guard(self.metrics)], options=options)
-        threads = ThreadPoolExecutor(config.decode_threads or num_cores(), "decode")
-        # onnxruntime and libjpeg let go of the GIL: decoding and computing really overlap.
-        servicer = Classifier(self.models.find, threads, self.metrics)
-        pb_grpc.add_ClassifierServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        config, metrics = self.config, self.metrics
+        self.sentinel = Sentinel(config, metrics, self._turn)
+        tracing: Tracing = (
+            OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
+        )
+        self._closers.callback(tracing.close)
+        guard = Guard(metrics, tokens=self._tokens, tracing=tracing, max_streams=config.max_streams)
+        server = self._new_server(guard)
+        decoder = Decoder(config.decode_threads or num_cores(), metrics)
+        engine = Engine(decoder, metrics, max_bytes=config.max_bytes_in_flight, tracing=tracing)
+        classifier_grpc.add_ClassifierServicer_to_server(  # type: ignore[no-untyped-call]
+            Classifier(
+                self.models.find,
+                engine,
+                guard.timed(f"/{CLASSIFIER}/ClassifyStream"),
+                self._stopping,
+            ),
+            server,
+        )
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            Inference(
+                self.models,
+                engine,
+                guard.timed(f"/{INFERENCE}/ModelStreamInfer"),
+                self._stopping,
+                Control(
+                    ready=lambda: self._health.serving,
+                    allowed=config.model_control,
+                    max_delay_ms=config.max_delay_ms,
+                ),
+            ),
+            server,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (CLASSIFIER, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
-        try:
-            self.port = server.add_insecure_port(f"{config.host}:{config.port}")
-        except RuntimeError as error:
-            raise UnavailableError(
-                f"cannot listen on {config.host}:{config.port}: is another server there?"
-                " Choose another with --port"
-            ) from error
+        if config.reflection == "on":
+            reflection.enable_server_reflection(SERVICES, server)
+        self.port = self._bind(server, f"{config.host}:{config.port}", "--port")
         # Closed in the reverse order: calls end, then their models, then the threads, then metrics.
         if config.metrics_port is not None:
             self.metrics_port = self._closers.enter_context(
-                exposed(self.metrics, config.host, config.metrics_port)
+                exposed(metrics, config.metrics_host or config.host, config.metrics_port)
             )
-        self._closers.callback(threads.shutdown, cancel_futures=True)
+        self._closers.callback(decoder.close)
         self._closers.push_async_callback(self.models.close)
-        self._closers.push_async_callback(server.stop, config.drain_s)
+        self._closers.push_async_callback(self._stop_server, server)
         await server.start()
+        if config.reflection not in ("on", "off"):
+            apart = self._new_server(guard)
+            reflection.enable_server_reflection(SERVICES, apart)
+            self.reflection_port = self._bind(apart, config.reflection, "--reflection")
+            self._closers.push_async_callback(apart.stop, None)
+            await apart.start()
 
     async def load(self) -> None:
         """Load and warm up the models, then turn SERVING and follow the repository.
@@ -165,43 +167,167 @@ class Server:
             ServiceError: A model cannot be served.
         """
         await self.models.load()
-        watching = asyncio.create_task(self.models.watch())
-        self._closers.callback(watching.cancel)
-        await self._health.turn(serving=True)
+        for work in (self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens()):
+            watching = asyncio.create_task(work)
+            self._closers.callback(watching.cancel)
+        self._loaded = True
+        await self._turn()
+
+    async def drain(self) -> None:
+        """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
+        self._draining = True
+        await self._turn()
+
+    def hurry(self) -> None:
+        """Make `stop`, also one under way, cut off what is in flight."""
+        self._grace_s = 0
+        self._hurried.set()
 
     async def stop(self) -> None:
         """Turn NOT_SERVING, take no new calls, end those in flight (`drain_s`), and let go."""
-        await self._health.turn(serving=False, draining=True)
+        self._draining = True
+        self._stopping.set()
+        self.metrics.ready.set(0)
+        await self._health.turn(serving=False, ending=True)
         await self._closers.aclose()
+
+    async def _turn(self) -> None:
+        """Say what holds now: SERVING, or NOT_SERVING."""
+        faulty = any(instance.fault for instance in self.models.loaded)
+        serving = self._loaded and not self._draining and not faulty
+        self.metrics.ready.set(serving)
+        await self._health.turn(serving=serving)
+
+    def _new_server(self, guard: Guard) -> grpc.aio.Server:
+        return grpc.aio.server(
+            interceptors=[guard],
+            maximum_concurrent_rpcs=_MAX_CALLS,
+            options=[
+                # Left on, a second server on the port would silently take half of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self.config.max_message_bytes),
+                ("grpc.max_send_message_length", self.config.max_message_bytes),
+                # Headers are the callers' to fill: a token and a trace fit well into this.
+                ("grpc.max_metadata_size", 16 * 2**10),
+                # A peer that vanished without a word is noticed; one that pings wildly is cut off.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.max_ping_strikes", 2),
+            ],
+        )
+
+    def _bind(self, server: grpc.aio.Server, address: str, flag: str) -> int:
+        config = self.config
+        try:
+            if config.tls_certificate is None or config.tls_key is None:
+                return server.add_insecure_port(address)
+            certificates = Certificates(
+                config.tls_certificate, config.tls_key, config.tls_client_ca
+            )
+            return server.add_secure_port(address, certificates.credentials())
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"cannot listen on {address}: is another server there? Choose another with {flag}"
+            ) from error
+
+    async def _stop_server(self, server: grpc.aio.Server) -> None:
+        stop = asyncio.ensure_future(server.stop(self._grace_s))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stop.done():
+            await server.stop(None)
+        await stop
+
+    async def _reload_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.poll_interval_s)
+            try:
+                await asyncio.to_thread(self._tokens.reload)
+            except InvalidArgumentError as error:
+                logger.error("the old tokens are kept: %s", error)
 
 
 def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
-    """Serve until SIGTERM or SIGINT, drain, and return the exit code, 0.
+    """Serve until SIGTERM or SIGINT, drain, and return the exit code.
 
     Args:
         config: What to serve, and where.
         ready: Called with one line for people, once health is SERVING.
 
+    Returns:
+        0 after a signal, 70 after a fault. A process that cannot end in order, since a run
+        hangs, ends within this function.
+
     Raises:
         ServiceError: It cannot start.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, ready))
-    return 0
+        code = runner.run(_serve(config, ready))
+        if code == EXIT_FAULT:
+            # A thread that hangs would be waited for without end.
+            logging.shutdown()
+            os._exit(code)
+    return code
 
 
-async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> None:
-    stopping = asyncio.Event()
+async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with Server(config) as server:
-        served = ", ".join(
-            f"{instance.name} version {instance.version} on {instance.model.provider}"
-            for instance in server.models.instances
-        )
-        ready(f"serving {served} at {config.host}:{server.port}")
-        await stopping.wait()
-        logger.info("draining, at most %g s", config.drain_s)
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    guarding = asyncio.create_task(guard_loop(config.run_timeout_s))
+    server = Server(config)
+    started = asyncio.create_task(server.start())
+    told = asyncio.create_task(signals.get())
+    try:
+        # A signal while a slow model is being loaded is heard at once.
+        begins: set[asyncio.Future[Any]] = {started, told}
+        await asyncio.wait(begins, return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return 0
+        await started
+        ready(f"serving {_served(server)} at {config.host}:{server.port}")
+        ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if server.sentinel.fatal.done():
+            await _give_up(server)
+            return EXIT_FAULT
+        await _drain(server, signals, delay=told.result() == signal.SIGTERM)
+        return 0
+    finally:
+        guarding.cancel()
+        told.cancel()
+
+
+async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> None:
+    config = server.config
+    logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
+    again = asyncio.create_task(signals.get())
+    again.add_done_callback(lambda task: None if task.cancelled() else server.hurry())
+    await server.drain()
+    # Somebody at a terminal has no balancer that must be told.
+    if delay:
+        await asyncio.wait({again}, timeout=config.drain_delay_s)
+    await server.stop()
+    again.cancel()
+    logger.info("drained")
+
+
+async def _give_up(server: Server) -> None:
+    """End what can be ended within a second."""
+    server.hurry()
+    await server.drain()
+    await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=1)
+
+
+def _served(server: Server) -> str:
+    return ", ".join(
+        f"{instance.name} version {instance.version} on {instance.model.provider}"
+        for instance in server.models.instances
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

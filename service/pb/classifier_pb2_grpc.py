@@ -40,6 +40,11 @@ class ClassifierStub:
                 request_serializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.ClassifyStream = channel.stream_stream(
+                '/hansang.v1.Classifier/ClassifyStream',
+                request_serializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/hansang.v1.Classifier/GetModel',
                 request_serializer=service_dot_pb_dot_classifier__pb2.GetModelRequest.SerializeToString,
@@ -56,14 +61,27 @@ class ClassifierServicer:
 
         An image that cannot be read gets an error of its own and spares the others. Fails as a whole
         with INVALID_ARGUMENT (no image, more than 64, negative top_k), NOT_FOUND (no such model),
-        RESOURCE_EXHAUSTED (the queue is full: try later) or UNAVAILABLE (starting or draining).
+        RESOURCE_EXHAUSTED (full, over quota, or too late for the deadline: wait as long as RetryInfo
+        says), UNAUTHENTICATED or UNAVAILABLE (starting or draining).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyStream(self, request_iterator, context):
+        """Classifies any number of images over one long-lived stream, for bulk.
+
+        Each request is answered by one response, in order. A request that cannot be served is answered
+        with `ClassifyResponse.error`, and the stream goes on. Where the server is full it reads on
+        later instead of refusing: send on, and gRPC's flow control slows you down. A server that drains
+        answers what it has read and ends the stream with UNAVAILABLE: send the rest again elsewhere.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Describes the version of a model that serves now.
+        """Describes a version of a model that is loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,6 +92,11 @@ def add_ClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
+                    request_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.FromString,
+                    response_serializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'ClassifyStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ClassifyStream,
                     request_deserializer=service_dot_pb_dot_classifier__pb2.ClassifyRequest.FromString,
                     response_serializer=service_dot_pb_dot_classifier__pb2.ClassifyResponse.SerializeToString,
             ),
@@ -109,6 +132,33 @@ class Classifier:
             request,
             target,
             '/hansang.v1.Classifier/Classify',
+            service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
+            service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/hansang.v1.Classifier/ClassifyStream',
             service_dot_pb_dot_classifier__pb2.ClassifyRequest.SerializeToString,
             service_dot_pb_dot_classifier__pb2.ClassifyResponse.FromString,
             options,

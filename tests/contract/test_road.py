@@ -1,5 +1,8 @@
 """What training hands over is what the service serves, photo by photo."""
 
+import json
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -66,20 +69,30 @@ def test_a_plain_onnxruntime_answers(road):
 
 def test_triton_reads_the_repository(road):
     """config.pbtxt parses with Triton's own ModelConfig, and says what the file has."""
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
     folder = road[0] / "models" / "food42"
 
-    config = text_format.Parse(
-        (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    # In a process of its own: the service has messages of the same names.
+    script = """
+import sys
+from pathlib import Path
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+config = text_format.Parse(Path(sys.argv[1]).read_text("utf-8"), model_config_pb2.ModelConfig())
+print(json_format.MessageToJson(config, preserving_proto_field_name=True))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder / "config.pbtxt")],
+        check=True,
+        capture_output=True,
     )
+    config = json.loads(done.stdout)
 
-    assert ("food42", "onnxruntime") == (config.name, config.backend)
-    assert [32, 32, 3] == list(config.input[0].dims)
-    assert [4] == list(config.output[0].dims)
-    assert [1] == list(config.version_policy.specific.versions)
-    assert 4 == len((folder / config.output[0].label_filename).read_text().splitlines())
+    assert ("food42", "onnxruntime") == (config["name"], config["backend"])
+    assert ["32", "32", "3"] == config["input"][0]["dims"]
+    assert ["4"] == config["output"][0]["dims"]
+    assert ["1"] == config["version_policy"]["specific"]["versions"]
+    labels = folder / config["output"][0]["label_filename"]
+    assert 4 == len(labels.read_text().splitlines())
     assert (folder / "1" / "model.onnx").is_file()
 
 

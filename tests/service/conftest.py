@@ -3,8 +3,12 @@
 import asyncio
 import importlib.util
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +23,70 @@ _tiny_onnx = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_tiny_onnx)
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+ROOT = Path(__file__).parents[2]
+SERVE = """
+import json, sys
+from pathlib import Path
+from service.config import ServerConfig
+from service.logs import set_up
+from service.server import run
+settings = json.loads(sys.argv[1])
+settings["repository"] = Path(settings["repository"])
+set_up(style="json")
+exec(settings.pop("before"))
+sys.exit(run(ServerConfig(**settings), ready=lambda line: print(line, flush=True)))
+"""
+
+
+class Process(subprocess.Popen):
+    """A server in a process of its own; its logs lie in a file."""
+
+    port: int
+    logs: Path
+
+    def ready(self) -> str:
+        """Wait until it serves; return what it says then."""
+        line = self.stdout.readline()
+        assert line, self.logs.read_text()
+        self.port = int(line.rsplit(":", 1)[1])
+        return line
+
+
+@pytest.fixture
+def process(tmp_path) -> Iterator[Callable[..., Process]]:
+    """Give `process(max_batch=…)`: `before` is code that runs in the server's process first."""
+    with ExitStack() as ended:
+
+        def start(*, before: str = "", wait: bool = True, **changes) -> Process:
+            settings = {
+                "repository": str(tmp_path / "models"),
+                "host": "127.0.0.1",
+                "port": 0,
+                "metrics_port": None,
+                "device": "cpu",
+                "workers": 1,
+                "poll_interval_s": 0.05,
+                "drain_delay_s": 0.0,
+                "before": before,
+            }
+            logs = tmp_path / f"server-{len(list(tmp_path.glob('server-*')))}.log"
+            server = Process(
+                [sys.executable, "-c", SERVE, json.dumps({**settings, **changes})],
+                stdout=subprocess.PIPE,
+                stderr=ended.enter_context(logs.open("w")),
+                text=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "1"},
+            )
+            server.logs = logs
+            ended.enter_context(server)
+            ended.callback(server.kill)
+            if wait:
+                server.ready()
+            return server
+
+        yield start
 
 
 @pytest.fixture

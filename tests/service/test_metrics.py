@@ -29,7 +29,7 @@ async def test_server_counts_what_it_does(publish, serve, connect, photo):
         "hansang_queue_seconds_count 2.0",
         "hansang_compute_seconds_count 1.0",
         "hansang_batch_images_sum 2.0",
-        "hansang_bad_images_total 1.0",
+        'hansang_bad_images_total{kind="format"} 1.0',
         "hansang_queued_images 0.0",
         "hansang_admitted_images 0.0",
         'hansang_model_version{model="food"} 1.0',
@@ -47,10 +47,10 @@ async def test_none_serves_no_metrics(publish, serve):
 def test_two_servers_in_a_process_count_apart():
     """Each has a registry of its own; both can be scraped."""
     one, two = Metrics(), Metrics()
-    one.bad_images.inc()
+    one.bad_images.labels("broken").inc()
     with exposed(one, "127.0.0.1", 0) as first, exposed(two, "127.0.0.1", 0) as second:
-        assert "hansang_bad_images_total 1.0" in scrape(first)
-        assert "hansang_bad_images_total 0.0" in scrape(second)
+        assert 'hansang_bad_images_total{kind="broken"} 1.0' in scrape(first)
+        assert 'hansang_bad_images_total{kind="broken"} 0.0' in scrape(second)
 
 
 def test_taken_port_is_a_clear_error():

@@ -44,6 +44,16 @@ for point in range(1000):
         break
 """
 
+# In a process of its own: the service has messages of the same names.
+PARSER = """
+import sys
+from pathlib import Path
+from google.protobuf import json_format, text_format
+from tritonclient.grpc import model_config_pb2
+config = text_format.Parse(Path(sys.argv[1]).read_text("utf-8"), model_config_pb2.ModelConfig())
+print(json_format.MessageToJson(config, preserving_proto_field_name=True))
+"""
+
 
 def start(script: str, *arguments: object) -> subprocess.Popen:
     """Start a Python of its own that finds this checkout."""
@@ -89,26 +99,27 @@ def test_labels_belong_to_their_version(publish, store):
 @pytest.mark.parametrize("steps", ["publish", "rollback"])
 def test_triton_reads_the_config(publish, store, steps):
     """config.pbtxt parses with Triton's own ModelConfig, and names what the service serves."""
-    model_config = pytest.importorskip("tritonclient.grpc").model_config_pb2
-    from google.protobuf import text_format
-
+    pytest.importorskip("tritonclient")
     publish("food", image_size=16)
     publish("food", labels=("red", "green"), image_size=8)
     if steps == "rollback":
         store.rollback("food")
     folder = store.root / "food"
-    config = text_format.Parse(
-        (folder / "config.pbtxt").read_text("utf-8"), model_config.ModelConfig()
-    )
+    with start(PARSER, folder / "config.pbtxt") as parser:
+        config = json.loads(parser.stdout.read())
     version, size, classes = (2, 8, 2) if steps == "publish" else (1, 16, 3)
-    assert ("food", "onnxruntime", 64) == (config.name, config.backend, config.max_batch_size)
-    assert [version] == list(config.version_policy.specific.versions)
-    (source,), (result,) = config.input, config.output
-    assert ("images", model_config.TYPE_UINT8) == (source.name, source.data_type)
-    assert [size, size, 3] == list(source.dims)
-    assert ("probabilities", model_config.TYPE_FP32) == (result.name, result.data_type)
-    assert [classes] == list(result.dims)
-    assert classes == len((folder / result.label_filename).read_text("utf-8").splitlines())
+    assert ("food", "onnxruntime", 64) == (
+        config["name"],
+        config["backend"],
+        config["max_batch_size"],
+    )
+    assert [str(version)] == config["version_policy"]["specific"]["versions"]
+    (source,), (result,) = config["input"], config["output"]
+    assert ("images", "TYPE_UINT8") == (source["name"], source["data_type"])
+    assert [str(size), str(size), "3"] == source["dims"]
+    assert ("probabilities", "TYPE_FP32") == (result["name"], result["data_type"])
+    assert [str(classes)] == result["dims"]
+    assert classes == len((folder / result["label_filename"]).read_text("utf-8").splitlines())
 
 
 def test_rollback_goes_back_one_version_at_a_time(publish, store):
@@ -120,6 +131,64 @@ def test_rollback_goes_back_one_version_at_a_time(publish, store):
         store.rollback("food")
     assert 1 == store.serving("food")
     assert [1, 2, 3] == store.versions("food")
+
+
+def test_rollback_skips_what_was_gone_back_from(publish, store):
+    """Release 3, go back to 2, release 4, go back: 2 serves, and not 3, which was no good."""
+    for _ in range(3):
+        publish("food")
+    assert 2 == store.rollback("food")
+    assert 4 == publish("food")
+    assert [2, 1] == [store.rollback("food"), store.rollback("food")]
+
+
+def test_what_a_rollback_needs_is_kept(publish, store, tiny_onnx, tmp_path):
+    """Pruning spares the version that served before, though a newer one was gone back from."""
+    onnx = tiny_onnx(tmp_path / "tiny.onnx")
+    for _ in range(3):
+        publish("food")
+    store.rollback("food")
+    assert 4 == store.publish("food", onnx, keep=2)
+    assert [2, 4] == store.versions("food")
+    assert 2 == store.rollback("food")
+
+
+def test_repository_of_another_hand_rolls_back_by_number(publish, store):
+    """Where config.pbtxt does not say what served before, it is the next lower version."""
+    for _ in range(2):
+        publish("food")
+    config = store.root / "food" / "config.pbtxt"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if not line.startswith("#")))
+    assert 1 == store.rollback("food")
+
+
+def test_checksums_are_those_of_sha256sum(publish, store):
+    """SHA256SUMS is read by the common tool, and covers every file that is served."""
+    publish("food")
+    folder = store.path("food", 1).parent
+    subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    assert {"SHA256SUMS", "labels.txt", "model.onnx"} == names(folder)
+
+
+def test_damaged_version_is_named(publish, store, caplog):
+    """A flipped bit, a missing file or a torn list is found; a folder without a list is taken."""
+    publish("food")
+    folder = store.path("food", 1).parent
+    store.verify("food", 1)
+    onnx = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(onnx[:-1] + bytes([onnx[-1] ^ 1]))
+    with pytest.raises(ModelContractError, match=r"model\.onnx is damaged"):
+        store.verify("food", 1)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ModelContractError, match="cannot be read"):
+        store.verify("food", 1)
+    (folder / "SHA256SUMS").write_text("x\n")
+    with pytest.raises(ModelContractError, match="is damaged"):
+        store.verify("food", 1)
+    (folder / "SHA256SUMS").unlink()
+    store.verify("food", 1)
+    assert "not checked" in caplog.text
 
 
 def test_number_is_never_used_twice(publish, store):

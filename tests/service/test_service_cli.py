@@ -108,7 +108,7 @@ async def test_unreadable_file_spares_the_others(classify, photos):
 
 def test_file_that_went_away_is_its_own_error(photos):
     """Between the listing and the reading a file may go; the others keep their places."""
-    from service.cli import _read
+    from service.classify_cli import _read
 
     here, gone = photos / "[red] one.jpg", photos / "gone.jpg"
     images, unread = _read([gone, here])
@@ -195,10 +195,10 @@ def test_wrong_use_is_exit_code_2(arguments):
 
 def test_help_has_an_example_and_the_servers_own_defaults():
     """Each verb shows how it is used; `serve` has no default that ServerConfig has not."""
-    from service import cli
+    from service import classify_cli, cli
     from service.config import ServerConfig
 
-    for verb in (cli.serve, cli.classify, cli.rollback):
+    for verb in (cli.serve, cli.token, cli.rollback, classify_cli.classify):
         assert "Example: hansang" in verb.__doc__
     config = ServerConfig()
     parameters = inspect.signature(cli.serve).parameters

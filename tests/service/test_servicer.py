@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import grpc
@@ -12,11 +11,14 @@ import pytest
 from grpc import StatusCode
 
 from service.batcher import Batcher
+from service.decoder import Decoder
+from service.engine import Engine
 from service.interceptors import Guard
 from service.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
-from service.servicer import Classifier, ModelInstance
+from service.pool import ModelInstance
+from service.servicer import Classifier
 
 
 class FakeModel:
@@ -45,17 +47,21 @@ async def fake(connect):
     model, metrics = FakeModel(), Metrics()
     batcher = Batcher(model.predict, metrics=metrics, queue_size=64, workers=1)
     instance = ModelInstance(name="fake", version=1, model=model, batcher=batcher)
-    server = grpc.aio.server(interceptors=[Guard(metrics)])
-    with ThreadPoolExecutor(1) as threads:
-        pb_grpc.add_ClassifierServicer_to_server(
-            Classifier(lambda _: instance, threads, metrics), server
-        )
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        yield SimpleNamespace(stub=connect(port), model=model, metrics=metrics)
-        model.gate.set()
-        await server.stop(5)
-        await batcher.close()
+    guard = Guard(metrics)
+    server = grpc.aio.server(interceptors=[guard])
+    decoder = Decoder(1, metrics)
+    stopping = asyncio.Event()
+    servicer = Classifier(
+        lambda *_: instance, Engine(decoder, metrics), guard.timed("stream"), stopping
+    )
+    pb_grpc.add_ClassifierServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield SimpleNamespace(stub=connect(port), model=model, metrics=metrics, stopping=stopping)
+    model.gate.set()
+    await server.stop(5)
+    await batcher.close()
+    decoder.close()
 
 
 @pytest.fixture

@@ -1,0 +1,107 @@
+"""Decodes in threads, interactive work first, and never what nobody waits for any more.
+
+onnxruntime and libjpeg let go of the GIL: decoding and computing really overlap.
+
+Shapes: H height, W width, C channels.
+"""
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import DeadlineError, ImageError, ServiceError
+from service.lines import Lines, Priority
+from service.metrics import Metrics
+from service.preprocessing import preprocess
+
+logger = logging.getLogger(__name__)
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    data: bytes
+    image_size: int
+    deadline_s: float
+    done: asyncio.Future[Pixels]
+
+
+class Decoder:
+    """The threads that make pixels, shared by every model. Belongs to one event loop."""
+
+    def __init__(self, threads: int, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # One job waits behind each running one, so that no thread idles for a turn of the loop.
+        self._free = 2 * threads
+        self._waiting: Lines[_Job] = Lines()
+        self._large = threading.Lock()
+        self._working: set[asyncio.Task[None]] = set()
+
+    async def decode(
+        self, data: bytes, image_size: int, *, priority: Priority, deadline_s: float
+    ) -> Pixels | ServiceError:
+        """Return the pixels that the model sees, (S, S, 3), or what is wrong with these bytes.
+
+        Raises:
+            DeadlineError: The deadline passed before its turn came.
+        """
+        done: asyncio.Future[Pixels] = asyncio.get_running_loop().create_future()
+        self._waiting.push(_Job(data, image_size, deadline_s, done), priority)
+        self._dispatch()
+        try:
+            return await done
+        except ImageError as error:
+            self._metrics.bad_images.labels(error.kind).inc()
+            return error
+        except DeadlineError:
+            raise
+        except Exception:
+            self._metrics.bad_images.labels("unhandled").inc()
+            logger.exception("unhandled error in decoding an image of %d bytes", len(data))
+            return ServiceError("internal error")
+
+    def close(self) -> None:
+        """End the threads; what waits is dropped."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _dispatch(self) -> None:
+        while self._free and self._waiting:
+            job = self._waiting.pop()
+            if job.done.done():
+                self._metrics.rejected_images.labels("cancelled").inc()
+                continue
+            if job.deadline_s <= monotonic():
+                self._metrics.rejected_images.labels("deadline").inc()
+                job.done.set_exception(DeadlineError("the deadline passed in the queue"))
+                continue
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._work(job))
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+
+    async def _work(self, job: _Job) -> None:
+        try:
+            pixels = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._pixels, job
+            )
+        except Exception as error:
+            if not job.done.done():
+                job.done.set_exception(error)
+        else:
+            if not job.done.done():
+                job.done.set_result(pixels)
+        finally:
+            self._free += 1
+            self._dispatch()
+
+    def _pixels(self, job: _Job) -> Pixels:
+        with self._metrics.decode_seconds.time():
+            return preprocess(job.data, job.image_size, large=self._large)

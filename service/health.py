@@ -1,0 +1,63 @@
+"""`grpc.health.v1`: whether calls are taken. It begins as NOT_SERVING."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """Health for a server whose services turn together.
+
+    The stock servicer begins as SERVING, and leaves watchers on the line when the server drains,
+    which then waits for them to the last second.
+    """
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._services = frozenset(services)
+        self._serving = False
+        self._ending = False
+        self._changed = asyncio.Condition()
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are taken."""
+        return self._serving
+
+    async def turn(self, *, serving: bool, ending: bool = False) -> None:
+        """Tell every watcher; when the server ends, for the last time."""
+        async with self._changed:
+            self._serving, self._ending = serving, ending
+            self._changed.notify_all()
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Answer for one service; an empty name is the whole server."""
+        if request.service not in self._services:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Answer now and at every change."""
+        told = None
+        while True:
+            async with self._changed:
+                while told == self._status(request.service) and not self._ending:
+                    await self._changed.wait()
+                status, last = self._status(request.service), self._ending
+            if told != status:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if last:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+
+    def _status(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus:
+        statuses = health_pb2.HealthCheckResponse
+        if service not in self._services:
+            return statuses.SERVICE_UNKNOWN
+        return statuses.SERVING if self._serving else statuses.NOT_SERVING

@@ -1,0 +1,70 @@
+"""A long-lived stream: requests are worked on side by side, and answered in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from service.errors import UnavailableError
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+WINDOW = 4
+"""Requests of a stream in work at a time. Further ones are not read, so that gRPC's flow control
+slows their sender down, and its memory is the one that fills."""
+
+
+async def in_order(
+    requests: AsyncIterator[Request],
+    answer: Callable[[Request], Awaitable[Response]],
+    stopping: asyncio.Event,
+) -> AsyncIterator[Response]:
+    """Answer every request of a stream.
+
+    Args:
+        requests: What the caller sends.
+        answer: Makes the answer to a request; it reports its own errors within the answer.
+        stopping: Once set, nothing more is read.
+
+    Raises:
+        UnavailableError: The server drains; what was read is answered before.
+    """
+    working: deque[asyncio.Future[Response]] = deque()
+    stopped = asyncio.ensure_future(stopping.wait())
+    reading: asyncio.Future[Request] | None = None
+    ended = False
+    try:
+        while True:
+            if reading is None and not ended and not stopped.done() and len(working) < WINDOW:
+                reading = asyncio.ensure_future(_next(requests))
+            if stopped.done() and reading is not None:
+                reading.cancel()
+                reading = None
+            waiting = {each for each in (reading, *list(working)[:1]) if each is not None}
+            if not waiting:
+                break
+            if not stopped.done():
+                waiting.add(stopped)  # type: ignore[arg-type]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if reading is not None and reading.done():
+                try:
+                    working.append(asyncio.ensure_future(answer(reading.result())))
+                except StopAsyncIteration:
+                    ended = True
+                reading = None
+            while working and working[0].done():
+                yield working.popleft().result()
+        if not ended:
+            raise UnavailableError(
+                "the server is draining; send what is not answered again", retry_after_s=0
+            )
+    finally:
+        left = [each for each in (stopped, reading, *working) if each is not None]
+        for each in left:
+            each.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def _next(requests: AsyncIterator[Request]) -> Request:
+    return await anext(requests)  # a task wants a coroutine

@@ -1,0 +1,88 @@
+"""TLS and mTLS, with certificates that may be replaced while it serves.
+
+gRPC asks for the certificates at every handshake; connections that stand keep the old ones.
+"""
+
+import logging
+from pathlib import Path
+
+import grpc
+
+from service.errors import InvalidArgumentError
+from service.files import file_state
+
+logger = logging.getLogger(__name__)
+
+
+class Certificates:
+    """The files of a server's identity, read again whenever one of them has changed."""
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        """Read the files once, so that a mistake is known at start.
+
+        Args:
+            certificate: The server's chain, PEM.
+            key: Its private key, PEM.
+            client_ca: Whose certificates callers must show (mTLS), PEM; None asks for none.
+
+        Raises:
+            InvalidArgumentError: A file cannot be read, or holds no PEM of its kind.
+        """
+        self._paths = (certificate, key, client_ca)
+        self._seen = self._state()
+        self._now = self._read()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what gRPC's `add_secure_port` takes; it follows the files."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._now,
+            self._changed,  # type: ignore[arg-type]  # the stubs forget that None keeps the old
+            require_client_authentication=self._paths[2] is not None,
+        )
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the new configuration, or None while the old one holds; called by gRPC."""
+        try:
+            seen = self._state()
+            if seen == self._seen:
+                return None
+            # Noted first: broken files are complained of once.
+            self._seen = seen
+            self._now = self._read()
+        except InvalidArgumentError as error:
+            logger.error("the old certificates are kept: %s", error)
+            return None
+        logger.info("new certificates are used from now on")
+        return self._now
+
+    def _state(self) -> list[object]:
+        return [file_state(path) for path in self._paths if path is not None]
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        certificate, key, client_ca = self._paths
+        chain, secret = _pem(certificate, "CERTIFICATE"), _pem(key, "PRIVATE KEY")
+        roots = None if client_ca is None else _pem(client_ca, "CERTIFICATE")
+        _check_pair(certificate, key)
+        return grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Refuse a key that is not the certificate's: half of a renewal may have been written."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidArgumentError(
+            f"{certificate} and {key} are no pair of certificate and key: {error}"
+        ) from error
+
+
+def _pem(path: Path, kind: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {path}: {error.strerror}") from error
+    if b"-----BEGIN " not in data or kind.encode() not in data:
+        raise InvalidArgumentError(f"{path} holds no {kind.lower()} in PEM")
+    return data

@@ -1,0 +1,145 @@
+"""The stages of a call: timed for the statistics, and exported as spans where that is asked for.
+
+call ─ decode ─ queue ─ compute
+
+OpenTelemetry is an optional extra (`pip install hansang[otel]`); nothing of it is imported unless
+`--otlp-endpoint` is given.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from service.errors import InvalidArgumentError
+
+Stages = dict[str, tuple[float, float]]
+"""Name → start and end, on the clock of `time.monotonic`."""
+
+_stages: ContextVar[Stages | None] = ContextVar("stages", default=None)
+
+
+def stage(name: str, start_s: float, end_s: float) -> None:
+    """Note when a stage of the present call began and ended (`time.monotonic`)."""
+    stages = _stages.get()
+    if stages is not None:
+        stages[name] = (start_s, end_s)
+
+
+@contextmanager
+def noted() -> Iterator[Stages]:
+    """Collect the stages of what is done inside."""
+    stages: Stages = {}
+    token = _stages.set(stages)
+    try:
+        yield stages
+    finally:
+        _stages.reset(token)
+
+
+class Tracing(Protocol):
+    """Where spans go."""
+
+    def call(self, method: str, metadata: Mapping[str, str]) -> Any:
+        """Return a context manager around a call, whose span follows the caller's, if it sent one.
+
+        It yields a function that takes the final gRPC code's name.
+        """
+
+    def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
+        """Export the stages of a call as spans below its own."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class NoTracing:
+    """Exports nothing."""
+
+    @contextmanager
+    def call(self, method: str, metadata: Mapping[str, str]) -> Iterator[Any]:  # noqa: ARG002
+        """Do nothing."""
+        yield lambda code: None  # noqa: ARG005
+
+    def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class OpenTelemetry:
+    """Exports spans over OTLP; a caller's `traceparent` is honoured, sampling included."""
+
+    def __init__(self, endpoint: str, *, exporter: Any = None) -> None:
+        """Connect to a collector.
+
+        Args:
+            endpoint: Such as `http://localhost:4317`.
+            exporter: A span exporter of OpenTelemetry's, instead of the one for OTLP.
+
+        Raises:
+            InvalidArgumentError: OpenTelemetry is not installed.
+        """
+        try:
+            from opentelemetry import propagate, trace
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            if exporter is None:
+                from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+                exporter = OTLPSpanExporter(
+                    endpoint=endpoint, insecure=not endpoint.startswith("https://")
+                )
+        except ImportError as error:
+            raise InvalidArgumentError(
+                "--otlp-endpoint needs OpenTelemetry, which is not installed:"
+                " pip install 'hansang[otel]'"
+            ) from error
+        self._trace = trace
+        self._extract = propagate.extract
+        # A provider of its own, and not the process's: two servers may live in one process.
+        self._provider = TracerProvider(
+            resource=Resource.create({"service.name": "hansang"}), shutdown_on_exit=False
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("hansang.service")
+
+    @contextmanager
+    def call(self, method: str, metadata: Mapping[str, str]) -> Iterator[Any]:
+        """Open the span of a call; see `Tracing`."""
+        _, service, name = method.split("/")
+        with self._tracer.start_as_current_span(
+            f"{service}/{name}",
+            context=self._extract(metadata),
+            kind=self._trace.SpanKind.SERVER,
+            attributes={"rpc.system": "grpc", "rpc.service": service, "rpc.method": name},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+
+            def ended(code: str) -> None:
+                span.set_attribute("rpc.grpc.status", code)
+                if code != "OK":
+                    span.set_status(self._trace.StatusCode.ERROR, code)
+
+            yield ended
+
+    def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
+        """Export the stages of a call as spans below the present one."""
+        # Spans want wall-clock time, stages are measured on a clock that never jumps.
+        offset_ns = time.time_ns() - int(time.monotonic() * 1e9)
+        for name, (start_s, end_s) in stages.items():
+            span = self._tracer.start_span(
+                name,
+                start_time=offset_ns + int(start_s * 1e9),
+                attributes=dict(attributes),
+            )
+            span.end(offset_ns + int(end_s * 1e9))
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()

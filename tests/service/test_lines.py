@@ -1,0 +1,172 @@
+"""Who goes first, and how work that would come too late is told early."""
+
+import asyncio
+import threading
+from time import monotonic
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batcher import Batcher
+from service.decoder import Decoder
+from service.errors import DeadlineError, OverloadedError
+from service.lines import BULK_EVERY, Lines, Priority
+from service.metrics import Metrics
+from service.pace import Pace
+
+
+def test_interactive_goes_first_and_bulk_never_starves():
+    """While both wait, every eighth place is for bulk; each line keeps its order."""
+    lines: Lines[str] = Lines()
+    for number in range(30):
+        lines.push(f"i{number}", Priority.INTERACTIVE)
+        lines.push(f"b{number}", Priority.BULK)
+    taken = [lines.pop() for _ in range(24)]
+    assert ["b0", "b1", "b2"] == [taken[at] for at in range(BULK_EVERY - 1, 24, BULK_EVERY)]
+    assert [f"i{number}" for number in range(21)] == [each for each in taken if each[0] == "i"]
+
+
+@given(st.lists(st.sampled_from(["i", "b", "pop"]), max_size=200))
+def test_nothing_is_lost_and_bulk_waits_for_a_bounded_time(moves):
+    """Whatever the order of arrival, everything comes out once, and seven at most pass bulk."""
+    lines: Lines[tuple[str, int]] = Lines()
+    pushed, popped, passed = [], [], 0
+    bulk_waits = 0
+    for number, move in enumerate(moves):
+        if move == "pop" and len(lines):
+            item = lines.pop()
+            popped.append(item)
+            if item[0] == "b":
+                bulk_waits -= 1
+                passed = 0
+            else:
+                passed = passed + 1 if bulk_waits else 0
+            assert passed < BULK_EVERY
+        elif move != "pop":
+            bulk_waits += move == "b"
+            pushed.append((move, number))
+            lines.push(pushed[-1], Priority.BULK if move == "b" else Priority.INTERACTIVE)
+    popped += [lines.pop() for _ in range(len(lines))]
+    for kind in "ib":
+        assert [e for e in pushed if e[0] == kind] == [e for e in popped if e[0] == kind]
+
+
+def test_pace_bounds_what_it_has_seen():
+    """After some work of one kind, the bound is above every sample and not far above."""
+    pace = Pace()
+    assert 0 == pace.bound_s(100)
+    for seconds in (0.09, 0.11) * 50:
+        pace.observe(seconds, 10)
+    assert 0.11 * 10 <= pace.bound_s(100) < 0.14 * 10
+    assert pace.expected_s(100) == pytest.approx(1.0, rel=0.05)
+
+
+def test_one_slow_run_does_not_shut_the_door():
+    """What is turned away lets the estimate fade, until work is tried again."""
+    pace = Pace()
+    pace.observe(60, 1)
+    turned_away = 0
+    while pace.bound_s(10) > 1:
+        pace.relax()
+        turned_away += 1
+    assert turned_away < 200
+
+
+class Slow:
+    """A model of 20 ms a run, however many images."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def __call__(self, images_NHWC):
+        threading.Event().wait(0.02)
+        self.rows += len(images_NHWC)
+        return np.zeros((len(images_NHWC), 2), np.float32)
+
+
+async def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
+    """A long line and a near deadline: OverloadedError with a time, and not a late answer."""
+    batcher = Batcher(Slow(), metrics=Metrics(), max_batch=1, pace_s=0.02)
+    image = np.zeros((2, 2, 3), np.uint8)
+
+    async def call(seconds: float) -> float:
+        start_s = monotonic()
+        with batcher.admit(1, deadline_s=start_s + seconds):
+            await batcher.submit([image], deadline_s=start_s + seconds)
+        return monotonic() - start_s
+
+    waiting = [asyncio.create_task(call(10)) for _ in range(50)]
+    await asyncio.sleep(0)
+    start_s = monotonic()
+    with pytest.raises(OverloadedError, match="deadline") as caught:
+        await call(0.2)
+    assert monotonic() - start_s < 0.1
+    assert 0.5 < caught.value.retry_after_s < 5
+    await asyncio.gather(*waiting)
+    assert await call(0.2) < 0.2
+    await batcher.close()
+
+
+async def test_work_that_cannot_end_in_time_is_not_begun():
+    """With less time left than a run takes, the model never sees the image."""
+    model = Slow()
+    batcher = Batcher(model, metrics=Metrics(), max_batch=1, pace_s=0.02)
+    with pytest.raises(DeadlineError):
+        await batcher.submit([np.zeros((2, 2, 3), np.uint8)], deadline_s=monotonic() + 0.01)
+    assert 0 == model.rows
+    await batcher.close()
+
+
+async def test_bulk_beside_interactive_in_one_batcher():
+    """200 interactive images and 20 of bulk: bulk is done long before the interactive line ends."""
+    order: list[str] = []
+    batcher = Batcher(Slow(), metrics=Metrics(), max_batch=4, queue_size=1000)
+    image = np.zeros((2, 2, 3), np.uint8)
+
+    async def one(kind: str, priority: Priority) -> None:
+        with batcher.admit(1, priority=priority):
+            await batcher.submit([image], priority=priority)
+        order.append(kind)
+
+    calls = [one("i", Priority.INTERACTIVE) for _ in range(200)]
+    calls += [one("b", Priority.BULK) for _ in range(20)]
+    await asyncio.gather(*calls)
+    assert order.index("b") < 20
+    last_bulk = max(at for at, kind in enumerate(order) if kind == "b")
+    assert 140 < last_bulk < 175  # every eighth place
+    await batcher.close()
+
+
+async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
+    """A cancelled or late image in the line is never decoded, and interactive ones go first."""
+    gate = threading.Event()
+    seen = []
+
+    def slow(data, image_size, *, large):
+        seen.append(data)
+        assert gate.wait(20)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr("service.decoder.preprocess", slow)
+    decoder = Decoder(1, Metrics())
+
+    def decode(data, priority=Priority.BULK, deadline_s=float("inf")):
+        return asyncio.create_task(
+            decoder.decode(data, 2, priority=priority, deadline_s=deadline_s)
+        )
+
+    running = [decode(b"1"), decode(b"2")]  # one runs, one waits right behind it
+    await asyncio.sleep(0.05)
+    given_up, late, last = decode(b"x"), decode(b"y", deadline_s=monotonic() + 0.01), decode(b"3")
+    first = decode(b"0", Priority.INTERACTIVE)
+    await asyncio.sleep(0.05)
+    given_up.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*running, last, first)
+    with pytest.raises(DeadlineError):
+        await late
+    assert [b"1", b"2", b"0", b"3"] == seen
+    decoder.close()
