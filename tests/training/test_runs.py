@@ -21,6 +21,7 @@ from training.engine import Engine
 from training.errors import ExportError, RunError
 from training.export import check_parity, export, write_onnx
 from training.feed import feed_for
+from training.recipes import scratch
 from training.resnet import Served, build
 from training.trainer import StoppedError, train
 
@@ -226,14 +227,14 @@ def test_a_stop_within_validation_is_heard_at_once(finished, dishes, tmp_path):
 
     with pytest.raises(StoppedError):
         train(
-            TrainConfig(**SETTINGS, threads=1),
+            scratch().with_overrides({**SETTINGS, "threads": 1}),
             cache,
             tmp_path / "r",
             should_stop=stop_in_validation,
         )
     assert not (tmp_path / "r" / "metrics.jsonl").read_text()
 
-    train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+    train(scratch().with_overrides({**SETTINGS, "threads": 1}), cache, tmp_path / "r")
 
     assert_same(finished / "runs" / "r", tmp_path / "r")
     for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines():
@@ -249,7 +250,7 @@ def test_what_is_left_of_a_damaged_run_is_kept(finished, dishes, tmp_path):
 
     for _ in range(2):
         with pytest.raises(RunError, match=r"every checkpoint .* is damaged"):
-            train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+            train(scratch().with_overrides({**SETTINGS, "threads": 1}), cache, tmp_path / "r")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_for_people(finished, dishes, tmp_path):
@@ -260,7 +261,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_people(finished, dishes
     (tmp_path / "r" / "metrics.jsonl").mkdir()
 
     with pytest.raises(RunError, match="cannot be written"):
-        train(TrainConfig(**SETTINGS, threads=1), cache, tmp_path / "r")
+        train(scratch().with_overrides({**SETTINGS, "threads": 1}), cache, tmp_path / "r")
 
 
 def test_validation_computes_as_the_served_file_does(finished, dishes):
