@@ -11,7 +11,8 @@ def scratch() -> TrainConfig:
     """Train ResNet18 from random weights, with what was found to help.
 
     hansang train DATA --recipe scratch --epochs 50 --image-size 96
-    # RESULT
+    # grocery42, seed 0: 72.2 % validation top-1 (898 of 1,244, epoch 44) on one shared core of an
+    # AMD EPYC in about an hour; `baseline` has 39.7 %
     """
     return TrainConfig(
         batch_size=32,
