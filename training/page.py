@@ -1,0 +1,117 @@
+"""One page in one file: style, figures, photos and glyphs lie inside it, and it runs no script."""
+
+import base64
+import io
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.files import write_text
+
+_JPEG_QUALITY = 82
+
+
+def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
+    """Render a template of `training/templates` into a file that is absent or complete."""
+    page = _environment().get_template(template).render(context)
+    write_text(out, page.replace("/*GLYPHS*/", glyphs(page)))
+
+
+def picture(image: Image.Image | NDArray[np.uint8], side: int) -> str:
+    """Return a picture as a data URI, no side longer than `side` pixels."""
+    photo = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    photo = photo.convert("RGB")
+    photo.thumbnail((side, side))
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def glyphs(page: str) -> str:
+    """Return a CSS font with the glyphs of a page that a reader's machine may not have.
+
+    A page in Latin letters gets none.
+    """
+    text = re.sub(r'"data:[^"]*"', "", page)
+    wanted = "".join(sorted({c for c in text if ord(c) > 0x24F and not c.isspace()}))
+    subset = _subset(wanted) if wanted else ""
+    if not subset:
+        return ""
+    return (
+        '@font-face{font-family:"Page glyphs";src:url("data:font/woff;base64,'
+        f'{subset}") format("woff")}}'
+    )
+
+
+@cache
+def _subset(characters: str) -> str:
+    """Return a WOFF of those of the characters that Noto Sans CJK has, in base64; '' for none."""
+    from fontTools.subset import Options, Subsetter, load_font, save_font
+
+    options = Options(hinting=False, layout_features=[], notdef_outline=True, flavor="woff")
+    resource = files("cvttf_NotoSansCJK_Regular") / "NotoSansCJKtc-Regular.otf"
+    with as_file(resource) as path:
+        font = load_font(str(path), options, lazy=True)
+        if not {ord(character) for character in characters} & font.getBestCmap().keys():
+            return ""
+        subsetter = Subsetter(options)
+        subsetter.populate(text=characters)
+        subsetter.subset(font)
+        buffer = io.BytesIO()
+        save_font(font, buffer, options)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("training"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "span": span, "duration": duration, "value": value}
+    return environment
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Return a fraction as people read it; a dash for none."""
+    return "–" if share is None or np.isnan(share) else f"{share * 100:.{digits}f} %"
+
+
+def span(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """Return an interval of fractions, e.g. '59.4 to 64.8 %'."""
+    if interval is None or np.isnan(interval[0]):
+        return "–"
+    return f"{interval[0] * 100:.{digits}f} to {interval[1] * 100:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as '2 h 05 min', '3 min 20 s' or '12.3 s'."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def value(anything: object) -> str:
+    """Return a setting or a number as people read it."""
+    if anything is None:
+        return "–"
+    if isinstance(anything, bool):
+        return "yes" if anything else "no"
+    if isinstance(anything, float):
+        return f"{anything:.4g}"
+    return str(anything)
