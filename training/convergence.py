@@ -96,8 +96,8 @@ DEFINITIONS = (
     ),
     Definition(
         "Converges",
-        "The first epoch from which on the mean over W epochs stays within δ of the final level L,"
-        f" and has done so for at least {_HELD} W epochs when the run ends.",
+        "The first epoch from which on the mean over W epochs stays within δ of the final level L:"
+        f" for at least {_HELD} W epochs when the run ends, and after growth has slowed if there was growth.",
         "min e: |mean(a_j … a_j+W-1) - L| ≤ δ for all j ≥ e;  L = mean(a_E-W+1 … a_E)",
     ),
     Definition(
@@ -133,7 +133,8 @@ def measure(val_top1: Sequence[float], num_photos: int | None = None) -> Converg
     knee = _knee(trend, tolerance)
     settled = _first_for_good(swings <= 2 * tolerance + 1e-12)
     converged = _first_for_good(np.abs(windows.mean(1) - level) <= tolerance + 1e-12)
-    if converged is not None and epochs - converged + 1 < _HELD * window:
+    rising = knee is None and trend[-1] - trend[0] > tolerance
+    if converged is not None and (rising or epochs - converged + 1 < _HELD * window):
         converged = None
     return Convergence(
         epochs=epochs,

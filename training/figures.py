@@ -33,6 +33,7 @@ VARIABLES = {
 }  # fmt: skip
 """Colour → the CSS variable that the page has for it, in a light and a dark form."""
 
+
 _WIDTH_IN, _HEIGHT_IN = 5.2, 3.4
 _PNG_DPI = 160
 
@@ -50,6 +51,8 @@ class Drawn:
     """For the page: an `<svg>` element that follows the page's theme."""
     wide: bool = False
     """It needs the whole width of the page."""
+    width_in: float = _WIDTH_IN
+    """How wide it was drawn, in inches."""
 
 
 @cache
@@ -110,7 +113,8 @@ def save(
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     with replacing(folder / f"{name}.svg") as path:
         path.write_text(buffer.getvalue(), encoding="utf-8")
-    return Drawn(name, title, alt, _themed(buffer.getvalue(), name), wide)
+    width_in = float(figure.get_size_inches()[0])
+    return Drawn(name, title, alt, _themed(buffer.getvalue(), name), wide, width_in)
 
 
 def _themed(svg: str, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -79,7 +80,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "span": span, "duration": duration, "value": value}
+    environment.filters |= {
+        "percent": percent, "span": span, "duration": duration, "value": value, "formula": formula,
+    }  # fmt: skip
     return environment
 
 
@@ -115,3 +118,8 @@ def value(anything: object) -> str:
     if isinstance(anything, float):
         return f"{anything:.4g}"
     return str(anything)
+
+
+def formula(text: str) -> Markup:
+    """Return a formula with what follows an underscore set low."""
+    return Markup(re.sub(r"_([\w+-]+)", r"<sub>\1</sub>", str(escape(text))))  # noqa: S704

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.convergence import Convergence
 from training.figures import (
-    BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, TEAL, Drawn, axes, save,
+    BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, RED, TEAL, Drawn, axes, save,
 )  # fmt: skip
 from training.metrics import Ints, PerClass, Reliability
 
@@ -21,6 +21,8 @@ _NAMED = 60
 _NUMBERED = 16
 """So many classes leave room for a number in each cell."""
 _WEAKEST = 15
+_STEEP = 30
+"""Losses so many times apart are drawn on a logarithmic axis."""
 
 
 def loss(history: History, best_epoch: int, folder: Path) -> Drawn:
@@ -33,6 +35,8 @@ def loss(history: History, best_epoch: int, folder: Path) -> Drawn:
         index = epochs.index(best_epoch)
         top.plot(best_epoch, val[index], "o", color=BLUE, label=f"best epoch ({best_epoch})")
         top.set_ylabel("loss")
+        if max(val) > _STEEP * min(val):
+            top.set_yscale("log")
         top.legend()
         bottom.plot(epochs, [e["learning_rate"] for e in history], color=MUTED)
         bottom.set_ylabel("rate")
@@ -78,6 +82,7 @@ def accuracy(history: History, best_epoch: int, found: Convergence | None, folde
                 f"{name}: {epoch}", (epoch, bottom + (0.27 - 0.09 * row) * (top - bottom)),
                 xytext=(-4 if right else 4, 0), textcoords="offset points",
                 ha="right" if right else "left", color=colour, fontsize=9,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
             )  # fmt: skip
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axis.set_ylabel("validation top-1")
@@ -164,7 +169,7 @@ def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -
         top.set_ylabel("share that is right")
         top.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         top.set_ylim(0, 1)
-        top.legend(loc="upper left")
+        top.legend()
         bottom.bar(centre, found.count, width * 0.9, color=MUTED)
         bottom.set_ylabel("photos")
         bottom.set_xlabel("confidence")

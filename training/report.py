@@ -272,6 +272,8 @@ def stages(record: RunRecord) -> list[tuple[str, float | None, str]]:
         return float(sum(found)) if found else None
 
     train_s, wait_s, eval_s = total("train_s"), total("data_wait_s"), total("eval_s")
+    if train_s is None:
+        train_s = _train_s(record)
     rates = [epoch["photos_per_s"] for epoch in record.history]
     said = f"median {np.median(rates):,.0f} photos/s"
     rows: list[tuple[str, float | None, str]] = [("Training", train_s, said)]
@@ -281,6 +283,19 @@ def stages(record: RunRecord) -> list[tuple[str, float | None, str]]:
     if eval_s is not None:
         rows.append(("Validation", eval_s, f"{eval_s / len(record.history):.1f} s an epoch"))
     return rows
+
+
+def _train_s(record: RunRecord) -> float | None:
+    """Return the seconds of training of a run that did not write them down, from its rates."""
+    batch, seconds, before = record.config.get("batch_size"), 0.0, 0
+    if batch is None:
+        return None
+    for epoch in record.history:
+        if "steps" not in epoch or not epoch["photos_per_s"]:
+            return None
+        seconds += (epoch["steps"] - before) * batch / epoch["photos_per_s"]
+        before = epoch["steps"]
+    return seconds
 
 
 def command(record: RunRecord) -> str:
