@@ -47,8 +47,9 @@ def glyphs(page: str) -> str:
     if not subset:
         return ""
     return (
-        '@font-face{font-family:"Page glyphs";src:url("data:font/woff;base64,'
-        f'{subset}") format("woff")}}'
+        f"@font-face{{font-family:'Page glyphs';unicode-range:"
+        f"{','.join(f'U+{ord(c):X}' for c in wanted)};"
+        f"src:url('data:font/woff;base64,{subset}') format('woff')}}"
     )
 
 
