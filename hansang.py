@@ -22,6 +22,8 @@ VERBS = {
     "inspect": "training.cli:inspect",
     "prepare": "training.cli:prepare",
     "train": "training.train_cli:train",
+    "report": "training.look_cli:report",
+    "compare": "training.look_cli:compare",
     "release": "flows.cli:release",
     "rollback": "service.cli:rollback",
     "serve": "service.cli:serve",

@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-
-Z95 = 1.959963984540054
-"""Half-width of a 95 % interval in standard errors; every interval here is one."""
+from training.intervals import Z95
 
 _BINS = 15
 _DRAWS = 1000

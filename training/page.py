@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import as_file, files
@@ -18,6 +19,7 @@ from PIL import Image
 from training.files import write_text
 
 _JPEG_QUALITY = 82
+_LETTERS = ("Lo", "Lm", "Mn", "Mc", "Nl")
 
 
 def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
@@ -42,7 +44,8 @@ def glyphs(page: str) -> str:
     A page in Latin letters gets none.
     """
     text = re.sub(r'"data:[^"]*"', "", page)
-    wanted = "".join(sorted({c for c in text if ord(c) > 0x24F and not c.isspace()}))
+    # Every system has Latin, Greek, Cyrillic and signs; not every one has the scripts beyond.
+    wanted = "".join(sorted({c for c in text if ord(c) >= 0x1100 and unicodedata.category(c) in _LETTERS}))
     subset = _subset(wanted) if wanted else ""
     if not subset:
         return ""
@@ -83,6 +86,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": percent, "span": span, "duration": duration, "value": value, "formula": formula,
+        "points": points, "points_span": points_span,
     }  # fmt: skip
     return environment
 
@@ -97,6 +101,16 @@ def span(interval: tuple[float, float] | None, digits: int = 1) -> str:
     if interval is None or np.isnan(interval[0]):
         return "–"
     return f"{interval[0] * 100:.{digits}f} to {interval[1] * 100:.{digits}f} %"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """Return a difference of fractions in points, with its sign."""
+    return f"{difference * 100:+.{digits}f}"
+
+
+def points_span(interval: tuple[float, float] | None, digits: int = 1) -> str:
+    """Return an interval of differences in points, e.g. '-0.4 to +2.1'."""
+    return "–" if interval is None else " to ".join(points(end, digits) for end in interval)
 
 
 def duration(seconds: float | None) -> str:

@@ -127,7 +127,19 @@ def train(
                 )  # fmt: skip
             results.append(result)
         if world.leads:
+            for result in results:
+                _report(result.run_dir)
             _show(results, as_json)
+
+
+def _report(run_dir: Path) -> None:
+    """Write the run's page; a run that is finished never fails for its report."""
+    try:
+        from training import report
+
+        say(f"report: {report.write(run_dir)}")
+    except Exception as error:
+        say(f"no report ({error}); make it with: hansang report {run_dir}")
 
 
 def _show(results: "list[TrainResult]", as_json: bool) -> None:
