@@ -1,31 +1,46 @@
 """A look at a folder of photos before it is trained on: what is there, and what is wrong.
 
-scan ─► every file read, hashed and decoded, as serving decodes ─► Sheet ─► JSON, or a PNG
+scan ─► every file decoded once, as serving decodes (looks) ─► copies (duplicates) ─► Sheet
+Sheet ─► JSON, one picture (contact_sheet), a page (sheet)
 """
 
-import hashlib
-import math
 import os
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw
+import numpy as np
 
-from service.preprocessing import ImageError, load_square
 from terminal import Progress, no_progress
+from training import duplicates
 from training.dataset import SPLITS, SUFFIXES, Photo, PhotoFolder, scan
 from training.errors import DataError
-from training.files import replacing
-from training.fonts import font, shorten
+from training.looks import Look, look, small
 
 _UNSPLIT = "all"
-_CHECK_SIDE = 32
-_INK, _GREY, _RED, _PAPER, _EMPTY = "#1c1b1a", "#77736e", "#b3261e", "#ffffff", "#eeebe6"
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """One picture that lies in the folder more than once."""
+
+    kind: str
+    """`exact`: the same bytes; `near`: resized, recompressed, or all but the same shot."""
+    photos: tuple[Photo, ...]
+
+    @property
+    def across_splits(self) -> bool:
+        """Return whether it leaks: what is trained on is also measured on."""
+        return len({photo.split for photo in self.photos}) > 1
+
+    @property
+    def across_labels(self) -> bool:
+        """Return whether it stands under two labels, of which one is wrong."""
+        return len({photo.target for photo in self.photos}) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +48,13 @@ class Sheet:
     """What `inspect` found."""
 
     folder: PhotoFolder
+    looks: tuple[Look | None, ...]
+    """For each photo of the folder, in its order; None for an unreadable one."""
     bad_files: dict[str, str]
     """Path below the folder → why it cannot be decoded; training leaves it out."""
-    duplicates: tuple[tuple[str, ...], ...]
-    """Groups of paths: the same bytes in two or more splits."""
+    copies: tuple[Copies, ...]
+    decomposed: tuple[str, ...]
+    """Class folders whose names are stored in NFD, as a Mac does; they are read as NFC."""
     error: str | None
     """Why the folder cannot be trained on as it is."""
 
@@ -51,17 +69,105 @@ class Sheet:
             if any(found == split for found, _ in counted)
         }
 
+    def leaks(self) -> list[Copies]:
+        """Return pictures that lie in two splits or more."""
+        return [found for found in self.copies if found.across_splits]
+
+    def conflicts(self) -> list[Copies]:
+        """Return pictures that stand under two labels or more."""
+        return [found for found in self.copies if found.across_labels]
+
+    def repeats(self) -> list[Copies]:
+        """Return pictures that are repeated within one split and class, which is only waste."""
+        return [found for found in self.copies if not found.across_splits | found.across_labels]
+
+    def notes(self) -> dict[str, list[str]]:
+        """Return photos that are unusual, by what is unusual; training takes them all the same."""
+        found: dict[str, list[str]] = {}
+        for photo, seen in zip(self.folder.photos, self.looks, strict=True):
+            for note in seen.notes() if seen is not None else ():
+                found.setdefault(note, []).append(self.name(photo))
+        return found
+
+    def problems(self) -> list[str]:
+        """Return, in a few words each, what should be mended before training."""
+        leaks, conflicts = len(self.leaks()), len(self.conflicts())
+        return [
+            words
+            for words, holds in (
+                (self.error or "", self.error),
+                (f"{len(self.bad_files)} unreadable", self.bad_files),
+                (f"{leaks} in more than one split", leaks),
+                (f"{conflicts} under more than one label", conflicts),
+            )
+            if holds
+        ]
+
+    def one_of_each(self) -> list[Photo | None]:
+        """Return the first readable photo of each class."""
+        first: dict[int, Photo] = {}
+        for photo, seen in zip(self.folder.photos, self.looks, strict=True):
+            if seen is not None:
+                first.setdefault(photo.target, photo)
+        return [first.get(target) for target in range(len(self.folder.labels))]
+
+    def name(self, photo: Photo) -> str:
+        """Return a photo's path below the folder."""
+        return photo.path.relative_to(self.folder.root).as_posix()
+
+    def colours(self) -> tuple[list[float], list[float]]:
+        """Return mean and deviation of red, green and blue over all readable photos, 0 to 1.
+
+        Of the central squares: what a model sees.
+        """
+        seen = [found for found in self.looks if found is not None]
+        mean = np.mean([found.mean for found in seen], 0)
+        square = np.mean([found.square for found in seen], 0)
+        deviation = np.sqrt(np.maximum(square - mean**2, 0))
+        return [float(v) for v in mean], [float(v) for v in deviation]
+
+    def tally(self, attribute: str) -> dict[str, int]:
+        """Return how many photos have each value of an attribute of `Look`, the commonest first."""
+        values = (str(getattr(found, attribute)) for found in self.looks if found is not None)
+        return dict(Counter(values).most_common())
+
+    def imbalance(self) -> float | None:
+        """Return how many times more training photos the largest class has than the smallest."""
+        counts = self.counts()
+        found = list((counts.get("train") or counts.get(_UNSPLIT) or {}).values())
+        return max(found) / min(found) if found and min(found) else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
+        seen = [found for found in self.looks if found is not None]
+        mean, deviation = self.colours() if seen else ([], [])
         return {
             "folder": str(self.folder.root),
             "labels": list(self.folder.labels),
             "counts": self.counts(),
+            "imbalance": self.imbalance(),
+            "problems": self.problems(),
             "bad_files": self.bad_files,
-            "duplicates_across_splits": [list(group) for group in self.duplicates],
+            "duplicates_across_splits": self._listed(self.leaks()),
+            "two_labels": self._listed(self.conflicts()),
+            "repeats": self._listed(self.repeats()),
+            "notes": self.notes(),
+            "formats": self.tally("format"),
+            "modes": self.tally("mode"),
+            "orientations": self.tally("orientation"),
+            "sizes": _spread([min(found.width, found.height) for found in seen]),
+            "channel_means": mean,
+            "channel_deviations": deviation,
+            "decomposed_names": list(self.decomposed),
             "ignored_files": self.folder.num_ignored,
             "error": self.error,
         }
+
+    def _listed(self, found: Iterable[Copies]) -> list[dict[str, Any]]:
+        return [
+            {"kind": copies.kind, "files": [self.name(photo) for photo in copies.photos]}
+            for copies in found
+        ]
 
 
 def inspect(data: Path, *, seed: int = 0, progress: Progress = no_progress) -> Sheet:
@@ -71,65 +177,45 @@ def inspect(data: Path, *, seed: int = 0, progress: Progress = no_progress) -> S
         DataError: There is no folder, or no photo in it.
     """
     folder, error = _scan_anyway(data, seed)
-    bad_files: dict[str, str] = {}
-    same: dict[str, list[Photo]] = defaultdict(list)
+    paths = [photo.path for photo in folder.photos]
+    bad: dict[str, str] = {}
+    looks: list[Look | None] = []
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "inspect") as pool:
-        for done, (photo, (digest, reason)) in enumerate(
-            zip(folder.photos, pool.map(_read, folder.photos), strict=True), start=1
-        ):
-            if reason is None:
-                same[digest].append(photo)
-            else:
-                bad_files[_name(folder, photo)] = reason
-            progress(done, len(folder.photos))
-    duplicates = tuple(
-        tuple(_name(folder, photo) for photo in photos)
-        for photos in same.values()
-        if len({photo.split for photo in photos}) > 1
+        for path, found in zip(paths, pool.map(look, paths), strict=True):
+            if isinstance(found, str):
+                bad[path.relative_to(folder.root).as_posix()] = found
+            looks.append(None if isinstance(found, str) else found)
+            progress(len(looks), len(paths))
+    readable = [index for index, found in enumerate(looks) if found is not None]
+    seen = [found for found in looks if found is not None]
+    groups = duplicates.find(
+        [found.digest for found in seen],
+        [found.hash for found in seen],
+        lambda position: small(paths[readable[position]]),
     )
-    return Sheet(folder, bad_files, duplicates, error)
+    copies = tuple(
+        Copies(group.kind, tuple(folder.photos[readable[member]] for member in group.members))
+        for group in groups
+    )
+    return Sheet(folder, tuple(looks), bad, copies, _decomposed(folder), error)
 
 
-def contact_sheet(sheet: Sheet, out: Path) -> None:
-    """Draw one photo of each class, its label and its counts, in one PNG.
+def _decomposed(folder: PhotoFolder) -> tuple[str, ...]:
+    parents = {photo.path.parent for photo in folder.photos}
+    return tuple(
+        sorted(
+            parent.relative_to(folder.root).as_posix()
+            for parent in parents
+            if not unicodedata.is_normalized("NFC", parent.name)
+        )
+    )
 
-    The first readable photo stands for its class. Few classes make large tiles, a thousand small.
-    """
-    labels, counts = sheet.folder.labels, sheet.counts()
-    columns = math.ceil(math.sqrt(len(labels)))
-    side = max(96, min(240, 1600 // columns))
-    gap, label_px, small_px = side // 10, max(13, side // 13), max(10, side // 18)
-    header, cell_height = 4 * 36, side + 2 * label_px + 2 * small_px + gap
-    # The header needs some room, however few the classes are.
-    width = max(gap + columns * (side + gap), 640)
-    height = header + math.ceil(len(labels) / columns) * cell_height + gap
-    page = Image.new("RGB", (width, height), _PAPER)
-    draw = ImageDraw.Draw(page)
 
-    def write(x: int, y: int, text: str, size_px: int, colour: str, width_px: int) -> None:
-        draw.text((x, y), shorten(text, size_px, width_px), font=font(size_px), fill=colour)
-
-    totals = [f"{split} {sum(of.values()):,}" for split, of in counts.items()]
-    title = f"{sheet.folder.root.resolve().name} · {len(labels)} classes"
-    write(gap, 16, title, 28, _INK, width - 2 * gap)
-    write(gap, 64, " · ".join(totals), 16, _GREY, width - 2 * gap)
-    write(gap, 92, _problems(sheet), 16, _RED, width - 2 * gap)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "inspect") as pool:
-        pictures = pool.map(partial(_picture, side=side), _one_of_each(sheet))
-        for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
-            x = gap + index % columns * (side + gap)
-            y = header + index // columns * cell_height
-            if picture is None:
-                draw.rectangle((x, y, x + side - 1, y + side - 1), fill=_EMPTY)
-                write(x + 8, y + side // 2, "no readable photo", small_px, _RED, side - 16)
-            else:
-                page.paste(picture, (x, y))
-            write(x, y + side + 2, label, label_px, _INK, side)
-            each = " · ".join(f"{split} {of[label]}" for split, of in counts.items())
-            write(x, y + side + 2 + label_px * 3 // 2, each, small_px, _GREY, side)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        page.save(temporary, "PNG")
+def _spread(values: list[int]) -> dict[str, int]:
+    """Return the smallest, median and largest shorter side, in pixels."""
+    if not values:
+        return {}
+    return {"min": min(values), "median": int(np.median(values)), "max": max(values)}
 
 
 def _scan_anyway(root: Path, seed: int) -> tuple[PhotoFolder, str | None]:
@@ -152,47 +238,3 @@ def _scan_anyway(root: Path, seed: int) -> tuple[PhotoFolder, str | None]:
     labels = tuple(sorted({label for _, _, label in found}))
     photos = tuple(Photo(path, split, labels.index(label)) for path, split, label in found)
     return PhotoFolder(root, labels, photos, num_ignored), str(refusal)
-
-
-def _read(photo: Photo) -> tuple[str, str | None]:
-    """Return the SHA-256 of a file, and why it cannot be decoded if it cannot."""
-    try:
-        data = photo.path.read_bytes()
-        load_square(data, _CHECK_SIDE)
-    except ImageError as error:
-        return "", str(error)
-    except OSError as error:
-        return "", error.strerror or str(error)
-    return hashlib.sha256(data).hexdigest(), None
-
-
-def _one_of_each(sheet: Sheet) -> list[Photo | None]:
-    first: dict[int, Photo] = {}
-    for photo in sheet.folder.photos:
-        if photo.target not in first and _name(sheet.folder, photo) not in sheet.bad_files:
-            first[photo.target] = photo
-    return [first.get(target) for target in range(len(sheet.folder.labels))]
-
-
-def _picture(photo: Photo | None, side: int) -> Image.Image | None:
-    if photo is None:
-        return None
-    try:
-        return Image.fromarray(load_square(photo.path.read_bytes(), side))
-    except (ImageError, OSError):  # it changed since it was read
-        return None
-
-
-def _problems(sheet: Sheet) -> str:
-    parts = []
-    if sheet.error:
-        parts.append(sheet.error)
-    if sheet.bad_files:
-        parts.append(f"{len(sheet.bad_files)} unreadable")
-    if sheet.duplicates:
-        parts.append(f"{len(sheet.duplicates)} in more than one split")
-    return " · ".join(parts)
-
-
-def _name(folder: PhotoFolder, photo: Photo) -> str:
-    return photo.path.relative_to(folder.root).as_posix()
