@@ -39,13 +39,12 @@ def _log_every(percent: int) -> Progress:
 
 @task
 def inspect(data: Path, out: Path) -> dict[str, Any]:
-    """Look at the photos: one of each class in a picture, and what is wrong with them."""
-    from training.inspection import contact_sheet
+    """Make the data sheet of a folder of photos: what is there, and what is wrong."""
     from training.inspection import inspect as look
+    from training.sheet import write
 
     sheet = look(data, progress=_log_every(25))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(sheet, out)
+    write(sheet, out)
     return sheet.to_dict()
 
 

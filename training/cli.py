@@ -14,6 +14,9 @@ Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+_MOST = 10
+"""So many findings of a kind are printed; the sheet has more, its JSON all."""
+
 Seed = Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")]
 
 
@@ -46,44 +49,67 @@ def sample(
 def inspect(
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="The picture.", show_default="<DATA's name>.png")
+        Path | None,
+        typer.Option(help="The folder of the sheet.", show_default="<DATA's name>-sheet"),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 1 if something should be mended: for CI.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Show one photo of each class in a picture, count them, and find what is wrong.
+    """Make a data sheet: one photo of each class, counts, sizes, and what is wrong.
 
-    Photos that cannot be trained on as they are, are shown as well; the exit code is then 1.
+    Finds unreadable photos, copies across splits (also resized or recompressed ones) and under two
+    labels, and unusual ones. Writes index.html, classes.png and sheet.json. Photos that cannot be
+    trained on as they are, are shown as well; the exit code is then 1. --strict exits with 1 for
+    unreadable photos, leaks between splits and photos under two labels, too.
 
-    Example: hansang inspect photos --out photos.png
+    Example: hansang inspect photos --out sheet
     """
-    from training.inspection import contact_sheet
     from training.inspection import inspect as look
+    from training.sheet import write
 
     with progress("inspect") as report:
         sheet = look(data, seed=seed, progress=report)
-    picture = out or Path(f"{data.resolve().name}.png")
-    contact_sheet(sheet, picture)
+    folder = out or Path(f"{data.resolve().name}-sheet")
+    page = write(sheet, folder)
     if as_json:
-        print_json({**sheet.to_dict(), "picture": str(picture)})
+        print_json({**sheet.to_dict(), "page": str(page), "picture": str(folder / "classes.png")})
     else:
-        _print_sheet(sheet, picture)
+        _print_sheet(sheet, page)
     if sheet.error is not None:
         raise UserError(sheet.error)
+    if strict and sheet.problems():
+        raise UserError(f"{data}: {', '.join(sheet.problems())}; see {page}")
 
 
-def _print_sheet(sheet: "Sheet", picture: Path) -> None:
+def _print_sheet(sheet: "Sheet", page: Path) -> None:
     counts = sheet.counts()
     rows = [[label, *(counts[split][label] for split in counts)] for label in sheet.folder.labels]
     title = f"{len(sheet.folder.photos)} photos in {sheet.folder.root}"
     print_table(title, ["class", *counts], rows)
-    for path, reason in sheet.bad_files.items():
+    for path, reason in list(sheet.bad_files.items())[:_MOST]:
         say(f"unreadable: {path}: {reason}")
-    for group in sheet.duplicates:
-        say(f"the same photo in several splits: {', '.join(group)}")
+    for what, found in (
+        ("in several splits", sheet.leaks()),
+        ("under several labels", sheet.conflicts()),
+        ("repeated", sheet.repeats()),
+    ):
+        for copies in found[:_MOST]:
+            same = "the same file" if copies.kind == "exact" else "the same picture"
+            say(f"{same} {what}: {', '.join(sheet.name(photo) for photo in copies.photos)}")
+        if len(found) > _MOST:
+            say(f"and {len(found) - _MOST} more {what}")
+    if len(sheet.bad_files) > _MOST:
+        say(f"and {len(sheet.bad_files) - _MOST} more unreadable")
+    for note, files in sheet.notes().items():
+        say(f"{note}: {len(files)}, for example {files[0]}")
+    for name in sheet.decomposed[:_MOST]:
+        say(f"stored in decomposed Unicode (NFD), read as NFC: {name}")
     if sheet.folder.num_ignored:
         say(f"{sheet.folder.num_ignored} files are no photos by their name, and are ignored")
-    say(f"one photo of each class: {picture}")
+    say(f"data sheet: {page}")
 
 
 def prepare(
