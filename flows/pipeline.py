@@ -25,7 +25,7 @@ def pipeline(
 ) -> Release:
     """Inspect, prepare, train, release; run again with the same run id, it goes on where it was."""
     run_id = run_id or str(runtime.flow_run.id)
-    tasks.inspect(data, runs_dir / run_id / "photos.png")
+    tasks.inspect(data, runs_dir / run_id / "sheet")
     # Training prepares the cache itself; here it is a step of its own, with its own log and time.
     tasks.prepare(data, image_size, cache_dir)
     train(
