@@ -64,14 +64,14 @@ def _subset(characters: str) -> str:
     options = Options(hinting=False, layout_features=[], notdef_outline=True, flavor="woff")
     resource = files("cvttf_NotoSansCJK_Regular") / "NotoSansCJKtc-Regular.otf"
     with as_file(resource) as path:
-        font = load_font(str(path), options, lazy=True)
-        if not {ord(character) for character in characters} & font.getBestCmap().keys():
-            return ""
-        subsetter = Subsetter(options)
-        subsetter.populate(text=characters)
-        subsetter.subset(font)
-        buffer = io.BytesIO()
-        save_font(font, buffer, options)
+        with load_font(str(path), options, lazy=True) as font:
+            if not {ord(character) for character in characters} & font.getBestCmap().keys():
+                return ""
+            subsetter = Subsetter(options)
+            subsetter.populate(text=characters)
+            subsetter.subset(font)
+            buffer = io.BytesIO()
+            save_font(font, buffer, options)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from training.errors import DataError
 from training.fonts import font, shorten
-from training.inspection import contact_sheet, inspect
+from training.contact_sheet import contact_sheet
+from training.inspection import inspect
 
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}
 
@@ -21,15 +22,26 @@ def test_a_sound_folder_is_counted(folder):
 
     sheet = inspect(root, progress=lambda *report: reports.append(report))
 
+    found = json.loads(json.dumps(sheet.to_dict()))
     assert {
         "folder": str(root),
         "labels": ["김밥", "냉면"],
         "counts": {"train": {"김밥": 3, "냉면": 2}, "val": {"김밥": 1, "냉면": 1}},
+        "imbalance": 1.5,
+        "problems": [],
         "bad_files": {},
         "duplicates_across_splits": [],
+        "two_labels": [],
+        "repeats": [],
+        "notes": {"tiny": sorted(sheet.name(photo) for photo in sheet.folder.photos)},
+        "formats": {"JPEG": 7},
+        "modes": {"RGB": 7},
+        "orientations": {"1": 7},
+        "sizes": {"min": 40, "median": 40, "max": 40},
+        "decomposed_names": [],
         "ignored_files": 1,
         "error": None,
-    } == json.loads(json.dumps(sheet.to_dict()))
+    } == {name: value for name, value in found.items() if not name.startswith("channel_")}
     assert (7, 7) == reports[-1]
 
 
@@ -50,11 +62,11 @@ def test_every_bad_file_is_named_with_its_reason(folder, photo):
         "val/냉면/text.png",
     } == set(sheet.bad_files)
     assert all(sheet.bad_files.values())
-    assert () == sheet.duplicates
+    assert () == sheet.copies
 
 
-def test_a_photo_in_two_splits_is_a_duplicate_and_twice_in_one_is_not(folder):
-    """Only copies that leak from one split into another are listed, as one group."""
+def test_copies_are_sorted_by_the_harm_they_do(folder):
+    """A group across splits and labels is both a leak and a conflict; one within is a repeat."""
     root = folder(COUNTS)
     data = (root / "train" / "김밥" / "0.jpg").read_bytes()
     (root / "train" / "냉면" / "copy.jpg").write_bytes(data)
@@ -63,7 +75,13 @@ def test_a_photo_in_two_splits_is_a_duplicate_and_twice_in_one_is_not(folder):
 
     sheet = inspect(root)
 
-    assert (("train/김밥/0.jpg", "train/냉면/copy.jpg", "val/김밥/copy.jpg"),) == sheet.duplicates
+    group = ["train/김밥/0.jpg", "train/냉면/copy.jpg", "val/김밥/copy.jpg"]
+    assert [group] == [[sheet.name(photo) for photo in found.photos] for found in sheet.leaks()]
+    assert sheet.leaks() == sheet.conflicts()
+    assert [["train/김밥/1.jpg", "train/김밥/2.jpg"]] == [
+        [sheet.name(photo) for photo in found.photos] for found in sheet.repeats()
+    ]
+    assert ["1 in more than one split", "1 under more than one label"] == sheet.problems()
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ import shutil
 import pytest
 from PIL import Image
 
+from training.contact_sheet import contact_sheet
 from training.dataset import scan
 from training.errors import DataError
-from training.inspection import contact_sheet, inspect
+from training.inspection import inspect
 from training.sample import draw
 
 
@@ -53,7 +54,7 @@ def test_inspection_finds_what_is_wrong(dishes, tmp_path):
     found = sheet.to_dict()
     assert [f"train/{label}/bad.jpg"] == list(found["bad_files"])
     assert [{f"train/{label}/{copied.name}", f"val/{label}/leak.jpg"}] == [
-        set(group) for group in found["duplicates_across_splits"]
+        set(group["files"]) for group in found["duplicates_across_splits"]
     ]
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 300

@@ -57,7 +57,7 @@ def test_sample_has_as_many_dishes_as_it_says(hansang, tmp_path):
 
 
 def test_inspect_shows_people_what_is_wrong(hansang, folder, tmp_path):
-    """A table of counts on stdout; bad files and copies by name; the picture has DATA's name."""
+    """A table of counts on stdout; bad files and copies by name; the sheet has DATA's name."""
     root = folder(COUNTS)
     (root / "train" / "김밥" / "bad.jpg").write_bytes(b"junk")
     (root / "val" / "김밥" / "leak.jpg").write_bytes((root / "train/김밥/0.jpg").read_bytes())
@@ -68,7 +68,8 @@ def test_inspect_shows_people_what_is_wrong(hansang, folder, tmp_path):
     assert "김밥" in ended.stdout
     assert "train/김밥/bad.jpg" in ended.stderr
     assert "val/김밥/leak.jpg" in ended.stderr
-    assert (tmp_path / "photos.png").exists()
+    assert (tmp_path / "photos-sheet" / "index.html").exists()
+    assert 1 == hansang("inspect", root, "--strict").returncode
 
 
 def test_inspect_shows_a_folder_that_cannot_be_trained_on_and_fails(hansang, folder):
