@@ -71,7 +71,11 @@ class Comparison:
             ],
             "settings": {name: list(values) for name, values in self.settings},
             "classes": [
-                {"label": label, "recall": list(recall), "difference": [d and asdict(d) for d in ds]}
+                {
+                    "label": label,
+                    "recall": list(recall),
+                    "difference": [d and asdict(d) for d in ds],
+                }
                 for label, recall, ds in self.classes
             ],
         }
@@ -193,18 +197,18 @@ def _classes(
     for target, label in enumerate(labels):
         recall: list[float | None] = []
         deltas: list[Delta | None] = []
+        before = _right(first)[first.targets == target]
         for other, rows_of in zip(found, joined, strict=True):
-            right = None if other is None else _right(other)[other.targets == target]
-            recall.append(None if right is None or not len(right) else float(right.mean()))
-            if other is None or not recall[-1:] or recall[-1] is None or recall[0] is None:
+            after = np.zeros(0, bool) if other is None else _right(other)[other.targets == target]
+            recall.append(float(after.mean()) if len(after) else None)
+            if other is None or not len(before) or not len(after):
                 deltas.append(None)
             elif rows_of is None:
-                before = _right(first)[first.targets == target]
-                deltas.append(difference(before, right, paired=False))
+                deltas.append(difference(before, after, paired=False))
             else:
                 of_class = first.targets[rows_of[0]] == target
-                before, after = _right(first)[rows_of[0]], _right(other)[rows_of[1]]
-                deltas.append(difference(before[of_class], after[of_class]))
+                a, b = _right(first)[rows_of[0]], _right(other)[rows_of[1]]
+                deltas.append(difference(a[of_class], b[of_class]))
         rows.append((label, tuple(recall), (None, *deltas[1:])))
 
     def change(row: tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]]) -> float:

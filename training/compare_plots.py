@@ -57,7 +57,7 @@ def class_deltas(comparison: "Comparison", index: int, folder: Path) -> Drawn:
             low, high = delta.interval or (0.0, 0.0)
             colour = BLUE if (delta.value or 0.0) >= 0 else ORANGE
             axis.hlines(row, low, high, color=colour, lw=2.4, alpha=0.45)
-            axis.plot(delta.value, row, "o", color=colour, ms=5)
+            axis.plot(delta.value or 0.0, row, "o", color=colour, ms=5)
         axis.axvline(0, color=MUTED, lw=1)
         axis.set_yticks(rows, [label for label, _ in shown], fontsize=9)
         for tick in axis.get_yticklabels():

@@ -61,8 +61,8 @@ class Convergence:
             )
         if self.settled is None:
             return (
-                f"Tune with {self.budget} epochs or more: growth slows at epoch {self.knee}, but the"
-                f" last {self.window} epochs still lie {self.last_swing:.1%} apart, more than the"
+                f"Tune with {self.budget} epochs or more: growth slows at epoch {self.knee}, but"
+                f" the last {self.window} epochs still lie {self.last_swing:.1%} apart, more than the"
                 f" {2 * self.tolerance:.1%} that chance explains."
             )
         return (
@@ -97,7 +97,7 @@ DEFINITIONS = (
     Definition(
         "Converges",
         "The first epoch from which on the mean over W epochs stays within δ of the final level L:"
-        f" for at least {_HELD} W epochs when the run ends, and after growth has slowed if there was growth.",
+        f" for at least {_HELD} W epochs when the run ends, and not while growth is steady.",
         "min e: |mean(a_j … a_j+W-1) - L| ≤ δ for all j ≥ e;  L = mean(a_E-W+1 … a_E)",
     ),
     Definition(

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,7 +72,7 @@ def axes(
     width_in: float = _WIDTH_IN, height_in: float = _HEIGHT_IN, *, rows: tuple[int, ...] = (1,)
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yield an empty figure and its axes below each other, as high as `rows` says, one x axis."""
-    settings = {
+    settings: Any = {
         "font.family": _families(),
         "font.size": 10,
         "axes.spines.top": False,
@@ -79,7 +81,7 @@ def axes(
         "axes.labelcolor": MUTED,
         "axes.grid": True,
         "axes.axisbelow": True,
-        "axes.prop_cycle": mpl.cycler(color=SERIES),
+        "axes.prop_cycle": cycler(color=SERIES),
         "grid.color": GRID,
         "grid.linewidth": 0.8,
         "lines.linewidth": 1.8,
@@ -128,5 +130,7 @@ def _themed(svg: str, name: str) -> str:
     )
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    svg = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1
+    )
     return re.sub(r"\n\s*", "\n", svg).strip()

@@ -134,8 +134,9 @@ class Sheet:
     def imbalance(self) -> float | None:
         """Return how many times more training photos the largest class has than the smallest."""
         counts = self.counts()
-        found = list((counts.get("train") or counts.get(_UNSPLIT) or {}).values())
-        return max(found) / min(found) if found and min(found) else None
+        found = counts.get("train") or counts.get(_UNSPLIT) or {}
+        smallest = min(found.values(), default=0)
+        return max(found.values()) / smallest if smallest else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""

@@ -37,7 +37,8 @@ class Predictions:
     @property
     def predicted(self) -> Ints:
         """[N], the likeliest class of each photo."""
-        return self.probabilities.argmax(1).astype(np.int64)
+        likeliest: Ints = self.probabilities.argmax(1).astype(np.int64)
+        return likeliest
 
     def calibrated(self, temperature: float) -> "Predictions":
         """Return them with the logits divided by a temperature (Guo et al. 2017)."""
@@ -57,7 +58,7 @@ class Predictions:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 found = cls(
                     arrays["probabilities"].astype(np.float32),
                     arrays["targets"].astype(np.int64),
@@ -272,7 +273,8 @@ def cluster_order(matrix: Ints) -> Ints:
     np.fill_diagonal(distance, 0)
     # The optimal order costs K³; beyond a few hundred classes nobody sees the difference.
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=classes <= 300)
-    return leaves_list(tree).astype(np.int64)
+    order: Ints = leaves_list(tree).astype(np.int64)
+    return order
 
 
 def _share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:

@@ -45,7 +45,9 @@ def glyphs(page: str) -> str:
     """
     text = re.sub(r'"data:[^"]*"', "", page)
     # Every system has Latin, Greek, Cyrillic and signs; not every one has the scripts beyond.
-    wanted = "".join(sorted({c for c in text if ord(c) >= 0x1100 and unicodedata.category(c) in _LETTERS}))
+    wanted = "".join(
+        sorted({c for c in text if ord(c) >= 0x1100 and unicodedata.category(c) in _LETTERS})
+    )
     subset = _subset(wanted) if wanted else ""
     if not subset:
         return ""
@@ -63,15 +65,14 @@ def _subset(characters: str) -> str:
 
     options = Options(hinting=False, layout_features=[], notdef_outline=True, flavor="woff")
     resource = files("cvttf_NotoSansCJK_Regular") / "NotoSansCJKtc-Regular.otf"
-    with as_file(resource) as path:
-        with load_font(str(path), options, lazy=True) as font:
-            if not {ord(character) for character in characters} & font.getBestCmap().keys():
-                return ""
-            subsetter = Subsetter(options)
-            subsetter.populate(text=characters)
-            subsetter.subset(font)
-            buffer = io.BytesIO()
-            save_font(font, buffer, options)
+    with as_file(resource) as path, load_font(str(path), options, lazy=True) as font:
+        if not {ord(character) for character in characters} & font.getBestCmap().keys():
+            return ""
+        subsetter = Subsetter(options)
+        subsetter.populate(text=characters)
+        subsetter.subset(font)
+        buffer = io.BytesIO()
+        save_font(font, buffer, options)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -11,7 +11,18 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.convergence import Convergence
 from training.figures import (
-    BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, RED, TEAL, Drawn, axes, save,
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RED,
+    TEAL,
+    Drawn,
+    axes,
+    save,
 )  # fmt: skip
 from training.metrics import Ints, PerClass, Reliability
 
@@ -163,7 +174,12 @@ def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -
     with axes(height_in=3.9, rows=(3, 1)) as (figure, (top, bottom)):
         top.plot([0, 1], [0, 1], color=MUTED, lw=1.2, ls="--", label="as sure as it is right")
         top.vlines(
-            found.confidence[some], found.low[some], found.high[some], color=BLUE, lw=2.4, alpha=0.45
+            found.confidence[some],
+            found.low[some],
+            found.high[some],
+            color=BLUE,
+            lw=2.4,
+            alpha=0.45,
         )
         top.plot(found.confidence[some], found.accuracy[some], "o-", color=BLUE, ms=4, lw=1)
         top.set_ylabel("share that is right")
@@ -208,7 +224,9 @@ def speed(history: History, folder: Path) -> Drawn:
             for label, values, colour in stages:
                 # Waiting is a part of training's seconds.
                 if label == "training":
-                    values = [v - e.get("data_wait_s", 0.0) for v, e in zip(values, history, strict=True)]
+                    values = [
+                        v - e.get("data_wait_s", 0.0) for v, e in zip(values, history, strict=True)
+                    ]
                 all_[1].bar(epochs, values, bottom=below, color=colour, label=label, width=0.8)
                 below += values
             all_[1].set_ylabel("seconds")

@@ -60,7 +60,9 @@ def write(sheet: Sheet, out: Path) -> Path:
         ],
         "shown": _SHOWN,
         "notes": {
-            note: [(file, _thumbnail(sheet.folder.root / file, _COPY_PX)) for file in files[:_SHOWN]]
+            note: [
+                (file, _thumbnail(sheet.folder.root / file, _COPY_PX)) for file in files[:_SHOWN]
+            ]
             for note, files in sheet.notes().items()
         },
     }

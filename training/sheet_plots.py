@@ -26,11 +26,19 @@ def counts(sheet: Sheet, folder: Path) -> Drawn:
         for split, of in found.items():
             values = np.array([of[label] for label in labels])
             if named:
-                axis.barh(rows, values, left=before, color=_COLOURS[split], label=split, height=0.72)
+                axis.barh(
+                    rows, values, left=before, color=_COLOURS[split], label=split, height=0.72
+                )
             else:
                 # So many classes are a landscape: no gaps, no names.
                 axis.fill_between(
-                    rows, before, before + values, color=_COLOURS[split], label=split, step="mid", lw=0
+                    rows,
+                    before,
+                    before + values,
+                    color=_COLOURS[split],
+                    label=split,
+                    step="mid",
+                    lw=0,
                 )
             before += values
         if named:

@@ -1,11 +1,16 @@
 """Fixtures of training's tests: photos of one colour each, and a cache of drawn dishes."""
 
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 
 @pytest.fixture
@@ -43,3 +48,54 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.sample import draw
 
     return draw(tmp_path_factory.mktemp("dishes") / "photos", classes=3, per_class=20)
+
+
+@pytest.fixture(scope="session")
+def run_dir(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six epochs on the drawn dishes, with its predictions."""
+    from training.cache import prepare
+    from training.config import TrainConfig
+    from training.trainer import train
+
+    root = tmp_path_factory.mktemp("report")
+    cache = prepare(dishes, 32, cache_root=root / "cache")
+    config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
+    train(config, cache, root / "runs" / "first", device="cpu")
+    return root / "runs" / "first"
+
+
+@pytest.fixture
+def open_page() -> Iterator[Callable[..., "Page"]]:
+    """`open_page(path, width=390, dark=True)` opens a file in Debian's Chromium, watched.
+
+    The page's `complaints` hold console messages, script errors and requests to anywhere.
+    """
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+        def visit(path: Path, *, width: int = 1280, dark: bool = False) -> "Page":
+            context = browser.new_context(
+                viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+            )
+            page = context.new_page()
+            complaints: list[str] = []
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on(
+                "request",
+                lambda request: (
+                    request.url.startswith(("data:", path.resolve().as_uri()))
+                    or complaints.append(request.url)
+                ),
+            )
+            page.goto(path.resolve().as_uri())
+            page.complaints = complaints  # type: ignore[attr-defined]
+            return page
+
+        yield visit
+        browser.close()

@@ -6,9 +6,9 @@ import unicodedata
 import pytest
 from PIL import Image
 
+from training.contact_sheet import contact_sheet
 from training.errors import DataError
 from training.fonts import font, shorten
-from training.contact_sheet import contact_sheet
 from training.inspection import inspect
 
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}

@@ -88,7 +88,7 @@ def test_every_planted_fault_is_found_and_nothing_else(planted):
 
 def test_the_page_shows_every_planted_fault(planted, tmp_path):
     """Each file that was planted is named on the page, and in the JSON."""
-    root, (first, second, third), _ = planted
+    root, _, _ = planted
 
     page = write(inspect(root), tmp_path / "sheet")
 
