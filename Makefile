@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,14 @@ $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve-test.txt
 	touch $@
 
+test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
+	HANSANG_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest tests/training/test_tracking.py
+
+$(VENV)-mlflow/.ready: requirements/mlflow-server.txt
+	test -x $(VENV)-mlflow/bin/python || $(PYTHON) -m venv $(VENV)-mlflow
+	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mlflow-server.txt
+	touch $@
+
 check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,11 +60,13 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-test; do \
+	cd requirements && for role in dev train serve serve-test mlflow; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-deps -o peers.txt peers.in
+	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -62,8 +62,8 @@ class Convergence:
         if self.settled is None:
             return (
                 f"Tune with {self.budget} epochs or more: growth slows at epoch {self.knee}, but"
-                f" the last {self.window} epochs still lie {self.last_swing:.1%} apart, more than the"
-                f" {2 * self.tolerance:.1%} that chance explains."
+                f" the last {self.window} epochs still lie {self.last_swing:.1%} apart, more than"
+                f" the {2 * self.tolerance:.1%} that chance explains."
             )
         return (
             f"Tune with {self.budget} epochs: by then growth has slowed (epoch {self.knee}) and"

@@ -65,6 +65,9 @@ def train(
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
     cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files into RUN/tensorboard.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on stdout.")
     ] = False,
@@ -76,6 +79,9 @@ def train(
 
     A run that was stopped or killed at any step goes on when the same command is given again, and
     ends with the very weights of one never stopped. SIGTERM saves a checkpoint and exits with 75.
+
+    Its report is RUN/report.html. With MLFLOW_TRACKING_URI set (and mlflow-skinny installed, see
+    requirements/mlflow.txt) epochs, settings, files and report go there as well.
 
     Example: hansang train photos --run first --epochs 20 --image-size 64
     """
@@ -89,6 +95,7 @@ def train(
         return
     from training.cache import prepare
     from training.engine import device_of
+    from training.tracking import tracked
     from training.trainer import train as train_run
     from training.world import joined
 
@@ -120,15 +127,16 @@ def train(
                 say(f"run: {run_dir}")
             # From here on; until now there was nothing to save, and a signal ends it at once.
             stop = _stop_on_signals()
-            with progress("train") if world.leads else nullcontext(no_progress) as report:
-                result = train_run(
-                    config, cache, run_dir, device=device, placement=_placement(placement),
-                    extend=extend, world=world, should_stop=stop.is_set, progress=report,
-                )  # fmt: skip
+            with tracked(run_dir, tensorboard=tensorboard) if world.leads else nullcontext():
+                with progress("train") if world.leads else nullcontext(no_progress) as report:
+                    result = train_run(
+                        config, cache, run_dir, device=device, placement=_placement(placement),
+                        extend=extend, world=world, should_stop=stop.is_set, progress=report,
+                    )  # fmt: skip
+                if world.leads:
+                    _report(run_dir)
             results.append(result)
         if world.leads:
-            for result in results:
-                _report(result.run_dir)
             _show(results, as_json)
 
 
