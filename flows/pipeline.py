@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect import flow, runtime
 
 from flows import tasks
+from flows.artifacts import publish_sheet
 from flows.release import release
 from flows.steps import Release
 from flows.train import train
@@ -25,7 +26,8 @@ def pipeline(
 ) -> Release:
     """Inspect, prepare, train, release; run again with the same run id, it goes on where it was."""
     run_id = run_id or str(runtime.flow_run.id)
-    tasks.inspect(data, runs_dir / run_id / "sheet")
+    sheet = runs_dir / run_id / "sheet"
+    publish_sheet(tasks.inspect(data, sheet), sheet / "index.html")
     # Training prepares the cache itself; here it is a step of its own, with its own log and time.
     tasks.prepare(data, image_size, cache_dir)
     train(

@@ -53,8 +53,16 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     assert epochs == (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
+    found = {artifact.description: artifact for artifact in artifacts}
+    assert "Best validation top-1 is" in found["What first reached"].data
+    assert found["first: accuracy"].data.startswith("data:image/png;base64,")
+    classes = json.loads(found["Classes of first, the lowest F1 first"].data)
+    assert 3 == len(classes)
+    assert {"label", "support", "f1", "recall 95 %"} <= classes[0].keys()
     # Prefect keeps a link as markdown.
-    assert {"table", "markdown"} <= {artifact.type for artifact in artifacts}
+    assert "runs/first/report.html" in found["The report"].data
+    assert "nothing to mend" in found["What the photos are like"].data
+    assert "sheet/index.html" in found["The data sheet"].data
 
 
 def test_what_a_person_must_mend_is_one_line_and_is_not_retried(

@@ -31,9 +31,9 @@ def hansang(tmp_path):
 
 
 def test_sample_draws_a_folder_that_inspect_finds_sound(hansang, tmp_path):
-    """`sample`, then `inspect`: JSON on stdout, the picture where it was asked for."""
+    """`sample`, then `inspect`: JSON on stdout, the sheet where it was asked for."""
     drawn = hansang("sample", "photos", "--classes", 2, "--per-class", 5, "--json")
-    looked = hansang("inspect", "photos", "--out", "look.png", "--json")
+    looked = hansang("inspect", "photos", "--out", "look", "--json")
 
     assert 0 == drawn.returncode == looked.returncode
     assert 10 == json.loads(drawn.stdout)["pictures"]
@@ -42,7 +42,7 @@ def test_sample_draws_a_folder_that_inspect_finds_sound(hansang, tmp_path):
     assert [{3}, {1}, {1}] == [
         set(sheet["counts"][split].values()) for split in ("train", "val", "test")
     ]
-    assert (tmp_path / "look.png").stat().st_size > 0
+    assert (tmp_path / "look" / "classes.png").stat().st_size > 0
 
 
 def test_sample_has_as_many_dishes_as_it_says(hansang, tmp_path):
