@@ -1,4 +1,4 @@
-"""What Prefect shows of a run and of its photos: summary, curves, classes, and links to the pages."""
+"""What Prefect shows of a run and of its photos: summary, curves, classes, links to the pages."""
 
 import base64
 from pathlib import Path

@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,13 +63,13 @@ class TensorBoardTracker:
         folder = run_dir / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Write a scalar for each number, at its epoch."""
         for name, value in numbers(record).items():
-            self._writer.add_scalar(name, value, record["epoch"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
 
     def finish(self, run: RunRecord | None) -> None:
         """Close the file."""
@@ -75,8 +77,8 @@ class TensorBoardTracker:
             for split in ("val", "test"):
                 value = (run.result or {}).get(f"{split}_top1")
                 if value is not None:
-                    self._writer.add_scalar(f"best/{split}_top1", value, run.best["epoch"])  # type: ignore[no-untyped-call]
-        self._writer.close()  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(f"best/{split}_top1", value, run.best["epoch"])
+        self._writer.close()
 
 
 class MlflowTracker:
@@ -136,7 +138,7 @@ class MlflowTracker:
         """Send an epoch, unless the server has it already."""
         if record["epoch"] <= self._sent:
             return
-        self._log({**numbers(record)}, record["epoch"])
+        self._log(numbers(record), record["epoch"])
         self._sent = record["epoch"]
 
     def finish(self, run: RunRecord | None) -> None:
@@ -156,8 +158,6 @@ class MlflowTracker:
         self._client.set_terminated(self._run_id, "FINISHED")
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
-        import time
-
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
@@ -194,7 +194,8 @@ class Follower:
         self._ending.set()
         self._thread.join(_FINISH_S)
         if self._thread.is_alive():
-            say(f"warning: {', '.join(self._live)} did not take the run in time; it is in its files")
+            names = ", ".join(self._live)
+            say(f"warning: {names} did not take the run in time; it is in its files")
 
     def _follow(self) -> None:
         while not self._ending.wait(self._poll_s):
@@ -207,14 +208,14 @@ class Follower:
             except Exception as error:
                 say(f"warning: the run cannot be read ({error})")
         for name, tracker in list(self._live.items()):
-            self._try(name, lambda tracker=tracker: tracker.finish(run))
+            self._try(name, partial(tracker.finish, run))
 
     def _send(self) -> None:
         if not (self._run_dir / "config.json").is_file():
             return
         for name, make in list(self._factories.items()):
             if name not in self._live:
-                self._try(name, lambda name=name, make=make: self._live.update({name: make()}))
+                self._try(name, partial(self._begin, name, make))
         try:
             lines = (self._run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
         except FileNotFoundError:
@@ -223,8 +224,11 @@ class Follower:
         for line in lines[self._sent :]:
             record = json.loads(line)
             for name, tracker in list(self._live.items()):
-                self._try(name, lambda tracker=tracker, record=record: tracker.epoch(record))
+                self._try(name, partial(tracker.epoch, record))
         self._sent = max(self._sent, len(lines))
+
+    def _begin(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._live[name] = make()
 
     def _try(self, name: str, action: Callable[[], object]) -> None:
         try:

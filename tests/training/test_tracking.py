@@ -1,4 +1,4 @@
-"""Epochs reach TensorBoard and a real MLflow server; a tracker that fails costs training nothing."""
+"""Epochs reach TensorBoard and a real MLflow server; one that fails costs training nothing."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(run_dir, tmp_path
             seen.append(run.name)
 
     class Bad(Good):
-        def epoch(self, record):
+        def epoch(self, _):
             raise ConnectionError("the server is gone\nand more")
 
     def absent():
