@@ -65,14 +65,13 @@ def find(
         digests: [N] SHA-256 of each file.
         hashes: [N] perceptual hash of each photo.
         look: Position → the photo, uint8 (S, S, 3), or None if it cannot be read any more.
-        progress: Told of the candidates that were looked at.
+        progress: Told of the photos whose candidates were looked at.
     """
     same: dict[str, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
         same[digest].append(index)
     # One of each set of exact copies stands for all.
     firsts = [members[0] for members in same.values()]
-    pairs = list(_near_pairs(np.array([hashes[i] for i in firsts], np.uint64)))
     parent = list(range(len(firsts)))
 
     def root(index: int) -> int:
@@ -82,8 +81,9 @@ def find(
         return index
 
     seen: dict[int, NDArray[np.uint8] | None] = {}
-    for done, (a, b) in enumerate(pairs, start=1):
-        progress(done, len(pairs))
+    # Not a list: photos of one table give a great many candidates.
+    for a, b in _near_pairs(np.array([hashes[i] for i in firsts], np.uint64)):
+        progress(a, len(firsts), "comparing")
         if root(a) == root(b):
             continue
         for index in (a, b):

@@ -193,6 +193,7 @@ def inspect(data: Path, *, seed: int = 0, progress: Progress = no_progress) -> S
         [found.digest for found in seen],
         [found.hash for found in seen],
         lambda position: small(paths[readable[position]]),
+        progress,
     )
     copies = tuple(
         Copies(group.kind, tuple(folder.photos[readable[member]] for member in group.members))

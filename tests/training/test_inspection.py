@@ -42,7 +42,7 @@ def test_a_sound_folder_is_counted(folder):
         "ignored_files": 1,
         "error": None,
     } == {name: value for name, value in found.items() if not name.startswith("channel_")}
-    assert (7, 7) == reports[-1]
+    assert (7, 7) in reports
 
 
 def test_every_bad_file_is_named_with_its_reason(folder, photo):

@@ -25,6 +25,7 @@ def server(tmp_path):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
+    log = (tmp_path / "mlflow.log").open("w")
     process = subprocess.Popen(
         [
             Path(command).resolve().parent / "python", "-m", "mlflow", "server",
@@ -32,7 +33,7 @@ def server(tmp_path):
             "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db",
             "--artifacts-destination", str(tmp_path / "artifacts"),
         ],
-        stdout=(tmp_path / "mlflow.log").open("w"), stderr=subprocess.STDOUT, cwd=tmp_path,
+        stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": ""},
     )  # fmt: skip
     try:
@@ -49,6 +50,7 @@ def server(tmp_path):
     finally:
         process.terminate()
         process.wait(30)
+        log.close()
 
 
 @pytest.mark.timeout(600)
