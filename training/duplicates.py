@@ -30,7 +30,7 @@ photos had 0.977 and more; the most similar pair of 3,854 different photos of gr
 
 MOST_LOCAL_DIFFERENCE = 8.0
 """Of 255 levels, in any 4 x 4 pixels, exposure aside: what tells another fruit on the same plate
-from a copy. Of the same copies one had 9.6, all others 7.7 at the most."""
+from a copy. Of the same 800 copies two had more, 8.2 and 9.6."""
 
 SIDE = 32
 _BLOCK = 256
