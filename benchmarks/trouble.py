@@ -158,10 +158,10 @@ async def swap(
 
 
 async def overload(
-    store: ModelStore, *, seconds: float, deadline_s: float, photos: list[bytes]
+    store: ModelStore, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
 ) -> Figures:
     """Offer four times what the server can do, each call with a deadline; then one call alone."""
-    with rig.Server(store.root) as server:
+    with rig.Server(store.root, *flags) as server:
         async with rig.stub(f"127.0.0.1:{server.port}") as to:
             requests = [pb.ClassifyRequest(images=[photo], top_k=1) for photo in photos]
             saturated = rig.Tally()
@@ -173,7 +173,7 @@ async def overload(
             async def measured() -> float:
                 saturated.codes.clear()
                 over.clear()
-                load = asyncio.create_task(rig.closed_loop(work, 16, over))
+                load = asyncio.create_task(rig.closed_loop(work, 64, over))
                 await asyncio.sleep(2)
                 before, start_s = saturated.codes["OK"], time.monotonic()
                 await asyncio.sleep(max(seconds / 4, 3))

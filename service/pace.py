@@ -24,6 +24,14 @@ class Pace:
         self._deviation_s += _GAIN * (abs(each_s - self._mean_s) - self._deviation_s)
         self._mean_s += _GAIN * (each_s - self._mean_s)
 
+    def observe_at_least(self, seconds: float, images: int) -> None:
+        """Learn that `images` images took more than `seconds`, since they were given up then.
+
+        Without it only what was quick enough would be learnt from.
+        """
+        if seconds > self._mean_s * images:
+            self.observe(seconds, images)
+
     def expected_s(self, images: int) -> float:
         """Return how long `images` images take on average; 0 as long as nothing is known."""
         return self._mean_s * images
@@ -35,8 +43,8 @@ class Pace:
     def relax(self) -> None:
         """Forget a little of what was learnt.
 
-        Called for what is turned away: one slow run must not shut the door for ever, since work
-        that is not done teaches nothing.
+        Called where work was turned away altogether: one slow run must not shut the door for ever,
+        since work that is not done teaches nothing.
         """
-        self._mean_s *= 0.95
-        self._deviation_s *= 0.95
+        self._mean_s *= 0.9
+        self._deviation_s *= 0.9
