@@ -1,6 +1,6 @@
 """How fast work goes, learnt from the work itself, to tell early what would come too late.
 
-The estimate is a mean plus twice the mean deviation (as TCP computes its time-outs, RFC 6298): a
+The estimate is a mean plus its mean deviation, thrice (TCP computes time-outs so, RFC 6298): a
 call is admitted only where nearly all of its kind keep their deadline.
 """
 
@@ -38,7 +38,7 @@ class Pace:
 
     def bound_s(self, images: int) -> float:
         """Return how long `images` images take at most, nearly always."""
-        return (self._mean_s + 2 * self._deviation_s) * images
+        return (self._mean_s + 3 * self._deviation_s) * images
 
     def relax(self) -> None:
         """Forget a little of what was learnt.
