@@ -26,6 +26,7 @@ from service.engine import Engine
 from service.errors import InvalidArgumentError, UnavailableError
 from service.health import Health
 from service.interceptors import Guard
+from service.memory import give_back, settle
 from service.metrics import Metrics, exposed
 from service.oip import Control, Inference
 from service.pb import classifier_pb2, inference_pb2
@@ -44,6 +45,8 @@ SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _MAX_CALLS = 2048
 """Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+
+_TIDY_S = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +170,9 @@ class Server:
             ServiceError: A model cannot be served.
         """
         await self.models.load()
-        for work in (self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens()):
+        for work in (
+            self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens(), _tidy(),
+        ):  # fmt: skip
             watching = asyncio.create_task(work)
             self._closers.callback(watching.cancel)
         self._loaded = True
@@ -263,6 +268,7 @@ def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
     Raises:
         ServiceError: It cannot start.
     """
+    settle()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_serve(config, ready))
         if code == EXIT_FAULT:
@@ -319,6 +325,13 @@ async def _give_up(server: Server) -> None:
     server.hurry()
     await server.drain()
     await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=1)
+
+
+async def _tidy() -> None:
+    """Give memory back now and then: a burst must not be remembered for ever."""
+    while True:
+        await asyncio.sleep(_TIDY_S)
+        await asyncio.to_thread(give_back)
 
 
 def _served(server: Server) -> str:
