@@ -70,7 +70,7 @@ class Batcher:
         queue_size: int = 512,
         workers: int = 1,
         pace_s: float = 0.0,
-        failed: Callable[[], None] = lambda: None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         """Start without threads; they come with the work.
 
@@ -91,7 +91,7 @@ class Batcher:
         self._max_delay_s = max_delay_s
         self._queue_size = queue_size
         self._workers = workers
-        self._failed = failed
+        self._failed = failed or _nothing
         self._run_pace = Pace(pace_s)
         self._pace = Pace(pace_s / workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
@@ -219,6 +219,9 @@ class Batcher:
         await self._empty.wait()
         await asyncio.gather(*self._running)
         self._threads.shutdown()
+        # Who made the batcher is let go of: a ring of references would hold the session's memory
+        # until the garbage collector comes, which may be hours later.
+        self._failed = _nothing
 
     def _ahead(self, priority: Priority) -> int:
         """Return how many images are answered before one that comes now, about."""
@@ -348,3 +351,7 @@ class Batcher:
     def _compute(self, images_HWC: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         with self._metrics.compute_seconds.time():
             return self._predict(np.stack(images_HWC))
+
+
+def _nothing() -> None:
+    """Tell nobody."""

@@ -47,6 +47,7 @@ _MAX_CALLS = 2048
 """Calls at a time, of whatever kind; a bound for what the other limits do not see."""
 
 _TIDY_S = 30.0
+_HURRY_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -270,15 +271,16 @@ def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
     """
     settle()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(config, ready))
-        if code == EXIT_FAULT:
-            # A thread that hangs would be waited for without end.
+        code, ended = runner.run(_serve(config, ready))
+        if not ended:
+            # A thread that computes, or hangs, would be waited for.
             logging.shutdown()
             os._exit(code)
     return code
 
 
-async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
+async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> tuple[int, bool]:
+    """Serve; return the exit code, and whether everything has ended in order."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
@@ -292,21 +294,23 @@ async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
         if not started.done():
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
-            return 0
+            return 0, True
         await started
         ready(f"serving {_served(server)} at {config.host}:{server.port}")
         await asyncio.wait({told, server.sentinel.fatal}, return_when=asyncio.FIRST_COMPLETED)
         if server.sentinel.fatal.done():
-            await _give_up(server)
-            return EXIT_FAULT
-        await _drain(server, signals, delay=told.result() == signal.SIGTERM)
-        return 0
+            server.hurry()
+            await server.drain()
+            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_HURRY_S)
+            return EXIT_FAULT, False
+        return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
     finally:
         guarding.cancel()
         told.cancel()
 
 
-async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> None:
+async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> bool:
+    """Drain; return whether everything has ended, which a run that hangs, or a hurry, prevents."""
     config = server.config
     logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
     again = asyncio.create_task(signals.get())
@@ -315,16 +319,14 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
     # Somebody at a terminal has no balancer that must be told.
     if delay:
         await asyncio.wait({again}, timeout=config.drain_delay_s)
-    await server.stop()
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.wait(
+        {stopping, again}, timeout=config.drain_s + _HURRY_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    await asyncio.wait({stopping}, timeout=_HURRY_S)
     again.cancel()
-    logger.info("drained")
-
-
-async def _give_up(server: Server) -> None:
-    """End what can be ended within a second."""
-    server.hurry()
-    await server.drain()
-    await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=1)
+    logger.info("drained" if stopping.done() else "cut off what was left")
+    return stopping.done()
 
 
 async def _tidy() -> None:
