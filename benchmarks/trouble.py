@@ -42,9 +42,11 @@ async def drain(store: ModelStore, *, rounds: int, callers: int, photos: list[by
     servers = [rig.Server(store.root, *flags).ready() for _ in range(2)]
     tally, over = rig.Tally(), asyncio.Event()
     drain_s, codes = [], []
+    answered = 'hansang_request_seconds_count{code="OK",method="/hansang.v1.Classifier/Classify"}'
+    backoff = ("grpc.max_reconnect_backoff_ms", 500)
     target = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
     try:
-        async with rig.stub(target, ("grpc.service_config", HEALTH_CHECKED)) as to:
+        async with rig.stub(target, ("grpc.service_config", HEALTH_CHECKED), backoff) as to:
 
             async def work(rng: random.Random) -> None:
                 images = rng.choices(photos, k=rng.choice((1, 1, 1, 8)))
@@ -59,7 +61,9 @@ async def drain(store: ModelStore, *, rounds: int, callers: int, photos: list[by
                 drain_s.append(time.monotonic() - start_s)
                 again = rig.Server(store.root, *flags, port=servers[at].port)
                 servers[at] = await asyncio.to_thread(again.ready)
-                await asyncio.sleep(1.5)  # the clients come back
+                # As a careful rollout does: the next one only when this one is called again.
+                while await asyncio.to_thread(servers[at].metric, answered) < 20:
+                    await asyncio.sleep(0.1)
             over.set()
             await load
     finally:
@@ -158,10 +162,10 @@ async def swap(
 
 
 async def overload(
-    store: ModelStore, *, seconds: float, deadline_s: float, photos: list[bytes]
+    store: ModelStore, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
 ) -> Figures:
     """Offer four times what the server can do, each call with a deadline; then one call alone."""
-    with rig.Server(store.root) as server:
+    with rig.Server(store.root, *flags) as server:
         async with rig.stub(f"127.0.0.1:{server.port}") as to:
             requests = [pb.ClassifyRequest(images=[photo], top_k=1) for photo in photos]
             saturated = rig.Tally()
@@ -173,10 +177,10 @@ async def overload(
             async def measured() -> float:
                 saturated.codes.clear()
                 over.clear()
-                load = asyncio.create_task(rig.closed_loop(work, 16, over))
-                await asyncio.sleep(2)
+                load = asyncio.create_task(rig.closed_loop(work, 64, over))
+                await asyncio.sleep(min(2, seconds / 4))
                 before, start_s = saturated.codes["OK"], time.monotonic()
-                await asyncio.sleep(max(seconds / 4, 3))
+                await asyncio.sleep(max(seconds / 4, 2))
                 rate = (saturated.codes["OK"] - before) / (time.monotonic() - start_s)
                 over.set()
                 await load

@@ -70,7 +70,7 @@ class Batcher:
         queue_size: int = 512,
         workers: int = 1,
         pace_s: float = 0.0,
-        failed: Callable[[], None] = lambda: None,
+        failed: Callable[[], None] | None = None,
     ) -> None:
         """Start without threads; they come with the work.
 
@@ -91,7 +91,7 @@ class Batcher:
         self._max_delay_s = max_delay_s
         self._queue_size = queue_size
         self._workers = workers
-        self._failed = failed
+        self._failed = failed or _nothing
         self._run_pace = Pace(pace_s)
         self._pace = Pace(pace_s / workers)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
@@ -135,7 +135,6 @@ class Batcher:
         now_s = monotonic()
         # A short line is always tried: what is never done cannot show that it has become faster.
         if line > 2 * self._workers and now_s + self._pace.bound_s(line) > deadline_s:
-            self._pace.relax()
             self._metrics.rejected_images.labels("deadline_too_near").inc(count)
             raise OverloadedError(
                 f"{line} images wait, and the deadline would pass before this call is answered;"
@@ -143,10 +142,17 @@ class Batcher:
                 retry_after_s=self._pace.bound_s(line),
             )
         self._count(count, priority)
+        # By Little's law the time in the server over the length of the line is, on average, what an
+        # image takes, whatever is the bottleneck. Of short lines it is mostly the latency of a run.
+        long = line >= 2 * self._workers
         try:
             yield
-            if line >= 2 * self._workers:
+            if long:
                 self._pace.observe(monotonic() - now_s, line)
+        except (DeadlineError, asyncio.CancelledError):
+            if long:
+                self._pace.observe_at_least(monotonic() - now_s, line)
+            raise
         finally:
             self._count(-count, priority)
 
@@ -213,6 +219,9 @@ class Batcher:
         await self._empty.wait()
         await asyncio.gather(*self._running)
         self._threads.shutdown()
+        # Who made the batcher is let go of: a ring of references would hold the session's memory
+        # until the garbage collector comes, which may be hours later.
+        self._failed = _nothing
 
     def _ahead(self, priority: Priority) -> int:
         """Return how many images are answered before one that comes now, about."""
@@ -274,28 +283,38 @@ class Batcher:
     def _drop_dead(self) -> int:
         """Remove what nobody waits for, or would wait for in vain; return how many wait."""
         before = len(self._waiting)
-        # What would end too late is not begun.
-        ends_s = monotonic() + self._run_pace.expected_s(min(before, self._max_batch))
+        # What would end too late, even if it were computed alone and now, is not begun.
+        ends_s = monotonic() + self._run_pace.expected_s(1)
+        late = 0
 
         def live(item: _Item) -> bool:
+            nonlocal late
             # A caller that gave up must not cost compute.
             if item.row.done():
                 self._metrics.rejected_images.labels("cancelled").inc()
                 return False
             if item.deadline_s <= ends_s:
-                self._run_pace.relax()
+                late += 1
                 self._metrics.rejected_images.labels("deadline").inc()
                 item.row.set_exception(DeadlineError("the deadline passed in the queue"))
                 return False
             return True
 
         self._waiting.keep(live)
+        if late and late == before:
+            self._run_pace.relax()
         self._metrics.queued_images.dec(before - len(self._waiting))
         return len(self._waiting)
 
     def _take(self, count: int) -> list[_Item]:
-        batch = [self._waiting.pop() for _ in range(min(count, self._max_batch))]
-        now_s = monotonic()
+        now_s, until_s = monotonic(), math.inf
+        batch: list[_Item] = []
+        while self._waiting and len(batch) < min(count, self._max_batch):
+            # A batch is only as large as the nearest deadline in it allows.
+            until_s = min(until_s, self._waiting.first().deadline_s)
+            if batch and now_s + self._run_pace.bound_s(len(batch) + 1) > until_s:
+                break
+            batch.append(self._waiting.pop())
         for item in batch:
             item.start_s = now_s
             self._metrics.queue_seconds.observe(now_s - item.arrival_s)
@@ -332,3 +351,7 @@ class Batcher:
     def _compute(self, images_HWC: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         with self._metrics.compute_seconds.time():
             return self._predict(np.stack(images_HWC))
+
+
+def _nothing() -> None:
+    """Tell nobody."""

@@ -1,17 +1,19 @@
-"""The verb `classify`: ask a service what is on photos."""
+"""The verb `classify`: ask a service what is on photos, a few or thousands."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from terminal import UserError, print_json, print_table, progress
+from service.results_file import ResultsFile, as_json
+from terminal import UserError, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from service.client import Result
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def classify(
@@ -19,71 +21,113 @@ def classify(
     address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
     model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
-    as_json: Json = False,
+    version: Annotated[
+        int, typer.Option(min=0, help="Which version; 0: the one that serves.")
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write results to this .csv or .jsonl; what is in it is not asked again."),
+    ] = None,
+    token: Annotated[
+        str,
+        typer.Option(envvar="HANSANG_TOKEN", help="Bearer token.", show_default=False),
+    ] = "",
+    ca: Annotated[
+        Path | None, typer.Option(help="TLS: authority of the service's certificate, PEM.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="mTLS: own certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="mTLS: its private key, PEM.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Ask a service what is on photos.
 
-    A photo that cannot be read is listed with its reason, the others are answered, and the exit
-    code is 1.
+    With --out every answer is written as it comes: after an interruption the same command goes on
+    where it was. A photo that cannot be read or classified spares the others; such photos are
+    listed with their reasons, in OUT.failed, and the exit code is 1.
 
-    Example: hansang classify photos/val --address localhost:8500 --top-k 3
+    Example: hansang classify photos/val --address localhost:8500 --out results.csv
     """
     from service.client import Classifier
+    from service.errors import ServiceError
 
     files = _files(photos)
-    results: list[Result] = []
-    with Classifier(address) as classifier, progress("classify") as report:
-        for start in range(0, len(files), 32):
-            chunk = files[start : start + 32]
-            images, unread = _read(chunk)
-            answers = iter(classifier.classify(images, top_k, model=model))
-            results += [unread.get(path) or next(answers) for path in chunk]
-            report(len(results), len(files))
-    if as_json:
-        print_json(
-            [
-                {
-                    "photo": str(path),
-                    "error": result.error,
-                    "model": result.model,
-                    "model_version": result.model_version,
-                    "classes": [
-                        {"label": c.label, "probability": c.probability} for c in result.classes
-                    ],
-                }
-                for path, result in zip(files, results, strict=True)
-            ]
+    with contextlib.ExitStack() as opened:
+        results = opened.enter_context(ResultsFile(out, top_k)) if out is not None else None
+        left = [file for file in files if results is None or str(file) not in results]
+        client = opened.enter_context(
+            Classifier(address, token=token, ca=ca, certificate=certificate, key=key)
         )
+        report = opened.enter_context(progress("classify"))
+        answers: list[tuple[Path, Result]] = []
+        failed: list[tuple[Path, str]] = []
+        done = len(files) - len(left)
+        report(done, len(files))
+        bulk = client.bulk(_read(left), top_k, model=model, version=version)
+        try:
+            for file, result in zip(left, bulk, strict=True):
+                done += 1
+                if result.error is not None:
+                    failed.append((file, result.error))
+                if results is None:
+                    answers.append((file, result))
+                elif result.error is None:
+                    results.add(file, result)
+                report(done, len(files), f"{len(failed)} failed" if failed else "")
+        except ServiceError as error:
+            if results is None:
+                raise
+            raise UserError(
+                f"{error}; {done} of {len(files)} photos are done, and the same command goes on"
+            ) from error
+        finally:
+            if results is not None:
+                results.list_failed(failed)
+    if results is None:
+        _show(answers, json_)
     else:
-        rows = [
-            [path, f"error: {result.error}" if result.error else _answer(result)]
-            for path, result in zip(files, results, strict=True)
-        ]
-        # A photo that was not sent has no model to its name.
-        served = max(results, key=lambda result: result.model_version)
-        title = f"{served.model} version {served.model_version}" if served.model else "no answer"
-        print_table(title, ["photo", "answer"], rows)
-    num_bad = sum(result.error is not None for result in results)
-    if num_bad:
-        raise UserError(f"{num_bad} of {len(files)} photos could not be classified")
+        summary = {
+            "photos": len(files), "classified": done - len(failed), "failed": len(failed),
+            "out": str(out),
+        }  # fmt: skip
+        if json_:
+            print_json(summary)
+        else:
+            print(f"{summary['classified']} of {len(files)} photos are classified in {out}")
+    if failed:
+        if results is not None:
+            for file, reason in failed[:10]:
+                say(f"{file}: {reason}")
+            say(f"all of them: {results.failed}")
+        raise UserError(f"{len(failed)} of {len(files)} photos could not be classified")
+
+
+def _show(answers: "list[tuple[Path, Result]]", json_: bool) -> None:
+    if json_:
+        print_json([as_json(file, result) for file, result in answers])
+        return
+    rows: list[list[Any]] = [
+        [file, f"error: {result.error}" if result.error else _answer(result)]
+        for file, result in answers
+    ]
+    # A photo that was not sent has no model to its name.
+    served = max((result for _, result in answers), key=lambda result: result.model_version)
+    title = f"{served.model} version {served.model_version}" if served.model else "no answer"
+    print_table(title, ["photo", "answer"], rows)
 
 
 def _answer(result: "Result") -> str:
     return ", ".join(f"{found.label} {found.probability:.1%}" for found in result.classes)
 
 
-def _read(files: list[Path]) -> tuple[list[bytes], "dict[Path, Result]"]:
-    """Return the bytes of those that can be read, and what is wrong with the others."""
+def _read(files: list[Path]) -> "Iterator[bytes | Result]":
+    """Yield the bytes of those that can be read, and what is wrong with the others."""
     from service.client import Result
 
-    images: list[bytes] = []
-    unread: dict[Path, Result] = {}
-    for path in files:
+    for file in files:
         try:
-            images.append(path.read_bytes())
+            yield file.read_bytes()
         except OSError as error:
-            unread[path] = Result(error=f"cannot be read: {error.strerror}")
-    return images, unread
+            yield Result(error=f"cannot be read: {error.strerror}")
 
 
 def _is_photo(file: Path) -> bool:
@@ -102,4 +146,4 @@ def _files(photos: list[Path]) -> list[Path]:
             raise UserError(f"there is no photo or folder {path}")
     if not files:
         raise UserError("no photos there; give photos, or folders with photos in them")
-    return files
+    return list(dict.fromkeys(files))

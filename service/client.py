@@ -1,138 +1,166 @@
-"""A client for callers in Python: photos in, labels out.
+"""Clients for callers in Python: photos in, labels out.
 
 >>> with Classifier("localhost:8500") as classifier:
 ...     results = classifier.classify([photo_bytes])
+
+`classify` is for a few photos that somebody waits for. `bulk` is for thousands: a long-lived stream,
+in which the server sets the pace; nothing is refused for want of room. `AsyncClassifier` is the same
+for asyncio.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any, Self
 
 import grpc
 
-from service.config import MAX_IMAGES_PER_CALL
-from service.errors import (
-    DeadlineError,
-    InvalidArgumentError,
-    NotFoundError,
-    OverloadedError,
-    ServiceError,
-    UnavailableError,
-)
+from service.aio_client import AsyncClassifier
+from service.bulk import Backlog, Feed, Wish
+from service.errors import UnavailableError
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
+from service.wire import (
+    Class,
+    Connection,
+    ModelInfo,
+    Result,
+    chunks,
+    merged,
+    read_model,
+    read_results,
+    sendable,
+)
 
-_MAX_CALL_BYTES = 48 * 2**20
-_MAX_MESSAGE_BYTES = 64 * 2**20
-_ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
-    error.code: error
-    for error in (
-        InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError, DeadlineError,
-    )
-}  # fmt: skip
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-@dataclass(frozen=True, slots=True)
-class Class:
-    """One class and how likely it is."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """What became of one image: either classes, the likeliest first, or an error."""
-
-    classes: tuple[Class, ...] = ()
-    error: str | None = None
-    code: grpc.StatusCode | None = None
-    """What kind of error it is; INVALID_ARGUMENT is a picture that is not accepted."""
-    model: str = ""
-    model_version: int = 0
-    """The version that answered; 0 where the image was too large to be sent."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelInfo:
-    """What serves."""
-
-    name: str
-    version: int
-    labels: tuple[str, ...]
-    image_size: int
-    provider: str
-    val_top1: float | None
+__all__ = ["AsyncClassifier", "Class", "Classifier", "ModelInfo", "Result"]
 
 
 class Classifier:
     """A connection to a service. May be used by several threads."""
 
-    def __init__(self, address: str, *, timeout_s: float = 30) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 30,
+        retries: int = 4,
+        token: str = "",
+        tls: bool = False,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         """Connect at the first call.
 
         Args:
             address: `host:port`.
-            timeout_s: How long a call may take; more than 64 images are several calls.
+            timeout_s: How long a call may take, retries included; more than 64 images are several
+                calls.
+            retries: How often a call is tried again where the service is UNAVAILABLE.
+            token: Sent as bearer token.
+            tls: TLS with the authorities of the system; `ca` implies it.
+            ca: File of the authority that signed the server's certificate, PEM.
+            certificate: For mTLS, file of the client's certificate, PEM.
+            key: For mTLS, file of its private key, PEM.
 
         Raises:
-            InvalidArgumentError: The address has no port.
+            InvalidArgumentError: The address has no port, or a file cannot be read.
         """
-        # gRPC would take port 443.
-        if ":" not in address:
-            raise InvalidArgumentError(
-                f"the address {address!r} has no port; write it like localhost:8500"
-            )
         self.address = address
-        self._timeout_s = timeout_s
-        limits = [
-            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # gRPC sends even localhost through $http_proxy, which cannot reach it.
-            ("grpc.enable_http_proxy", 0),
-        ]
-        self._channel = grpc.insecure_channel(address, options=limits)
+        self._wire = Connection(
+            address=address, timeout_s=timeout_s, retries=retries, token=token, tls=tls, ca=ca,
+            certificate=certificate, key=key,
+        )  # fmt: skip
+        credentials, options = self._wire.credentials(), self._wire.options()
+        self._channel = (
+            grpc.secure_channel(address, credentials, options)
+            if credentials
+            else grpc.insecure_channel(address, options)
+        )
         self._stub = pb_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
 
-    def classify(self, images: Sequence[bytes], top_k: int = 5, *, model: str = "") -> list[Result]:
+    def classify(
+        self, images: Sequence[bytes], top_k: int = 5, *, model: str = "", version: int = 0
+    ) -> list[Result]:
         """Classify encoded photos, however many; results are in their order.
+
+        Args:
+            images: JPEG, PNG or WebP.
+            top_k: Classes per photo.
+            model: Its name; empty for the only one.
+            version: Its version; 0 for the one that serves.
 
         Raises:
             ServiceError: A call failed as a whole; its class says how.
         """
         answers: list[Result] = []
         # One image that no message holds must not fail its neighbours' call.
-        for chunk in _chunks([image for image in images if len(image) <= _MAX_CALL_BYTES]):
-            request = pb.ClassifyRequest(images=chunk, top_k=top_k, model=model)
-            try:
-                response = self._stub.Classify(request, timeout=self._timeout_s)
-            except grpc.RpcError as error:
-                raise self._error(error) from error
-            answers += _results(response)
-        rest = iter(answers)
-        return [
-            next(rest) if len(image) <= _MAX_CALL_BYTES else _too_large(image) for image in images
-        ]
+        places = [sendable(image) for image in images]
+        for chunk in chunks([place for place in places if isinstance(place, bytes)]):
+            request = pb.ClassifyRequest(
+                images=chunk, top_k=top_k, model=model, model_version=version
+            )
+            answers += read_results(self._call(self._stub.Classify, request), self.address)
+        return merged(places, answers)
 
-    def model(self, name: str = "") -> ModelInfo:
-        """Describe what serves.
+    def bulk(
+        self,
+        images: Iterable[bytes | Result],
+        top_k: int = 5,
+        *,
+        model: str = "",
+        version: int = 0,
+    ) -> Iterator[Result]:
+        """Classify any number of photos over one stream; yield results in their order.
+
+        At most 128 photos are under way at a time. A stream that breaks is begun again where it
+        broke, `retries` times in a row at most.
+
+        Args:
+            images: Read as they are wanted, from a thread of gRPC's. A `Result` among them keeps
+                its place in the answers; nothing is sent for it.
+            top_k: As in `classify`.
+            model: As in `classify`.
+            version: As in `classify`.
+
+        Raises:
+            ServiceError: The service refuses, or stays unavailable.
+            Exception: Whatever reading `images` raised.
+        """
+        feed = Feed(iter(images), Backlog(Wish(top_k=top_k, model=model, version=version)))
+        attempt = 0
+        while not feed.done():
+            sending = feed.requests()
+            call = self._stub.ClassifyStream(sending, metadata=self._wire.metadata)
+            try:
+                for response in call:
+                    attempt = 0
+                    yield from feed.answer(read_results(response, self.address))
+            except grpc.RpcError as error:
+                feed.check()
+                pause_s = self._wire.pause_s(error, attempt, float("inf"))
+                if pause_s is None:
+                    raise self._wire.error(error) from error
+                attempt += 1
+                time.sleep(pause_s)
+            else:
+                feed.check()
+                if not feed.done():
+                    raise UnavailableError(f"{self.address}: the stream ended too early")
+            finally:
+                feed.stop()
+                call.cancel()
+        yield from feed.tail
+
+    def model(self, name: str = "", version: int = 0) -> ModelInfo:
+        """Describe a version of a model that is loaded.
 
         Raises:
             ServiceError: The call failed; its class says how.
         """
-        try:
-            found = self._stub.GetModel(pb.GetModelRequest(model=name), timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise self._error(error) from error
-        return ModelInfo(
-            name=found.name,
-            version=found.version,
-            labels=tuple(found.labels),
-            image_size=found.image_size_px,
-            provider=found.provider,
-            val_top1=found.val_top1 if found.HasField("val_top1") else None,
+        return read_model(
+            self._call(self._stub.GetModel, pb.GetModelRequest(model=name, version=version))
         )
 
     def close(self) -> None:
@@ -142,55 +170,18 @@ class Classifier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _error(self, error: grpc.RpcError) -> ServiceError:
-        code, details = error.code(), error.details()
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in str(details).lower():
-            return UnavailableError(
-                f"no service answers at {self.address}; start one with: hansang serve"
-            )
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineError(f"no answer from {self.address} within {self._timeout_s:g} s")
-        return _ERRORS.get(code, ServiceError)(f"{self.address}: {details} ({code.name})")
-
-
-def _results(response: pb.ClassifyResponse) -> list[Result]:
-    return [
-        Result(
-            classes=tuple(Class(c.label, c.probability) for c in result.classes),
-            error=result.error.message if result.HasField("error") else None,
-            code=_CODES.get(result.error.code) if result.HasField("error") else None,
-            model=response.model,
-            model_version=response.model_version,
-        )
-        for result in response.results
-    ]
-
-
-def _too_large(image: bytes) -> Result:
-    return Result(
-        error=f"the image has {len(image)} bytes; at most {_MAX_CALL_BYTES} are sent",
-        code=InvalidArgumentError.code,
-    )
-
-
-def _chunks(images: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Cut into calls that the service accepts, by number and by bytes."""
-    chunk: list[bytes] = []
-    num_bytes = 0
-    for image in images:
-        full = len(chunk) == MAX_IMAGES_PER_CALL or num_bytes + len(image) > _MAX_CALL_BYTES
-        if chunk and full:
-            yield chunk
-            chunk, num_bytes = [], 0
-        chunk.append(image)
-        num_bytes += len(image)
-    if chunk:
-        yield chunk
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        ends_s = monotonic() + self._wire.timeout_s
+        attempt = 0
+        while True:
+            try:
+                return method(request, timeout=ends_s - monotonic(), metadata=self._wire.metadata)
+            except grpc.RpcError as error:
+                pause_s = self._wire.pause_s(error, attempt, ends_s)
+                if pause_s is None:
+                    raise self._wire.error(error) from error
+            attempt += 1
+            time.sleep(pause_s)

@@ -37,19 +37,32 @@ class Lines(Generic[T]):
         """Let an item wait at the end of its line."""
         (self._bulk if priority is Priority.BULK else self._interactive).append(item)
 
+    def first(self) -> T:
+        """Return the item whose turn it is, and leave it where it is.
+
+        Raises:
+            IndexError: Nothing waits.
+        """
+        return self._bulk[0] if self._is_bulks_turn() else self._interactive[0]
+
     def pop(self) -> T:
         """Take the item whose turn it is.
 
         Raises:
             IndexError: Nothing waits.
         """
-        if self._bulk and (not self._interactive or self._passed >= BULK_EVERY - 1):
+        if self._is_bulks_turn():
             self._passed = 0
             return self._bulk.popleft()
         item = self._interactive.popleft()
         # Counted only while bulk waits: it gains no right to go first by staying away.
         self._passed = self._passed + 1 if self._bulk else 0
         return item
+
+    def _is_bulks_turn(self) -> bool:
+        return bool(self._bulk) and (
+            not self._interactive or self._passed >= BULK_EVERY - 1
+        )
 
     def keep(self, wanted: Callable[[T], bool]) -> None:
         """Drop what is not wanted any more."""

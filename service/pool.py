@@ -6,7 +6,6 @@ one serves on.
 """
 
 import asyncio
-import ctypes
 import logging
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from service.batcher import Batcher
 from service.config import ServerConfig, num_cores
 from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.files import file_state
+from service.memory import give_back
 from service.metrics import Metrics
 from service.model import CUDA, Model
 from service.model_store import ModelStore
@@ -247,7 +247,10 @@ class ModelPool:
                 intra_op_threads=config.intra_op_threads,
             )
             self.store.verify_labels(name, version, model.metadata.labels)
-            return model, model.warm_up(config.max_batch)
+            seconds = model.warm_up(config.max_batch)
+            # What was needed to load is three times the model.
+            give_back()
+            return model, seconds
 
         model, seconds_per_image = await _in_thread(open_)
         instance: ModelInstance
@@ -271,7 +274,7 @@ class ModelPool:
         task = asyncio.create_task(instance.batcher.close())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        task.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(_give_back))
+        task.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(give_back))
         self._metrics.model_info.remove(
             instance.name, str(instance.version), instance.model.provider
         )
@@ -301,11 +304,3 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="load", daemon=True).start()
     return await done
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, which glibc would keep for later."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # another C library
-        return

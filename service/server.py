@@ -26,6 +26,7 @@ from service.engine import Engine
 from service.errors import InvalidArgumentError, UnavailableError
 from service.health import Health
 from service.interceptors import Guard
+from service.memory import give_back, settle
 from service.metrics import Metrics, exposed
 from service.oip import Control, Inference
 from service.pb import classifier_pb2, inference_pb2
@@ -44,6 +45,9 @@ SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _MAX_CALLS = 2048
 """Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+
+_TIDY_S = 30.0
+_HURRY_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +171,9 @@ class Server:
             ServiceError: A model cannot be served.
         """
         await self.models.load()
-        for work in (self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens()):
+        for work in (
+            self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens(), _tidy(),
+        ):  # fmt: skip
             watching = asyncio.create_task(work)
             self._closers.callback(watching.cancel)
         self._loaded = True
@@ -263,16 +269,18 @@ def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
     Raises:
         ServiceError: It cannot start.
     """
+    settle()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code = runner.run(_serve(config, ready))
-        if code == EXIT_FAULT:
-            # A thread that hangs would be waited for without end.
+        code, ended = runner.run(_serve(config, ready))
+        if not ended:
+            # A thread that computes, or hangs, would be waited for.
             logging.shutdown()
             os._exit(code)
     return code
 
 
-async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
+async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> tuple[int, bool]:
+    """Serve; return the exit code, and whether everything has ended in order."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
@@ -287,22 +295,24 @@ async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> int:
         if not started.done():
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
-            return 0
+            return 0, True
         await started
         ready(f"serving {_served(server)} at {config.host}:{server.port}")
         ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if server.sentinel.fatal.done():
-            await _give_up(server)
-            return EXIT_FAULT
-        await _drain(server, signals, delay=told.result() == signal.SIGTERM)
-        return 0
+            server.hurry()
+            await server.drain()
+            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_HURRY_S)
+            return EXIT_FAULT, False
+        return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
     finally:
         guarding.cancel()
         told.cancel()
 
 
-async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> None:
+async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> bool:
+    """Drain; return whether everything has ended, which a run that hangs, or a hurry, prevents."""
     config = server.config
     logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
     again = asyncio.create_task(signals.get())
@@ -311,16 +321,21 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
     # Somebody at a terminal has no balancer that must be told.
     if delay:
         await asyncio.wait({again}, timeout=config.drain_delay_s)
-    await server.stop()
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.wait(
+        {stopping, again}, timeout=config.drain_s + _HURRY_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    await asyncio.wait({stopping}, timeout=_HURRY_S)
     again.cancel()
-    logger.info("drained")
+    logger.info("drained" if stopping.done() else "cut off what was left")
+    return stopping.done()
 
 
-async def _give_up(server: Server) -> None:
-    """End what can be ended within a second."""
-    server.hurry()
-    await server.drain()
-    await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=1)
+async def _tidy() -> None:
+    """Give memory back now and then: a burst must not be remembered for ever."""
+    while True:
+        await asyncio.sleep(_TIDY_S)
+        await asyncio.to_thread(give_back)
 
 
 def _served(server: Server) -> str:

@@ -111,10 +111,113 @@ def test_file_that_went_away_is_its_own_error(photos):
     from service.classify_cli import _read
 
     here, gone = photos / "[red] one.jpg", photos / "gone.jpg"
-    images, unread = _read([gone, here])
-    assert [here.read_bytes()] == images
-    assert [gone] == list(unread)
-    assert "cannot be read: No such file" in unread[gone].error
+    unread, image = _read([gone, here])
+    assert here.read_bytes() == image
+    assert "cannot be read: No such file" in unread.error
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+async def test_results_go_into_a_file_photo_by_photo(classify, photos, tmp_path, kind):
+    """CSV or JSON lines; a second run asks only for what is new, and mends a torn line."""
+    out = tmp_path / f"results.{kind}"
+    done = await classify(photos, "--out", out, "--top-k", 2)
+    assert (0, "2 of 2 photos are classified") == (done.returncode, done.stdout[:28]), done.stderr
+    lines = out.read_text("utf-8").splitlines()
+    if kind == "csv":
+        assert "photo,model,model_version,label_1,probability_1,label_2,probability_2" == lines[0]
+        assert re.fullmatch(r'"?.*\[red\] one\.jpg"?,food,1,red,0\.\d+,\w+,0\.\d+', lines[1])
+    else:
+        assert ["red", "blue"] == [json.loads(line)["classes"][0]["label"] for line in lines]
+
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-7])
+    (photos / "zz.jpg").write_bytes((photos / "[red] one.jpg").read_bytes())
+    (photos / "[red] one.jpg").write_bytes(b"would fail, if it were asked again")
+    done = await classify(photos, "--out", out, "--top-k", 2, "--json")
+    assert 0 == done.returncode, done.stderr
+    assert {"photos": 3, "classified": 3, "failed": 0, "out": str(out)} == json.loads(done.stdout)
+    assert out.read_bytes().startswith(whole)
+    assert len(lines) + 1 == len(out.read_text("utf-8").splitlines())
+
+
+async def test_failed_photos_are_listed_and_tried_again(classify, photos, photo, tmp_path):
+    """They are not in the results; the list has their reasons, and goes when they are mended."""
+    out = tmp_path / "results.csv"
+    bad = photos / "bad.jpg"
+    bad.write_bytes(b"junk")
+    done = await classify(photos, "--out", out)
+    assert 1 == done.returncode
+    assert "error: 1 of 3 photos" in done.stderr
+    assert f"{bad}\tthis is not a JPEG, PNG or WebP image\n" == Path(f"{out}.failed").read_text()
+    assert "bad.jpg" not in out.read_text()
+    bad.write_bytes(photo("green"))
+    done = await classify(photos, "--out", out)
+    assert 0 == done.returncode
+    assert "bad.jpg,food,1,green" in out.read_text()
+    assert not Path(f"{out}.failed").exists()
+
+
+async def test_a_kill_in_the_middle_costs_nothing(publish, serve, photo, tmp_path):
+    """SIGKILL while hundreds are under way; the same command ends with each of them once."""
+    publish("food", loops=2_000)
+    server = await serve(max_batch=1)
+    folder, out = tmp_path / "many", tmp_path / "results.jsonl"
+    folder.mkdir()
+    for number in range(400):
+        (folder / f"{number:03}.jpg").write_bytes(photo(["red", "green", "blue"][number % 3]))
+    command = [
+        *(sys.executable, "-m", "hansang", "classify", str(folder), "--out", str(out)),
+        *("--address", f"127.0.0.1:{server.port}", "--top-k", "1"),
+    ]
+    with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as first:
+        while not out.exists() or out.read_bytes().count(b"\n") < 20:
+            await asyncio.sleep(0.01)
+        first.kill()
+    assert 20 <= out.read_bytes().count(b"\n") < 400
+    done = await asyncio.to_thread(subprocess.run, command, env=ENVIRONMENT, capture_output=True)
+    assert 0 == done.returncode, done.stderr
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [f"{number:03}.jpg" for number in range(400)] == [
+        Path(each["photo"]).name for each in found
+    ]
+    assert ["red", "green", "blue"] == [each["classes"][0]["label"] for each in found[:3]]
+
+
+@pytest.mark.parametrize(
+    ("content", "out", "sentence"),
+    [
+        (None, "results.txt", "name it .csv or .jsonl"),
+        ("photo,other\n", "results.csv", "other columns"),
+        ("junk\n", "results.jsonl", "holds no results"),
+    ],
+)
+async def test_a_file_that_cannot_be_gone_on_with_is_left_alone(
+    classify, photos, tmp_path, content, out, sentence
+):
+    """Another format or other columns: an error that says so, and nothing is overwritten."""
+    path = tmp_path / out
+    if content is not None:
+        path.write_text(content)
+    done = await classify(photos, "--out", path)
+    assert 1 == done.returncode
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert content == (path.read_text() if path.exists() else None)
+
+
+def test_token_makes_an_entry_for_the_file(tmp_path):
+    """The entry is on stdout, and holds a hash; the token itself is on stderr alone."""
+    from service.auth import Tokens
+
+    done = hansang("token", "kiosk", "--images-per-s", 50, "--admin")
+    assert 0 == done.returncode
+    (token,) = re.findall(r"token of kiosk: (\S+)\n", done.stderr)
+    assert token not in done.stdout
+    path = tmp_path / "tokens.toml"
+    path.write_text(done.stdout)
+    caller = Tokens(path).identify({"authorization": f"Bearer {token}"})
+    assert ("kiosk", 50, True) == (caller.name, caller.images_per_s, caller.admin)
+    assert 1 == hansang("token", "a b").returncode
 
 
 def test_nothing_to_classify_is_told(tmp_path):

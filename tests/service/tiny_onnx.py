@@ -7,6 +7,7 @@ The default weights answer with the photo's colour: red, green or blue. A messag
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ def build(
     batch: int | str = "N",
     input_type: int = _UINT8,
     loops: int = 0,
+    padding: int = 0,
     properties: Mapping[str, str | None] | None = None,
 ) -> Path:
     """Write a model that keeps the contract, save for what the arguments break, to `path`.
@@ -40,6 +42,7 @@ def build(
         batch: A number fixes the batch.
         input_type: 2 is uint8, 1 is float32.
         loops: Idle turns of a loop per run, some microseconds each: a slow model.
+        padding: Bytes of weights that change nothing: a large model.
         properties: Metadata that differs; None leaves a key out.
     """
     if weights is None:
@@ -57,7 +60,20 @@ def build(
         initializers.append(_tensor("turns", (), _INT64, [loops]))
         nodes.append(_node("Loop", ["turns", "", mean], ["features"], _attribute("body", _body())))
     logits = "logits" if softmax else "probabilities"
-    nodes.append(_node("MatMul", ["features", "weights"], [logits]))
+    if padding:
+        # Zeros, times what is there, added to it: nothing that is known beforehand.
+        side = math.isqrt(padding // 4)
+        initializers += [
+            _zeros("wider", (3, side)), _zeros("padding", (side, side)), _zeros("narrower", (side, 3)),
+        ]  # fmt: skip
+        nodes += [
+            _node("MatMul", ["features", "wider"], ["wide"]),
+            _node("MatMul", ["wide", "padding"], ["still_wide"]),
+            _node("MatMul", ["still_wide", "narrower"], ["nothing"]),
+            _node("Add", ["features", "nothing"], ["padded"]),
+        ]
+    features = "padded" if padding else "features"
+    nodes.append(_node("MatMul", [features, "weights"], [logits]))
     if softmax:
         nodes.append(_node("Softmax", [logits], ["probabilities"]))
     graph = _message(
@@ -133,6 +149,11 @@ def _attribute(name: str, value: int | list[int] | bytes) -> bytes:
 def _tensor(name: str, dims: Sequence[int], kind: int, values: Sequence[float]) -> bytes:
     raw = struct.pack(f"<{len(values)}{'f' if kind == _FLOAT else 'q'}", *values)
     return _message(*((1, dim) for dim in dims), (2, kind), (8, name), (9, raw))
+
+
+def _zeros(name: str, dims: Sequence[int]) -> bytes:
+    raw = bytes(4 * dims[0] * dims[1])
+    return _message(*((1, dim) for dim in dims), (2, _FLOAT), (8, name), (9, raw))
 
 
 def _value(name: str, kind: int, dims: Sequence[int | str]) -> bytes:

@@ -1,0 +1,252 @@
+"""What both clients share: the connection's settings, retries, and how messages are read.
+
+A call is tried again only where the server says UNAVAILABLE: it was not begun then. The pause doubles
+each time, or is what the server's RetryInfo asks for.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from service.config import MAX_IMAGES_PER_CALL
+from service.errors import (
+    DeadlineError,
+    ForbiddenError,
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    ServiceError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from service.pb import classifier_pb2 as pb
+
+MAX_CALL_BYTES = 48 * 2**20
+"""Most bytes of images in one request; a larger image is not sent."""
+
+_MAX_MESSAGE_BYTES = 64 * 2**20
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+_ERRORS: dict[grpc.StatusCode, type[ServiceError]] = {
+    error.code: error
+    for error in (
+        InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError, DeadlineError,
+        UnauthenticatedError, ForbiddenError,
+    )
+}  # fmt: skip
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """One class and how likely it is."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What became of one image: either classes, the likeliest first, or an error."""
+
+    classes: tuple[Class, ...] = ()
+    error: str | None = None
+    code: grpc.StatusCode | None = None
+    """What kind of error it is; INVALID_ARGUMENT is a picture that is not accepted."""
+    model: str = ""
+    model_version: int = 0
+    """The version that answered; 0 where the image was not sent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """What is loaded."""
+
+    name: str
+    version: int
+    labels: tuple[str, ...]
+    image_size: int
+    provider: str
+    val_top1: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """How to reach a service.
+
+    Raises:
+        InvalidArgumentError: The address has no port, or a file cannot be read.
+    """
+
+    address: str
+    """`host:port`; several are `ipv4:host:port,host:port`."""
+    timeout_s: float = 30.0
+    """How long a call may take, retries included."""
+    retries: int = 4
+    """How often a call is tried again. 0: never."""
+    token: str = ""
+    tls: bool = False
+    """TLS with the authorities of the system. `ca` implies it."""
+    ca: Path | None = None
+    """The authority that signed the server's certificate, PEM."""
+    certificate: Path | None = None
+    """For mTLS: this client's certificate, PEM."""
+    key: Path | None = None
+    """For mTLS: its private key, PEM."""
+
+    def __post_init__(self) -> None:
+        # gRPC would take port 443.
+        if ":" not in self.address:
+            raise InvalidArgumentError(
+                f"the address {self.address!r} has no port; write it like localhost:8500"
+            )
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return what is sent with each call."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+    def options(self) -> list[tuple[str, Any]]:
+        """Return the channel's settings."""
+        return [
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            # gRPC sends even localhost through $http_proxy, which cannot reach it.
+            ("grpc.enable_http_proxy", 0),
+            # Retries are made here, where RetryInfo is honoured.
+            ("grpc.enable_retries", 0),
+            ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_PAUSE_S)),
+            ("grpc.min_reconnect_backoff_ms", int(1000 * _FIRST_PAUSE_S)),
+            ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_S)),
+            # A server that vanished without a word is noticed.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+        ]
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Return the channel's credentials; None is a connection in the clear."""
+        if not (self.tls or self.ca or self.certificate):
+            return None
+        ca, key, certificate = map(_read, (self.ca, self.key, self.certificate))
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+    def pause_s(self, error: grpc.RpcError, attempt: int, ends_s: float) -> float | None:
+        """Return how long to wait before a call is tried again; None: it is not.
+
+        Args:
+            error: Why it failed.
+            attempt: How often it was tried again already.
+            ends_s: When its time is over (`time.monotonic`).
+        """
+        if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt >= self.retries:
+            return None
+        # Between half and the whole of it: clients of one server do not come back as one.
+        pause_s = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
+        asked_s = retry_info_s(error)
+        if asked_s is not None:
+            pause_s = max(asked_s, _FIRST_PAUSE_S / 2)
+        return pause_s if monotonic() + pause_s < ends_s else None
+
+    def error(self, error: grpc.RpcError) -> ServiceError:
+        """Return the service's error that a gRPC error stands for."""
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAVAILABLE and "connect" in str(details).lower():
+            return UnavailableError(
+                f"no service answers at {self.address}; start one with: hansang serve"
+            )
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineError(f"no answer from {self.address} within {self.timeout_s:g} s")
+        found = _ERRORS.get(code, ServiceError)(f"{self.address}: {details} ({code.name})")
+        found.retry_after_s = retry_info_s(error)
+        return found
+
+
+def retry_info_s(error: grpc.RpcError) -> float | None:
+    """Return what the server's RetryInfo says, in seconds; None if it says nothing."""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                info = RetryInfo()
+                if detail.Unpack(info):
+                    return float(info.retry_delay.ToNanoseconds() / 1e9)
+    return None
+
+
+def read_results(response: pb.ClassifyResponse, address: str) -> list[Result]:
+    """Return the results of a response.
+
+    Raises:
+        ServiceError: The response is an error of a stream's request.
+    """
+    if response.HasField("error"):
+        kind = _ERRORS.get(_CODES[response.error.code], ServiceError)
+        raise kind(f"{address}: {response.error.message}")
+    return [
+        Result(
+            classes=tuple(Class(c.label, c.probability) for c in result.classes),
+            error=result.error.message if result.HasField("error") else None,
+            code=_CODES.get(result.error.code) if result.HasField("error") else None,
+            model=response.model,
+            model_version=response.model_version,
+        )
+        for result in response.results
+    ]
+
+
+def read_model(found: pb.Model) -> ModelInfo:
+    """Return the description of a model."""
+    return ModelInfo(
+        name=found.name,
+        version=found.version,
+        labels=tuple(found.labels),
+        image_size=found.image_size_px,
+        provider=found.provider,
+        val_top1=found.val_top1 if found.HasField("val_top1") else None,
+    )
+
+
+def sendable(image: bytes) -> Result | bytes:
+    """Return the image, or the error of one that no message holds."""
+    if len(image) <= MAX_CALL_BYTES:
+        return image
+    return Result(
+        error=f"the image has {len(image)} bytes; at most {MAX_CALL_BYTES} are sent",
+        code=InvalidArgumentError.code,
+    )
+
+
+def merged(
+    places: Sequence[bytes | Result], answers: Sequence[Result]
+) -> list[Result]:
+    """Put answers into the places of the images that were sent, in order."""
+    rest = iter(answers)
+    return [place if isinstance(place, Result) else next(rest) for place in places]
+
+
+def chunks(images: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Cut into calls that the service accepts, by number and by bytes."""
+    chunk: list[bytes] = []
+    num_bytes = 0
+    for image in images:
+        full = len(chunk) == MAX_IMAGES_PER_CALL or num_bytes + len(image) > MAX_CALL_BYTES
+        if chunk and full:
+            yield chunk
+            chunk, num_bytes = [], 0
+        chunk.append(image)
+        num_bytes += len(image)
+    if chunk:
+        yield chunk
+
+
+def _read(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {path}: {error.strerror}") from error
