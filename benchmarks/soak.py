@@ -1,11 +1,11 @@
-"""Half an hour of everything at once, with clients that crash; memory, threads and files must stay flat.
+"""Half an hour of everything at once, with clients that crash: memory, threads and files stay flat.
 
     python -m benchmarks.soak --minutes 30        (make soak)
 
-Calls for one and for many images, bulk streams, Open Inference Protocol calls, bad images, deadlines
-that cannot be kept, calls that are cancelled, clients that are killed in mid-stream, and a swap every
-half minute. Prints its figures as JSON; the exit code is 1 where something grew or a call failed that
-should not.
+Calls for one and for many images, bulk streams, Open Inference Protocol calls, bad images,
+deadlines that cannot be kept, calls that are cancelled, clients that are killed in mid-stream, a
+swap every half minute. Prints its figures as JSON; the exit code is 1 where something grew or a
+call failed that should not.
 """
 
 import argparse
@@ -209,9 +209,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = [
-            rig.real_model(
-                folder / f"{seed}.onnx", image_size=arguments.image_size, seed=seed
-            )
+            rig.real_model(folder / f"{seed}.onnx", image_size=arguments.image_size, seed=seed)
             for seed in range(2)
         ]
         figures = asyncio.run(soak(folder, models, minutes=arguments.minutes))

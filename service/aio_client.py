@@ -96,7 +96,7 @@ class AsyncClassifier:
                     if backlog.done:
                         break
                     response = await asyncio.wait_for(call.read(), self._wire.timeout_s)
-                    if response is grpc.aio.EOF:
+                    if response is grpc.aio.EOF:  # type: ignore[attr-defined]
                         break
                     attempt = 0
                     for result in backlog.answer(read_results(response, self.address)):
@@ -105,7 +105,9 @@ class AsyncClassifier:
                     raise await _end(call)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as caught:
                 # gRPC's word for writing into a stream that has ended.
-                error = await _end(call) if isinstance(caught, asyncio.InvalidStateError) else caught
+                error = (
+                    await _end(call) if isinstance(caught, asyncio.InvalidStateError) else caught
+                )
                 pause_s = self._wire.pause_s(error, attempt, float("inf"))
                 if pause_s is None:
                     raise self._wire.error(error) from error
@@ -127,7 +129,7 @@ class AsyncClassifier:
 
     async def close(self) -> None:
         """Let go of the connection."""
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,6 +160,7 @@ async def _end(call: Any) -> grpc.aio.AioRpcError:
         await call.initial_metadata(),
         await call.trailing_metadata(),
         await call.details(),
+        None,
     )
 
 

@@ -1,7 +1,7 @@
 """What a bulk stream has sent and what is not answered yet: it can begin again and lose nothing.
 
-Requests are cut from an iterable as they are wanted, so that thousands of photos are never in memory
-at a time. After a broken stream a new one sends what was not answered, and goes on from there.
+Requests are cut from an iterable as they are wanted, so that thousands of photos are never in
+memory at a time. After a broken stream a new one sends what was not answered, and goes on.
 """
 
 import threading

@@ -21,12 +21,12 @@ def classify(
     address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
     model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
-    version: Annotated[
-        int, typer.Option(min=0, help="Which version; 0: the one that serves.")
-    ] = 0,
+    version: Annotated[int, typer.Option(min=0, help="Which version; 0: the one that serves.")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write results to this .csv or .jsonl; what is in it is not asked again."),
+        typer.Option(
+            help="Write results to this .csv or .jsonl; what is in it is not asked again."
+        ),
     ] = None,
     token: Annotated[
         str,

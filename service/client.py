@@ -3,9 +3,9 @@
 >>> with Classifier("localhost:8500") as classifier:
 ...     results = classifier.classify([photo_bytes])
 
-`classify` is for a few photos that somebody waits for. `bulk` is for thousands: a long-lived stream,
-in which the server sets the pace; nothing is refused for want of room. `AsyncClassifier` is the same
-for asyncio.
+`classify` is for a few photos that somebody waits for. `bulk` is for thousands: a long-lived
+stream, in which the server sets the pace; nothing is refused for want of room. `AsyncClassifier` is
+the same for asyncio.
 """
 
 import time

@@ -60,9 +60,7 @@ class Lines(Generic[T]):
         return item
 
     def _is_bulks_turn(self) -> bool:
-        return bool(self._bulk) and (
-            not self._interactive or self._passed >= BULK_EVERY - 1
-        )
+        return bool(self._bulk) and (not self._interactive or self._passed >= BULK_EVERY - 1)
 
     def keep(self, wanted: Callable[[T], bool]) -> None:
         """Drop what is not wanted any more."""

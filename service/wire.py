@@ -1,11 +1,11 @@
 """What both clients share: the connection's settings, retries, and how messages are read.
 
-A call is tried again only where the server says UNAVAILABLE: it was not begun then. The pause doubles
-each time, or is what the server's RetryInfo asks for.
+A call is tried again only where the server says UNAVAILABLE: it was not begun then. The pause
+doubles each time, or is what the server's RetryInfo asks for.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -170,7 +170,8 @@ class Connection:
 
 def retry_info_s(error: grpc.RpcError) -> float | None:
     """Return what the server's RetryInfo says, in seconds; None if it says nothing."""
-    for key, value in error.trailing_metadata() or ():
+    metadata: Iterable[Any] = error.trailing_metadata() or ()
+    for key, value in metadata:
         if key == "grpc-status-details-bin":
             for detail in Status.FromString(value).details:
                 info = RetryInfo()
@@ -222,9 +223,7 @@ def sendable(image: bytes) -> Result | bytes:
     )
 
 
-def merged(
-    places: Sequence[bytes | Result], answers: Sequence[Result]
-) -> list[Result]:
+def merged(places: Sequence[bytes | Result], answers: Sequence[Result]) -> list[Result]:
     """Put answers into the places of the images that were sent, in order."""
     rest = iter(answers)
     return [place if isinstance(place, Result) else next(rest) for place in places]

@@ -106,13 +106,14 @@ class _Ahead:
             while coming is not None:
                 started_s = time.perf_counter()
                 batch = coming.result()
-                chosen = next(todo, None)
-                coming = None if chosen is None else reader.submit(self._read, chosen)
                 if self._stream is not None:
+                    # Before the next copy begins, which this batch need not wait for.
                     here = torch.cuda.current_stream(self._device)
                     here.wait_stream(self._stream)
                     for tensor in batch:
                         tensor.record_stream(here)
+                chosen = next(todo, None)
+                coming = None if chosen is None else reader.submit(self._read, chosen)
                 self.waited_s += time.perf_counter() - started_s
                 yield batch
 

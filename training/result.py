@@ -5,7 +5,6 @@ predictions-<split>.npz    probabilities [N, K], targets [N], files [N], of the 
 """
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,12 +92,3 @@ def _write_predictions(
             targets=evaluation.targets,
             files=np.array(files),
         )
-
-
-def read_predictions(run_dir: Path, split: str) -> dict[str, np.ndarray[Any, Any]] | None:
-    """Return `probabilities`, `targets` and `files` of a split; None if the run has none."""
-    try:
-        with np.load(run_dir / f"predictions-{split}.npz", allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("probabilities", "targets", "files")}
-    except (FileNotFoundError, KeyError, ValueError, zipfile.BadZipFile):
-        return None

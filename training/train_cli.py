@@ -114,9 +114,11 @@ def train(
             config = _config(run_dir, recipe, chosen)
             with progress("prepare") if world.leads else nullcontext(no_progress) as report:
                 # One builds the cache; the others find it.
-                world.wait() if not world.leads else None
+                if not world.leads:
+                    world.wait()
                 cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
-                world.wait() if world.leads else None
+                if world.leads:
+                    world.wait()
             if batch_size == "auto" and not config.micro_batch_size:
                 from training.room import find_micro_batch
 

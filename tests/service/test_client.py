@@ -264,9 +264,7 @@ async def test_bulk_goes_on_after_a_restart(publish, process, photo, client):
             async for result in classifier.bulk(map(photo, colours), top_k=1):
                 take(result)
 
-    work = asyncio.ensure_future(
-        asyncio.to_thread(threaded) if client == "sync" else single()
-    )
+    work = asyncio.ensure_future(asyncio.to_thread(threaded) if client == "sync" else single())
     await asyncio.wait({work, asyncio.ensure_future(seen.wait())}, return_when="FIRST_COMPLETED")
     server.kill()
     server.wait()
@@ -281,7 +279,7 @@ class Answering:
     def __init__(self, *codes, retry_after_s=None):
         self.codes, self.calls, self.retry_after_s = list(codes), [], retry_after_s
 
-    async def Classify(self, request, context):  # noqa: N802
+    async def Classify(self, request, context):  # noqa: ARG002, N802
         self.calls.append(monotonic())
         if self.codes:
             error = UnavailableError("not now", retry_after_s=self.retry_after_s)
@@ -310,11 +308,7 @@ async def answering():
             response_serializer=pb.ClassifyResponse.SerializeToString,
         )
         server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    "hansang.v1.Classifier", {"Classify": handler}
-                ),
-            )
+            (grpc.method_handlers_generic_handler("hansang.v1.Classifier", {"Classify": handler}),)
         )
         servers.append(server)
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -22,16 +22,14 @@ async def test_rolling_restart_fails_no_call(publish, tmp_path):
     """Two servers are restarted in turn under load; the clients ask health and never retry."""
     publish("food")
     photos = rig.photos(4, size=(60, 40))
-    found = await trouble.drain(
-        ModelStore(tmp_path / "models"), rounds=3, callers=4, photos=photos
-    )
+    found = await trouble.drain(ModelStore(tmp_path / "models"), rounds=3, callers=4, photos=photos)
     assert 0 == found["failed"], found
     assert [0] == found["exit_codes"]
     assert 500 < found["calls"]
 
 
 async def test_readiness_falls_before_calls_are_refused(publish, process, photo):
-    """During the delay health says NOT_SERVING, and calls are answered all the same; then exit 0."""
+    """During the delay health says NOT_SERVING and calls are answered all the same; then exit 0."""
     publish("food")
     server = process(drain_delay_s=1.5)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -54,8 +52,13 @@ async def test_readiness_falls_before_calls_are_refused(publish, process, photo)
 async def test_second_sigterm_hurries(publish, process, photo):
     """Neither the delay nor the call in flight is waited for; the exit code is 0 all the same."""
     publish("slow", loops=20_000_000)
-    server = process(drain_delay_s=60, drain_s=60, max_batch=1, wait=False,
-                     before="import service.model as m\nm.Model.warm_up = lambda self, n: 0.0")  # fmt: skip
+    server = process(
+        drain_delay_s=60,
+        drain_s=60,
+        max_batch=1,
+        wait=False,
+        before="import service.model as m\nm.Model.warm_up = lambda self, n: 0.0",
+    )
     server.ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         call = ClassifierStub(channel).Classify(pb.ClassifyRequest(images=[photo("red")]))

@@ -168,8 +168,6 @@ async def test_clients_that_are_killed_leave_nothing(publish, serve, photo, tmp_
             0
             == value("hansang_admitted_images")
             == value("hansang_bytes_in_flight")
-            == value(
-                "hansang_open_streams", {"method": "/hansang.v1.Classifier/ClassifyStream"}
-            )
+            == value("hansang_open_streams", {"method": "/hansang.v1.Classifier/ClassifyStream"})
         )
     )

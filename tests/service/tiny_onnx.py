@@ -64,8 +64,10 @@ def build(
         # Zeros, times what is there, added to it: nothing that is known beforehand.
         side = math.isqrt(padding // 4)
         initializers += [
-            _zeros("wider", (3, side)), _zeros("padding", (side, side)), _zeros("narrower", (side, 3)),
-        ]  # fmt: skip
+            _zeros("wider", (3, side)),
+            _zeros("padding", (side, side)),
+            _zeros("narrower", (side, 3)),
+        ]
         nodes += [
             _node("MatMul", ["features", "wider"], ["wide"]),
             _node("MatMul", ["wide", "padding"], ["still_wide"]),
