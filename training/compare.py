@@ -16,7 +16,7 @@ from training import page
 from training.config import flatten
 from training.errors import RunError
 from training.figures import Drawn
-from training.intervals import Z95, wilson
+from training.intervals import Z95, wilson_of
 from training.metrics import Predictions
 from training.report import Measured, measured
 from training.run_record import RunRecord
@@ -146,8 +146,8 @@ def difference(
         return Delta(value=value, interval=interval, paired=True, gained=gained, lost=lost,
                      p=_mcnemar(gained, lost))  # fmt: skip
     a, b = float(first.mean()), float(second.mean())
-    low_a, high_a = wilson(int(first.sum()), len(first))
-    low_b, high_b = wilson(int(second.sum()), len(second))
+    low_a, high_a = wilson_of(int(first.sum()), len(first))
+    low_b, high_b = wilson_of(int(second.sum()), len(second))
     low = b - a - math.hypot(b - low_b, high_a - a)
     high = b - a + math.hypot(high_b - b, a - low_a)
     return Delta(value=b - a, interval=(low, high), paired=False, gained=0, lost=0, p=None)

@@ -3,40 +3,39 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 Z95 = 1.959963984540054
 """Standard normal quantile of a 95 % interval."""
 
 
-def wilson(num_correct: int, num_photos: int, z: float = Z95) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson 1927), as fractions."""
-    if num_photos == 0:
-        return 0.0, 1.0
-    p, n = num_correct / num_photos, num_photos
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def wilson(
+    successes: ArrayLike, trials: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the 95 % score interval of proportions (Wilson 1927); NaN where nothing was tried.
+
+    Never leaves 0 to 1, and is sensible at both ends and for few trials.
+    """
+    n = np.where(np.asarray(trials) > 0, trials, np.nan).astype(np.float64)
+    share = np.asarray(successes, np.float64) / n
+    spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
+    centre, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
+    return np.maximum((centre - spread) / scale, 0), np.minimum((centre + spread) / scale, 1)
+
+
+def wilson_of(num_correct: int, num_photos: int) -> tuple[float, float]:
+    """Return the same for one accuracy, as plain fractions."""
+    low, high = wilson(num_correct, num_photos)
+    return float(low), float(high)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and half the width of its 95 % interval (Student's t); 0 for one value."""
     n = len(values)
-    mean = sum(values) / n
     if n == 1:
-        return mean, 0.0
-    variance = sum((value - mean) ** 2 for value in values) / (n - 1)
-    return mean, t95(n - 1) * math.sqrt(variance / n)
+        return values[0], 0.0
+    from scipy.stats import t
 
-
-def t95(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's t, within 0.1 % (exact for 1 to 4 degrees)."""
-    exact = {1: 12.706205, 2: 4.302653, 3: 3.182446, 4: 2.776445}
-    if degrees in exact:
-        return exact[degrees]
-    z, d = Z95, degrees
-    # Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
-    return (
-        z
-        + (z**3 + z) / (4 * d)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
-    )
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    return mean, float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)

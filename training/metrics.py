@@ -12,8 +12,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from training.calibration import expected_calibration_error, softmax
 from training.errors import RunError
-from training.intervals import Z95
+from training.intervals import wilson, wilson_of
 
 _BINS = 15
 _DRAWS = 1000
@@ -42,9 +43,8 @@ class Predictions:
 
     def calibrated(self, temperature: float) -> "Predictions":
         """Return them with the logits divided by a temperature (Guo et al. 2017)."""
-        logits = np.log(np.maximum(self.probabilities.astype(np.float64), 1e-30)) / temperature
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = (raised / raised.sum(1, keepdims=True)).astype(np.float32)
+        logits = np.log(np.maximum(self.probabilities, 1e-30))
+        probabilities = softmax(logits, temperature).astype(np.float32)
         return Predictions(probabilities, self.targets, self.files)
 
     @classmethod
@@ -157,18 +157,6 @@ def confusion(targets: Ints, predicted: Ints, num_classes: int) -> Ints:
     return flat.reshape(num_classes, num_classes)
 
 
-def wilson(successes: NDArray[np.generic], trials: NDArray[np.generic]) -> tuple[Floats, Floats]:
-    """Return the Wilson score interval (1927) of proportions; NaN where nothing was tried.
-
-    Never leaves 0 to 1, and is sensible at both ends and for few trials.
-    """
-    n = np.where(np.asarray(trials) > 0, trials, np.nan).astype(np.float64)
-    share = np.asarray(successes, np.float64) / n
-    spread = Z95 * np.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    centre, scale = share + Z95**2 / (2 * n), 1 + Z95**2 / n
-    return np.maximum((centre - spread) / scale, 0), np.minimum((centre + spread) / scale, 1)
-
-
 def per_class(matrix: Ints) -> PerClass:
     """Return precision, recall and F1 of each class of a confusion matrix [K, K]."""
     right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
@@ -195,9 +183,8 @@ def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
     correct = np.bincount(place, weights=right, minlength=bins)
     mean_confidence = _share(np.bincount(place, weights=confidence, minlength=bins), count)
     accuracy = _share(correct, count)
-    gaps = np.abs(np.nan_to_num(accuracy - mean_confidence)) * count
     low, high = wilson(correct, count)
-    ece = float(gaps.sum() / count.sum())
+    ece = expected_calibration_error(predictions.probabilities, predictions.targets, bins)
     return Reliability(edges, count, mean_confidence, accuracy, low, high, ece)
 
 
@@ -208,7 +195,6 @@ def scores(predictions: Predictions) -> Scores:
     photos, classes = p.shape
     matrix = confusion(targets, predicted, classes)
     right = int(matrix.trace())
-    low, high = wilson(np.array([right]), np.array([photos]))
     truth = p[np.arange(photos), targets]
     ranks = (p > truth[:, None]).sum(1)
     recall = per_class(matrix).recall.value
@@ -216,7 +202,7 @@ def scores(predictions: Predictions) -> Scores:
     return Scores(
         photos=photos,
         top1=right / photos,
-        top1_interval=(float(low[0]), float(high[0])),
+        top1_interval=wilson_of(right, photos),
         top5=float((ranks < 5).mean()) if classes > 5 else None,
         macro_f1=macro_f1(matrix),
         macro_f1_interval=percentiles(drawn),

@@ -16,7 +16,7 @@ from training.cache import DatasetCache
 from training.calibration import expected_calibration_error, fit_temperature, softmax
 from training.engine import Evaluation
 from training.files import replacing, write_text
-from training.intervals import wilson
+from training.intervals import wilson_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +66,10 @@ def conclude(
         epochs=len(history),
         best_epoch=best["epoch"],
         val_top1=best["val_top1"],
-        val_interval=wilson(val.num_correct, len(val.targets)),
+        val_interval=wilson_of(val.num_correct, len(val.targets)),
         val_loss=best["val_loss"],
         test_top1=None if test is None else test.top1,
-        test_interval=None if test is None else wilson(test.num_correct, len(test.targets)),
+        test_interval=None if test is None else wilson_of(test.num_correct, len(test.targets)),
         temperature=temperature,
         ece_before=expected_calibration_error(softmax(val.logits), val.targets),
         ece_after=expected_calibration_error(softmax(val.logits, temperature), val.targets),
