@@ -113,3 +113,33 @@ def test_failure_and_wrong_use_have_their_own_exit_codes(hansang, arguments, cod
     assert code == ended.returncode
     assert "" == ended.stdout
     assert "" != ended.stderr
+
+
+def test_several_seeds_are_summed_up_and_a_batch_is_fitted(hansang, dishes, tmp_path):
+    """Each seed is a run of its own; the JSON has their mean; a whole batch fits a CPU."""
+    done = hansang(
+        "train", dishes, "--run", "r", "--seeds", 2, "--epochs", 1, "--image-size", 32,
+        "--batch-size", "auto", "--json",
+    )  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr
+    summed = json.loads(done.stdout)
+    tops = [run["val_top1"] for run in summed["runs"]]
+    assert summed["val_top1"] == pytest.approx(sum(tops) / 2)
+    for seed in (0, 1):
+        about = json.loads((tmp_path / "runs" / f"r-seed{seed}" / "config.json").read_text())
+        assert (seed, 32, 0) == tuple(
+            about["config"][name] for name in ("seed", "batch_size", "micro_batch_size")
+        )
+
+
+def test_a_placement_that_this_device_has_not_is_refused(hansang, dishes):
+    """Unknown ones are listed; those of a GPU are told so on a CPU."""
+    common = ("train", dishes, "--epochs", 1, "--image-size", 32, "--device", "cpu")
+
+    unknown = hansang(*common, "--placement", "somewhere")
+    resident = hansang(*common, "--placement", "resident")
+
+    assert "placement must be one of auto, resident, pinned, memory-mapped" in unknown.stderr
+    assert "placement resident needs a CUDA device" in resident.stderr
+    assert 1 == unknown.returncode == resident.returncode
