@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow trouble soak check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	test -x $(VENV)-mlflow/bin/python || $(PYTHON) -m venv $(VENV)-mlflow
 	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mlflow-server.txt
 	touch $@
+
+trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
+	$(BIN)/python -m benchmarks.trouble
+
+soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
+	$(BIN)/python -m benchmarks.soak --minutes 30
 
 check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import io
 import json
-import os
 import random
 import signal
 import sys
@@ -395,6 +394,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.nice(0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main())

@@ -36,6 +36,10 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 BULK_SHARE = 0.75
 """The part of the places that bulk may hold: somebody who waits always finds one."""
 
+HEADROOM = 0.75
+"""The part of a call's time that its wait may take, as far as is foreseen when it is let in. A line
+loses nothing by being shorter, as long as it is never empty."""
+
 
 @dataclass(slots=True, eq=False)
 class _Item:
@@ -134,7 +138,8 @@ class Batcher:
         line = self._ahead(priority) + count
         now_s = monotonic()
         # A short line is always tried: what is never done cannot show that it has become faster.
-        if line > 2 * self._workers and now_s + self._pace.bound_s(line) > deadline_s:
+        left_s = HEADROOM * (deadline_s - now_s)
+        if line > 2 * self._workers and self._pace.bound_s(line) > left_s:
             self._metrics.rejected_images.labels("deadline_too_near").inc(count)
             raise OverloadedError(
                 f"{line} images wait, and the deadline would pass before this call is answered;"

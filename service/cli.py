@@ -88,7 +88,7 @@ def serve(
     """Serve the models of a repository over gRPC, and follow what is released into it.
 
     Ends with 0 after SIGTERM, when the calls in flight are answered, and with 70 when a model fails
-    for good. docs/operations.md describes every option, metric and alert.
+    for good.
 
     Example: hansang serve --repository models --port 8500
     """

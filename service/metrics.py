@@ -1,8 +1,6 @@
 """What the server counts and times, for Prometheus. Stages are timed apart.
 
 request = decode → queue → compute → answer
-
-docs/operations.md says what each is good for; a test holds the two together.
 """
 
 import contextlib

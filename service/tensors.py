@@ -29,7 +29,7 @@ def read_images(request: pb.ModelInferRequest, image_size: int) -> list[bytes] |
     """Return the images of a request: encoded ones, or pixels (N, S, S, 3).
 
     Raises:
-        InvalidArgumentError: The tensors are not as docs/operations.md and the proto describe.
+        InvalidArgumentError: The tensors are not as `ModelMetadata` and the proto describe.
     """
     if len(request.inputs) != 1:
         names = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
