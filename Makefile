@@ -43,7 +43,7 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	touch $@
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
-	$(BIN)/python -m benchmarks.trouble
+	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
 
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
 	$(BIN)/python -m benchmarks.soak --minutes 30
