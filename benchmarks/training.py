@@ -26,7 +26,10 @@ from typing import Annotated, Any
 
 import typer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
+    # Run as a script, its folder comes first, and this file would be taken for the package.
+    sys.path[0] = str(ROOT)
 KINDS = ("limit", "ours", "reference")
 BATCH = 64
 
