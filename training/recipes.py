@@ -12,7 +12,8 @@ def scratch() -> TrainConfig:
 
     hansang train DATA --recipe scratch --epochs 50 --image-size 96
     # grocery42, seed 0: 72.2 % validation top-1 (898 of 1,244, epoch 44) on one shared core of an
-    # AMD EPYC in about an hour; `baseline` has 39.7 %
+    # AMD EPYC in about an hour; `baseline` has 39.7 %. 20 epochs at 64 px: 62.9 % in 7 minutes on
+    # both cores
     """
     return TrainConfig(
         batch_size=32,
