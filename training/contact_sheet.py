@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from service.preprocessing import ImageError, load_square
+from training import fonts
 from training.dataset import Photo
 from training.files import replacing
-from training.fonts import font, shorten
 from training.inspection import Sheet
 
 _INK, _GREY, _RED, _PAPER, _EMPTY = "#1c1b1a", "#77736e", "#b3261e", "#ffffff", "#eeebe6"
@@ -34,7 +34,7 @@ def contact_sheet(sheet: Sheet, out: Path) -> None:
     draw = ImageDraw.Draw(page)
 
     def write(x: int, y: int, text: str, size_px: int, colour: str, width_px: int) -> None:
-        draw.text((x, y), shorten(text, size_px, width_px), font=font(size_px), fill=colour)
+        fonts.write(draw, x, y, fonts.shorten(text, size_px, width_px), size_px, colour)
 
     totals = [f"{split} {sum(of.values()):,}" for split, of in counts.items()]
     title = f"{sheet.folder.root.resolve().name} · {len(labels)} classes"

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files import replacing
+from training.fonts import font_files
 
 INK, MUTED, GRID, PAPER = "#1c1b1a", "#6b6763", "#dedad5", "#ffffff"
 BLUE, ORANGE, GREEN, RED, PURPLE, TEAL = (
@@ -59,12 +59,12 @@ class Drawn:
 
 @cache
 def _families() -> list[str]:
-    resource = files("cvttf_NotoSansCJK_Regular") / "NotoSansCJKtc-Regular.otf"
-    with as_file(resource) as path:
+    families = []
+    for path in font_files():
         font_manager.fontManager.addfont(str(path))
-        name = font_manager.FontProperties(fname=str(path)).get_name()
-    # matplotlib brings DejaVu, which has scripts that Noto Sans CJK has not.
-    return [name, "DejaVu Sans"]
+        families.append(font_manager.FontProperties(fname=str(path)).get_name())
+    # matplotlib brings DejaVu, for signs that none of ours has.
+    return [*families, "DejaVu Sans"]
 
 
 @contextmanager

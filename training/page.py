@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.files import write_text
+from training.fonts import font_files, needed, runs
 
 _JPEG_QUALITY = 82
-_LETTERS = ("Lo", "Lm", "Mn", "Mc", "Nl")
+_BEYOND = 0x530
+"""The first character after Latin, Greek and Cyrillic."""
+_SIGNS = range(0x2000, 0x2C00)
+"""Dashes, arrows, symbols: every system has them."""
+_KINDS = ("L", "M", "N", "Po")
+_JOINERS = "\u200c\u200d\u25cc"
+"""What joins or parts letters, and the circle that carries a mark which has none."""
 
 
 def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
@@ -39,41 +45,50 @@ def picture(image: Image.Image | NDArray[np.uint8], side: int) -> str:
 
 
 def glyphs(page: str) -> str:
-    """Return a CSS font with the glyphs of a page that a reader's machine may not have.
+    """Return the CSS of fonts with the glyphs of a page that a reader's machine may not have.
 
     A page in Latin letters gets none.
     """
     text = re.sub(r'"data:[^"]*"', "", page)
     # Every system has Latin, Greek, Cyrillic and signs; not every one has the scripts beyond.
-    wanted = "".join(
-        sorted({c for c in text if ord(c) >= 0x1100 and unicodedata.category(c) in _LETTERS})
-    )
-    subset = _subset(wanted) if wanted else ""
-    if not subset:
-        return ""
-    return (
-        f"@font-face{{font-family:'Page glyphs';unicode-range:"
-        f"{','.join(f'U+{ord(c):X}' for c in wanted)};"
-        f"src:url('data:font/woff;base64,{subset}') format('woff')}}"
+    wanted = {
+        c
+        for c in text
+        if ord(c) >= _BEYOND and ord(c) not in _SIGNS and unicodedata.category(c).startswith(_KINDS)
+    }
+    return "".join(
+        _face(path, "".join(sorted(c for c in wanted if (path, c) in runs(c))))
+        for path in needed(wanted)
     )
 
 
 @cache
-def _subset(characters: str) -> str:
-    """Return a WOFF of those of the characters that Noto Sans CJK has, in base64; '' for none."""
+def _face(path: Path, characters: str) -> str:
+    """Return the CSS of a WOFF of these characters of a font; '' for none."""
     from fontTools.subset import Options, Subsetter, load_font, save_font
 
-    options = Options(hinting=False, layout_features=[], notdef_outline=True, flavor="woff")
-    resource = files("cvttf_NotoSansCJK_Regular") / "NotoSansCJKtc-Regular.otf"
-    with as_file(resource) as path, load_font(str(path), options, lazy=True) as font:
-        if not {ord(character) for character in characters} & font.getBestCmap().keys():
-            return ""
+    if not characters:
+        return ""
+    main = path == font_files()[0]
+    # Hangul and Han stand side by side. Other scripts need their rules for joining and stacking,
+    # and the parts into which a browser takes some vowels.
+    features = [] if main else ["*"]
+    if not main:
+        characters = "".join(sorted({*characters, *unicodedata.normalize("NFD", characters)}))
+        characters += _JOINERS
+    options = Options(hinting=False, layout_features=features, notdef_outline=True, flavor="woff")
+    buffer = io.BytesIO()
+    with load_font(str(path), options, lazy=True) as font:
         subsetter = Subsetter(options)
         subsetter.populate(text=characters)
         subsetter.subset(font)
-        buffer = io.BytesIO()
         save_font(font, buffer, options)
-    return base64.b64encode(buffer.getvalue()).decode()
+    ranges = ",".join(f"U+{ord(c):X}" for c in characters)
+    return (
+        f"@font-face{{font-family:'Page glyphs';unicode-range:{ranges};"
+        f"src:url('data:font/woff;base64,{base64.b64encode(buffer.getvalue()).decode()}') "
+        "format('woff')}"
+    )
 
 
 @cache

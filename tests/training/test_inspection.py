@@ -4,11 +4,13 @@ import json
 import unicodedata
 
 import pytest
-from PIL import Image
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw
 
 from training.contact_sheet import contact_sheet
 from training.errors import DataError
-from training.fonts import font, shorten
+from training.figures import axes, save
+from training.fonts import font, font_files, runs, shorten, write
 from training.inspection import inspect
 
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}
@@ -148,12 +150,44 @@ def test_the_picture_fits_any_number_of_classes(folder, tmp_path, num_classes):
         assert max(page.size) < 6000
 
 
-@pytest.mark.parametrize("text", ["김밥", "ラーメン", "麻婆豆腐", "Crème brûlée", "Борщ"])
-def test_labels_are_drawn_in_their_script(text):
-    """Every character has a glyph of its own, not the box that stands for a missing one."""
-    missing = bytes(font(20).getmask("\U0010fffe"))
+DISHES = (
+    *(
+        "김밥",
+        "ラーメン",
+        "麻婆豆腐",
+        "brûlée",
+        "Борщ",
+        "παστίτσιο",
+        "ผัดไทย",
+        "ລາບ",
+        "អាម៉ុក",
+        "မုန့်ဟင်းခါး",
+    ),
+    *("बिरयानी", "বিরিয়ানি", "ਸਾਗ", "ઢોકળા", "ଡାଲମା", "தோசை", "పెసరట్టు", "ಬಿಸಿಬೇಳೆ", "അപ്പം", "කොත්තු"),
+    *("މަސްހުނި", "མོག་མོག", "كبسة", "שקשוקה", "ዶሮወጥ", "ხაჭაპური", "խորոված", "ⵜⴰⵊⵉⵏ", "ᠪᠤᠤᠽ", "ᏎᎷ"),
+    *("ᓂᕿ", "ߘߋߜߋ", "ꦱꦺꦴꦠꦺꦴ", "ᱡᱤᱞᱟᱹᱯᱤ"),
+)
 
-    assert all(missing != bytes(font(20).getmask(character)) for character in text.strip())
+
+@pytest.mark.parametrize("text", DISHES)
+def test_labels_are_drawn_in_their_script(text):
+    """A font that the package brings has every character; none gives the box of a missing one."""
+    for path, piece in runs(text):
+        with TTFont(path, lazy=True) as file:
+            assert {ord(character) for character in piece} <= file.getBestCmap().keys()
+
+
+def test_a_picture_and_a_figure_draw_every_script(tmp_path):
+    """Each name leaves ink in the contact sheet, and no figure misses a glyph (an error here)."""
+    page = Image.new("RGB", (400, 40), "white")
+    for text in DISHES:
+        page.paste("white", (0, 0, 400, 40))
+        write(ImageDraw.Draw(page), 4, 2, text, 20, "black")
+        assert page.convert("L").point(lambda v: 255 * (v < 128)).getbbox() is not None
+
+    with axes() as (figure, (axis,)):
+        axis.set_yticks(range(len(DISHES)), DISHES)
+        save(figure, tmp_path, "names", title="Names", alt="Names of dishes.")
 
 
 def test_a_long_label_is_shortened_to_its_room():
@@ -161,5 +195,5 @@ def test_a_long_label_is_shortened_to_its_room():
     shortened = shorten("아주아주아주긴이름의비빔밥", 20, 100)
 
     assert shortened.endswith("…")
-    assert font(20).getlength(shortened) <= 100
+    assert font(font_files()[0], 20).getlength(shortened) <= 100
     assert "김밥" == shorten("김밥", 20, 100)
