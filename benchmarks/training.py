@@ -5,6 +5,7 @@
 limit       forward, backward and optimizer step on tensors that lie ready: nothing can be faster
 ours        the trainer's own loop, augmentation and photos from the dataset cache
 reference   the loop of torchvision's references: ImageFolder, DataLoader with 2 workers, transforms
+timm        timm's loader, model and optimizer, where timm is installed (`pip install timm`)
 
 Each is a process of its own, so that its peak memory is its own. They take turns, and the medians
 of the repeats are compared. The first epoch of ours includes building the cache, the reference's
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     # Run as a script, its folder comes first, and this file would be taken for the package.
     sys.path[0] = str(ROOT)
-KINDS = ("limit", "ours", "reference")
+KINDS = ("limit", "ours", "reference", *(["timm"] if find_spec("timm") else []))
 BATCH = 64
 
 
@@ -42,10 +44,11 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     kind: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Time training steps: the limit, ours and the reference loop."""
+    """Time training steps: the limit, ours, the reference loop and, where installed, timm's."""
     if kind is not None:
         print(json.dumps(_measure(kind, data, image_size, photos)))
         return
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     for turn in range(repeats):
         for kind in KINDS:
@@ -56,7 +59,7 @@ def main(
                     "--photos", str(photos), "--kind", kind,
                 ],
                 check=True, stdout=subprocess.PIPE, text=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "HANSANG_PROGRESS_S": "1e9"},
+                env={**os.environ, "PYTHONPATH": path, "HANSANG_PROGRESS_S": "1e9"},
             )  # fmt: skip
             turns[kind].append(json.loads(done.stdout.splitlines()[-1]))
     medians = {
@@ -69,6 +72,8 @@ def main(
         "ours_over_reference": ours["photos_per_s"] / reference["photos_per_s"],
         "first_epoch_over_reference": reference["first_epoch_s"] / ours["first_epoch_s"],
     }
+    if "timm" in medians:
+        ratios["ours_over_timm"] = ours["photos_per_s"] / medians["timm"]["photos_per_s"]
     result = {
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
         "medians": medians,
@@ -92,9 +97,8 @@ def _measure(kind: str, data: Path, image_size: int, photos: int) -> dict[str, f
     """Return what one turn of one kind gave, in this process."""
     work = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
-        found = {"limit": _limit, "ours": _ours, "reference": _reference}[kind](
-            data, image_size, photos, work
-        )
+        measure = {"limit": _limit, "ours": _ours, "reference": _reference, "timm": _timm}[kind]
+        found = measure(data, image_size, photos, work)
     finally:
         shutil.rmtree(work)
     peak = max(
@@ -181,6 +185,33 @@ def _reference(data: Path, image_size: int, photos: int, work: Path) -> dict[str
         loss = F.cross_entropy(model(images), targets, label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
+        optimizer.step()
+        count += len(targets)
+    took_s = time.perf_counter() - started_s
+    return {"photos_per_s": count / took_s, "first_epoch_s": took_s}
+
+
+def _timm(data: Path, image_size: int, photos: int, work: Path) -> dict[str, float]:
+    """Train an epoch as timm's script does, with the changes that ours makes."""
+    import timm
+    from timm.data import create_dataset, create_loader
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+
+    started_s = time.perf_counter()
+    dataset = create_dataset("", root=str(data), split="train")
+    loader = create_loader(
+        dataset, (3, image_size, image_size), BATCH, is_training=True, use_prefetcher=False,
+        scale=(0.35, 1.0), hflip=0.5, color_jitter=0.3, num_workers=2,
+    )  # fmt: skip
+    model = timm.create_model("resnet18", num_classes=len(dataset.reader.class_to_idx))
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=0.01, weight_decay=5e-4)
+    loss_of = LabelSmoothingCrossEntropy(0.1)
+    model.train()
+    count = 0
+    for images, targets in loader:
+        optimizer.zero_grad()
+        loss_of(model(images), targets).backward()
         optimizer.step()
         count += len(targets)
     took_s = time.perf_counter() - started_s
