@@ -66,13 +66,15 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-test mlflow; do \
+	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-deps -o peers.txt peers.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
+	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url -o deploy.txt deploy.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
