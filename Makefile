@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow trouble soak check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow test-deploy image-test sbom trouble soak check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,23 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mlflow-server.txt
 	touch $@
 
+test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest tests/service/test_object_store.py tests/service/test_balancing.py tests/service/test_manifests.py tests/service/test_monitoring.py
+
+image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
+	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh
+
+sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
+	mkdir -p build/sbom
+	for role in serve-cpu serve train; do \
+	  $(VENV)-deploy/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    -o build/sbom/$$role.json requirements/$$role.txt || exit 1; done
+
+$(VENV)-deploy/.ready: requirements/deploy.txt
+	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
+	$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	touch $@
+
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
 
@@ -66,13 +83,15 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-test mlflow; do \
+	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-deps -o peers.txt peers.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
+	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url -o deploy.txt deploy.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong use, 130 inte
 """
 
 import importlib
+import importlib.util
 import os
 from typing import Any
 
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from terminal import run
+from terminal import UserError, run
 
 VERBS = {
     "demo": "flows.cli:demo",
@@ -38,15 +39,24 @@ class _Verbs(TyperGroup):
     """Imports the one module of the verb that was asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(VERBS)
+        return [verb for verb in VERBS if _is_here(verb)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
             return None
+        if not _is_here(cmd_name):
+            raise UserError(
+                f"{cmd_name} is not in this image, which only serves; use the image hansang:train"
+            )
         module, function = VERBS[cmd_name].split(":")
         verb = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         verb.command(cmd_name)(getattr(importlib.import_module(module), function))
         return get_command(verb)
+
+
+def _is_here(verb: str) -> bool:
+    """Return whether the verb's room is installed; an image that serves has no `training`."""
+    return importlib.util.find_spec(VERBS[verb].split(".")[0]) is not None
 
 
 app = typer.Typer(

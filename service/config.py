@@ -1,5 +1,6 @@
 """Every setting of the server, checked at birth."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +167,32 @@ class ServerConfig:
                 )
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 def num_cores() -> int:
-    """Return how many cores this process may use, which may be fewer than the machine has."""
+    """Return how many cores this process may use, which may be fewer than the machine has.
+
+    A container's share of CPU time counts as well: half a core is one, two and a half are three.
+    """
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return min(cores, _quota() or cores)
+
+
+def _quota() -> int | None:
+    """Return the cores that the control group grants, of version 2 or 1; None where it does not."""
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota, period = (
+                (_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+            )
+        except OSError:
+            return None
+    try:
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max"
+        return None

@@ -2,7 +2,7 @@
 
 call ─ decode ─ queue ─ compute
 
-OpenTelemetry is an optional extra (`pip install hansang[otel]`); nothing of it is imported unless
+OpenTelemetry is optional (requirements/otel.txt); nothing of it is imported unless
 `--otlp-endpoint` is given.
 """
 
@@ -97,7 +97,7 @@ class OpenTelemetry:
         except ImportError as error:
             raise InvalidArgumentError(
                 "--otlp-endpoint needs OpenTelemetry, which is not installed:"
-                " pip install 'hansang[otel]'"
+                " pip install --require-hashes -r requirements/otel.txt"
             ) from error
         self._trace = trace
         self._extract = propagate.extract

@@ -1,0 +1,91 @@
+# Three images from one file; the first two have no torch.
+#
+#   docker build --target serve-cpu -t hansang:serve-cpu .    the service on CPUs
+#   docker build --target serve     -t hansang:serve .        the service on NVIDIA GPUs
+#   docker build --target train     -t hansang:train .        training, Prefect flows, and the service
+#
+# Needs BuildKit. Any Debian or Ubuntu with Python 3.11 to 3.13 and its venv module may be the base:
+# CUDA and cuDNN come as wheels, and the driver from the host. Where a package index of your own is
+# wanted, its settings are a secret that stays in no layer: --secret id=pip,src=pip.conf
+# (and --secret id=ca,src=ca.pem where its certificate is not known).
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+
+# hadolint ignore=DL3006  # pinned above
+FROM ${BASE_IMAGE} AS pip
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# pip stays behind in its own environment: what serves has no installer.
+RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/hansang
+WORKDIR /requirements
+
+FROM pip AS packages-serve-cpu
+COPY requirements/serve-cpu.txt requirements/otel.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    -r serve-cpu.txt -r otel.txt
+
+FROM pip AS packages-serve
+COPY requirements/serve.txt requirements/otel.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    -r serve.txt -r otel.txt \
+    # What only compilers want, and a second NVRTC that no library here asks for: 125 MB.
+    && find /opt/hansang/lib/python3.*/site-packages/nvidia \
+      \( -name include -o -name '*.a' -o -name 'libnvrtc*.alt.so*' \) -prune -exec rm -r {} +
+
+FROM pip AS packages-train
+COPY requirements/train.txt requirements/otel.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    -r train.txt -r otel.txt
+
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS runtime
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="Hansang" \
+      org.opencontainers.image.description="From folders of food photos to a fast, trustworthy classifier served over gRPC." \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+# Folders that are volumes belong to the user who writes there; nothing else in the image does.
+RUN groupadd --gid 10001 hansang \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin hansang \
+    && install -d -o 10001 -g 10001 /models /data /runs /cache
+ENV PATH=/opt/hansang/bin:${PATH} \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    DO_NOT_TRACK=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+STOPSIGNAL SIGTERM
+WORKDIR /tmp
+
+FROM runtime AS service
+COPY --chmod=0644 hansang.py terminal.py /app/
+COPY service /app/service
+USER 10001:10001
+EXPOSE 8500 8002
+ENTRYPOINT ["python", "-m", "hansang"]
+CMD ["serve", "--repository", "/models", "--log-format", "json"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-m", "service.probe"]
+
+FROM service AS serve-cpu
+COPY --from=packages-serve-cpu /opt/hansang /opt/hansang
+
+FROM service AS serve
+COPY --from=packages-serve /opt/hansang /opt/hansang
+
+FROM runtime AS train
+ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    PREFECT_HOME=/tmp/prefect
+COPY --chmod=0644 hansang.py terminal.py /app/
+COPY service /app/service
+COPY training /app/training
+COPY flows /app/flows
+COPY --from=packages-train /opt/hansang /opt/hansang
+USER 10001:10001
+ENTRYPOINT ["python", "-m", "hansang"]
+CMD ["--help"]
