@@ -25,7 +25,8 @@ async def test_a_full_server_refuses_at_the_door(publish, serve, connect, photo)
     details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
     (hint,) = Status.FromString(details).details
     found = RetryInfo()
-    assert hint.Unpack(found) and found.retry_delay.ToNanoseconds() > 0
+    assert hint.Unpack(found)
+    assert found.retry_delay.ToNanoseconds() > 0
     assert "red" == (await stub.Classify(request)).results[0].classes[0].label
 
 
