@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,8 +92,15 @@ def photos(count: int, *, size: tuple[int, int] = (348, 260), seed: int = 0) -> 
 class Server:
     """`hansang serve` in a process of its own."""
 
-    def __init__(self, repository: Path, *flags: str, port: int = 0) -> None:
-        """Start it; `ready` waits until it serves."""
+    def __init__(
+        self,
+        repository: Path,
+        *flags: str,
+        port: int = 0,
+        cores: Collection[int] = (),
+        environment: Mapping[str, str] = ENVIRONMENT,
+    ) -> None:
+        """Start it, on these cores alone if any are named; `ready` waits until it serves."""
         self.logs = Path(tempfile.mkstemp(suffix=".log")[1])
         self._file = self.logs.open("w")
         command = [
@@ -103,7 +110,9 @@ class Server:
             *flags,
         ]
         self.metrics_port = int(command[command.index("--metrics-port") + 1])
-        self.process = subprocess.Popen(command, stderr=self._file, env=ENVIRONMENT)
+        self.process = subprocess.Popen(command, stderr=self._file, env=environment)
+        if cores:  # threads are started later, and inherit it
+            os.sched_setaffinity(self.process.pid, cores)
         self.port = port
 
     def ready(self, *, within_s: float = 60) -> "Server":
@@ -175,6 +184,21 @@ def free_port() -> int:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
         return port
+
+
+@contextmanager
+def own_core() -> Iterator[set[int]]:
+    """Keep the last core for this process, which makes the load; yield those left for a server.
+
+    What the load costs must not be taken from the server. On one core they have to share.
+    """
+    cores = os.sched_getaffinity(0)
+    mine = {max(cores)}
+    os.sched_setaffinity(0, mine)
+    try:
+        yield cores - mine or cores
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @asynccontextmanager

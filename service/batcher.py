@@ -120,6 +120,38 @@ class Batcher:
             self._holders -= 1
             self._count(0, Priority.INTERACTIVE)
 
+    def refusal(
+        self,
+        count: int = 1,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline_s: float = math.inf,
+    ) -> OverloadedError | None:
+        """Return why `admit` would not let `count` images in now, and count them; None if it would.
+
+        It costs microseconds, so that it can be asked before a call is even read.
+        """
+        if not self._has_room(count, priority):
+            self._metrics.rejected_images.labels("queue_full").inc(count)
+            return OverloadedError(
+                f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images"
+                f" are being worked on and {count} more do not fit; try again later",
+                # By then as many places as are wanted have become free.
+                retry_after_s=max(self._pace.expected_s(count), 0.05),
+            )
+        line = self._ahead(priority) + count
+        # A short line is always tried: what is never done cannot show that it has become faster.
+        if line <= 2 * self._workers or deadline_s == math.inf:
+            return None
+        if self._pace.bound_s(line) <= HEADROOM * (deadline_s - monotonic()):
+            return None
+        self._metrics.rejected_images.labels("deadline_too_near").inc(count)
+        return OverloadedError(
+            f"{line} images wait, and the deadline would pass before this call is answered;"
+            " try again later, or allow more time",
+            retry_after_s=self._pace.bound_s(line),
+        )
+
     @contextmanager
     def admit(
         self,
@@ -134,18 +166,10 @@ class Batcher:
             OverloadedError: There are not so many free places, or the line is so long that
                 `deadline_s` (`time.monotonic`) would pass.
         """
-        self._check_room(count, priority)
+        if refusal := self.refusal(count, priority=priority, deadline_s=deadline_s):
+            raise refusal
         line = self._ahead(priority) + count
         now_s = monotonic()
-        # A short line is always tried: what is never done cannot show that it has become faster.
-        left_s = HEADROOM * (deadline_s - now_s)
-        if line > 2 * self._workers and self._pace.bound_s(line) > left_s:
-            self._metrics.rejected_images.labels("deadline_too_near").inc(count)
-            raise OverloadedError(
-                f"{line} images wait, and the deadline would pass before this call is answered;"
-                " try again later, or allow more time",
-                retry_after_s=self._pace.bound_s(line),
-            )
         self._count(count, priority)
         # By Little's law the time in the server over the length of the line is, on average, what an
         # image takes, whatever is the bottleneck. Of short lines it is mostly the latency of a run.
@@ -243,17 +267,6 @@ class Batcher:
             return True
         most = max(MAX_IMAGES_PER_CALL, int(BULK_SHARE * self._queue_size))
         return self._admitted[Priority.BULK] + count <= most
-
-    def _check_room(self, count: int, priority: Priority) -> None:
-        if self._has_room(count, priority):
-            return
-        self._metrics.rejected_images.labels("queue_full").inc(count)
-        raise OverloadedError(
-            f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images are"
-            f" being worked on and {count} more do not fit; try again later",
-            # By then as many places as are wanted have become free.
-            retry_after_s=max(self._pace.expected_s(count), 0.05),
-        )
 
     def _count(self, change: int, priority: Priority) -> None:
         self._admitted[priority] += change

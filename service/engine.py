@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +41,6 @@ class Terms:
     """When the answer loses its worth, on the clock of `time.monotonic`."""
     patient: bool = False
     """Whether it waits for room instead of being refused."""
-
-
-def deadline_s(context: Any) -> float:
-    """Return a call's deadline on the clock of `time.monotonic`."""
-    remaining_s = context.time_remaining()
-    return math.inf if remaining_s is None else monotonic() + float(remaining_s)
 
 
 class _Bytes:

@@ -1,26 +1,31 @@
 """The one place that turns exceptions into gRPC statuses, and that times whole calls.
 
-caller's token ─► request id, span ─► the method ─► status, RetryInfo, metrics, log
+door ─► caller's token ─► request id, span ─► message ─► the method ─► status, metrics, log
+
+A server that is full says so at the door: before the message is read, and with as little work as
+can be. What a refusal costs is what overload takes from those who are let in.
 """
 
 import asyncio
 import inspect
 import logging
+import math
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.auth import Tokens, caller
-from service.errors import OverloadedError, ServiceError
+from service.errors import InvalidArgumentError, OverloadedError, ServiceError
 from service.logs import request_id
 from service.metrics import Metrics
 from service.tracing import NoTracing, Tracing
@@ -29,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _MAX_ID = 128
 _HEALTH = "/grpc.health.v1.Health/"
+
+Door = Callable[[float], ServiceError | None]
+"""Given a call's deadline (`time.monotonic`), says why it cannot be let in; None if it can."""
 
 Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
 """Times one request of a stream, given its context; what it yields takes the code of an error."""
@@ -44,6 +52,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         tokens: Tokens | None = None,
         tracing: Tracing | None = None,
         max_streams: int = 64,
+        doors: Mapping[str, Door] | None = None,
     ) -> None:
         """Guard a server.
 
@@ -52,32 +61,36 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             tokens: Who may call; None lets anyone.
             tracing: Where spans go.
             max_streams: Most streams open at a time, of each method.
+            doors: Method → its door; the others are always open.
         """
         self._metrics = metrics
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
         self._max_streams = max_streams
+        self._doors = doors or {}
         self._streams: Counter[str] = Counter()
+        self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler, wrapped."""
-        handler = await continuation(handler_call_details)
+        """Return the method's handler, wrapped; it is made once."""
         method = handler_call_details.method
-        if handler is None:
-            return None
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # what callers make up is not remembered
+                return None
+            self._handlers[method] = self._wrapped(method, handler)
+        return self._handlers[method]
+
+    def _wrapped(self, method: str, handler: Any) -> Any:
         if handler.unary_unary is not None:
-            inner = handler.unary_unary
-
-            async def unary(request: Any, context: Any) -> Any:
-                async with self._call(method, context, timed=True):
-                    return await inner(request, context)
-
-            return grpc.unary_unary_rpc_method_handler(
-                unary, handler.request_deserializer, handler.response_serializer
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
             )
         stream = handler.unary_stream or handler.stream_stream
         if not inspect.isasyncgenfunction(stream):
@@ -97,6 +110,25 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             else grpc.stream_stream_rpc_method_handler
         )
         return make(streaming, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(
+        self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Return a method of one request as one that reads its request itself.
+
+        On the wire they are the same. gRPC would read the message, images and all, before it asks
+        whether the call is wanted.
+        """
+        door = self._doors.get(method)
+
+        async def unary(_: Any, context: Any) -> Any:
+            if door is not None and (refusal := door(deadline_s(context))):
+                self._metrics.request_seconds.labels(method, refusal.code.name).observe(0)
+                return await _abort(context, refusal)
+            async with self._call(method, context, timed=True):
+                return await inner(await _message(context), context)
+
+        return unary
 
     def timed(self, method: str) -> Timed:
         """Return what times the requests of a stream of this method, as calls are timed."""
@@ -172,6 +204,22 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         finally:
             self._streams[method] -= 1
             gauge.dec()
+
+
+def deadline_s(context: Any) -> float:
+    """Return a call's deadline on the clock of `time.monotonic`."""
+    remaining_s = context.time_remaining()
+    return math.inf if remaining_s is None else monotonic() + float(remaining_s)
+
+
+async def _message(context: Any) -> Any:
+    try:
+        message = await context.read()
+    except DecodeError as error:
+        raise InvalidArgumentError(f"the message cannot be read: {error}") from error
+    if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
+        raise InvalidArgumentError("the call has no message")
+    return message
 
 
 def status(error: ServiceError) -> Status:

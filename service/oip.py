@@ -13,9 +13,9 @@ from typing import Any
 
 from service.auth import caller
 from service.config import MAX_IMAGES_PER_CALL
-from service.engine import Engine, Row, Terms, deadline_s
+from service.engine import Engine, Row, Terms
 from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
-from service.interceptors import Timed
+from service.interceptors import Timed, deadline_s
 from service.lines import Priority
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc as pb_grpc

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from service.batcher import Batcher
 from service.config import ServerConfig, num_cores
-from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from service.errors import InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError
 from service.files import file_state
 from service.memory import give_back
 from service.metrics import Metrics
@@ -103,6 +103,19 @@ class ModelPool:
     def refusal(self, name: str) -> str:
         """Return why the version that should serve does not; empty if it does."""
         return self._refused.get(name, "")
+
+    def full(self, deadline_s: float) -> OverloadedError | None:
+        """Return why no model could answer a call of one image by then; None if one could.
+
+        Args:
+            deadline_s: When the answer loses its worth, on the clock of `time.monotonic`.
+        """
+        refusal = None
+        for instance in self.loaded:
+            refusal = instance.batcher.refusal(deadline_s=deadline_s)
+            if refusal is None:
+                break
+        return refusal
 
     def find(self, name: str, version: int = 0) -> ModelInstance:
         """Return a version of a model.

@@ -117,7 +117,16 @@ class Server:
             OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
         )
         self._closers.callback(tracing.close)
-        guard = Guard(metrics, tokens=self._tokens, tracing=tracing, max_streams=config.max_streams)
+        guard = Guard(
+            metrics,
+            tokens=self._tokens,
+            tracing=tracing,
+            max_streams=config.max_streams,
+            doors={
+                f"/{CLASSIFIER}/Classify": self.models.full,
+                f"/{INFERENCE}/ModelInfer": self.models.full,
+            },
+        )
         server = self._new_server(guard)
         decoder = Decoder(config.decode_threads or num_cores(), metrics)
         engine = Engine(decoder, metrics, max_bytes=config.max_bytes_in_flight, tracing=tracing)

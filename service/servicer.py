@@ -14,9 +14,9 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.config import MAX_IMAGES_PER_CALL
-from service.engine import Engine, Row, Terms, deadline_s
+from service.engine import Engine, Row, Terms
 from service.errors import InvalidArgumentError, ServiceError
-from service.interceptors import Timed, status
+from service.interceptors import Timed, deadline_s, status
 from service.lines import Priority
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc

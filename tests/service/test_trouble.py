@@ -1,7 +1,61 @@
 """Overload and bad images, against a server in a process of its own: `make trouble`, shorter."""
 
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
 from benchmarks import rig, trouble
 from service.model_store import ModelStore
+from service.pb import classifier_pb2 as pb
+
+
+async def test_a_full_server_refuses_at_the_door(publish, serve, connect, photo):
+    """What is full refuses a call before it is read, with a hint, and lets the next one in."""
+    publish("food")
+    server = await serve(queue_size=64)
+    stub = connect(server.port)
+    batcher = server.models.loaded[0].batcher
+    request = pb.ClassifyRequest(images=[photo("red")])
+    with batcher.admit(64), pytest.raises(grpc.aio.AioRpcError) as caught:
+        # Were it read, it would be refused for another reason.
+        await stub.Classify(pb.ClassifyRequest(images=[photo("red")] * 65))
+    assert StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
+    details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    (hint,) = Status.FromString(details).details
+    found = RetryInfo()
+    assert hint.Unpack(found)
+    assert found.retry_delay.ToNanoseconds() > 0
+    assert "red" == (await stub.Classify(request)).results[0].classes[0].label
+
+
+async def test_the_door_is_open_where_one_model_has_room(publish, serve, connect, photo):
+    """A full model does not shut the door for another one; who asks for it is refused within."""
+    publish("food")
+    publish("fruit")
+    server = await serve(queue_size=64)
+    stub = connect(server.port)
+    full = server.models.find("food").batcher
+    with full.admit(64):
+        request = pb.ClassifyRequest(images=[photo("blue")], model="fruit")
+        assert "blue" == (await stub.Classify(request)).results[0].classes[0].label
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Classify(pb.ClassifyRequest(images=[photo("blue")], model="food"))
+    assert StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
+
+
+async def test_bytes_that_are_no_message(publish, serve, connect):
+    """Bytes that are no request, and a call without any, are the caller's mistake."""
+    publish("food")
+    channel = connect.channel((await serve()).port)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/hansang.v1.Classifier/Classify")(b"\xff\xff\xff")
+    assert StatusCode.INVALID_ARGUMENT == caught.value.code()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.stream_unary("/hansang.v1.Classifier/Classify")(iter(()))
+    assert StatusCode.INVALID_ARGUMENT == caught.value.code()
+    assert "no message" in caught.value.details()
 
 
 async def test_overload(publish, tmp_path):
