@@ -22,6 +22,7 @@ VERBS = {
     "inspect": "training.cli:inspect",
     "prepare": "training.cli:prepare",
     "train": "training.train_cli:train",
+    "tune": "training.tune_cli:tune",
     "report": "training.look_cli:report",
     "compare": "training.look_cli:compare",
     "release": "flows.cli:release",
