@@ -8,7 +8,7 @@ because a range has a value that no run can have.
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -142,7 +142,7 @@ def read_space(name: str, base: TrainConfig) -> Space:
         ConfigError: The file cannot be read, or an entry of it cannot be; where and why.
     """
     default = tomllib.loads((files("training") / "spaces.toml").read_text("utf-8"))
-    raw: dict[str, Any] = default
+    raw, changed = default, default
     if name != "default":
         try:
             changed = tomllib.loads(Path(name).read_text("utf-8"))
@@ -159,7 +159,7 @@ def read_space(name: str, base: TrainConfig) -> Space:
         raw = {key: v for key, v in default.items() if key.partition("@")[0] not in settings}
         raw = {**changed, **raw}
     entries = tuple(_entry(key, value, base, name) for key, value in raw.items())
-    space = Space(_ordered(entries, name), base)
+    space = Space(_ordered(entries, changed, name), base)
     _check(space, name)
     return space
 
@@ -187,6 +187,8 @@ def _entry(key: str, value: Any, base: TrainConfig, where: str) -> Entry:
         raise ConfigError(f"{at}: no such setting; {hint}")
     if not isinstance(value, dict):
         value = {"choices": value if isinstance(value, list) else [value]}
+    if setting == _POLICY and (odd := [c for c in value.get("choices", []) if c not in POLICIES]):
+        raise ConfigError(f"{at}: no policy {odd[0]!r}; there are {', '.join(POLICIES)}")
     unknown = value.keys() - {"choices", "low", "high", "log", "when"}
     if unknown:
         raise ConfigError(f"{at}: unknown {sorted(unknown)}; a range has low, high, log and when")
@@ -228,23 +230,32 @@ def _when(value: Any, at: str) -> dict[str, tuple[Value, ...]]:
     }  # fmt: skip
 
 
-def _ordered(entries: Sequence[Entry], where: str) -> tuple[Entry, ...]:
-    """Return the entries, those that others depend on first."""
+def _ordered(entries: Sequence[Entry], own: Collection[str], where: str) -> tuple[Entry, ...]:
+    """Return the entries, those that others depend on first.
+
+    An entry of the default space that a file leaves no case for is dropped; one of its `own` that
+    can never apply is a mistake.
+    """
     by_name = {entry.name: entry for entry in entries}
     done: dict[str, Entry] = {}
-    todo = list(entries)
-    for entry in todo:
+    todo = []
+    for entry in entries:
+        todo.append(entry)
         for name, values in entry.when.items():
             if name not in by_name:
                 raise ConfigError(
                     f"{where}: {entry.name}: its when names {name}, which is not here"
                 )
             there = by_name[name].choices
-            if there and not set(values) & set(there) and len(there) > 1:
+            if not there or set(values) & set(there):
+                continue
+            if entry.name in own:
                 raise ConfigError(
                     f"{where}: {entry.name}: {name} is never {' or '.join(map(str, values))};"
                     f" it may be {', '.join(map(str, there))}"
                 )
+            todo.remove(entry)
+            break
     while todo:
         ready = [entry for entry in todo if all(name in done for name in entry.when)]
         if not ready:
@@ -258,10 +269,6 @@ def _check(space: Space, where: str) -> None:
     """Build a config with each end of each entry, the others at their nearest to the base."""
     usual = space.nearest(space.base)
     for entry in space.entries:
-        if entry.setting == _POLICY and (odd := [c for c in entry.choices if c not in POLICIES]):
-            raise ConfigError(
-                f"{where}: {entry.name}: no policy {odd[0]!r}; there are {', '.join(POLICIES)}"
-            )
         for end in entry.ends():
             others = {n: v for n, v in usual.items() if n.partition("@")[0] != entry.setting}
             # What it applies with, so that a batch size is tried with mixup on, and so on.
