@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from terminal import Progress, no_progress
+from training import run_directory
 from training.cache import DatasetCache
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
 from training.files import write_text
@@ -84,10 +85,13 @@ def train_arms(
     for seed in seeds:
         for name, _, config in arms:
             run_dir = folder / f"{name}-seed{seed}"
-            if not (run_dir / "result.json").is_file():
+            seeded = dataclasses.replace(config, seed=seed)
+            if (run_dir / "result.json").is_file():
+                # It is there already, if it is this very run.
+                run_directory.open_or_create(run_dir, seeded, cache, config.threads)
+            else:
                 train(
-                    dataclasses.replace(config, seed=seed), cache, run_dir, device=device,
-                    should_stop=should_stop,
+                    seeded, cache, run_dir, device=device, should_stop=should_stop,
                     progress=_within(progress, done, total, config.epochs, f"{name}, seed {seed}"),
                 )  # fmt: skip
             runs[name].append(run_dir)
@@ -182,9 +186,9 @@ def scheduler_arms(base: TrainConfig) -> Arms:
 
 
 def write(result: ArmsResult, folder: Path) -> Path:
-    """Write `study.json` and `report.html` into the comparison's folder; return the page."""
+    """Write `result.json` and `report.html` into the comparison's folder; return the page."""
     from training import page
-    from training.study_plots import arms_figure, arms_classes
+    from training.study_plots import arms_classes, arms_figure
 
     write_text(folder / "result.json", json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
     figures = [arms_figure(result, folder / "plots")]
@@ -225,9 +229,9 @@ def _recall(runs: Sequence[Path], num_classes: int) -> Any:
     return np.mean(rows, 0)
 
 
-def _within(progress: Progress, before: int, total: int, epochs: int, name: str) -> Progress:
-    def report(done: int, total_steps: int, note: str = "") -> None:
-        place = before * epochs + done * epochs // max(total_steps, 1)
-        progress(place, total * epochs, f"{name}: {note}")
+def _within(progress: Progress, before: int, runs: int, epochs: int, name: str) -> Progress:
+    def report(done: int, total: int, note: str = "") -> None:
+        place = before * epochs + done * epochs // max(total, 1)
+        progress(place, runs * epochs, f"{name}: {note}")
 
     return report

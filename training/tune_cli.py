@@ -10,6 +10,8 @@ import typer
 from terminal import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
+    from training.final import Final
+    from training.gain import Gain
     from training.study import Study
 
 
@@ -117,28 +119,78 @@ def tune(
                         progress=report)  # fmt: skip
     if stop_with_parent:
         return
-    _show(opened, as_json)
+    reached = None
+    if final:
+        from training.final import train_final
+
+        with progress("final") as report:
+            reached = train_final(
+                opened, cache, epochs=final, seeds=range(seed, seed + seeds), device=device,
+                should_stop=stop.is_set, progress=report,
+            )  # fmt: skip
+    page = _report(opened, reached)
+    _show(opened, reached, page, as_json)
 
 
-def _show(study: "Study", as_json: bool) -> None:
-    from training.tuning import ranking, saved_share
+def _report(study: "Study", final: "Final | None") -> Path | None:
+    """Write the study's page; a search that is done never fails for its report."""
+    try:
+        from training import study_report
+
+        return study_report.write(study.folder, study.optuna, final)
+    except Exception as error:
+        say(f"no report: {error}")
+        return None
+
+
+def _show(study: "Study", final: "Final | None", page: Path | None, as_json: bool) -> None:
+    from training.study_report import summary
+    from training.tuning import outcome, ranking
 
     found = ranking(study.trials())
-    saved = saved_share(found, study.plan.epochs)
+    numbers = summary(study.plan, [outcome(trial) for trial in study.trials()])
     if as_json:
         print_json({
-            "study": study.plan.name, "folder": str(study.folder),
-            "trials": [one.to_dict() for one in found], "saved_share": saved,
+            **numbers, "folder": str(study.folder), "report": page and str(page),
+            "final": final and final.to_dict(), "trials": [one.to_dict() for one in found],
         })  # fmt: skip
         return
     rows: list[list[Any]] = []
     for one in found[:10]:
-        value = "–" if one.value is None else f"{one.value:.1%}"
+        value = "–" if one.state != "complete" or one.value is None else f"{one.value:.1%}"
         setting = one.recipe or ", ".join(
-            f"{key.rpartition('.')[2].partition('@')[0]} {v:.3g}" if isinstance(v, float)
-            else f"{key.rpartition('.')[2].partition('@')[0]} {v}"
+            f"{key.partition('@')[0]} {v:.3g}" if isinstance(v, float)
+            else f"{key.partition('@')[0]} {v}"
             for key, v in one.params.items()
         )  # fmt: skip
         rows.append([one.number, value, f"{one.state} ({one.epochs})", setting])
     print_table(f"Best of {len(found)} trials", ["trial", "top-1", "epochs", "settings"], rows)
-    say(f"pruning saved {saved:.0%} of the epochs; the study: {study.folder}")
+    if final is not None:
+        _show_final(final)
+    say(f"pruning saved {numbers['saved_share']:.0%} of the epochs; the study: {study.folder}")
+    if page:
+        say(f"report: {page}")
+    if final is None and numbers["best_trial"] is not None:
+        say("train the winner for longer: the same command with --final 50")
+    elif final is not None:
+        say(f"release it: hansang release {final.runs[0]}")
+
+
+def _show_final(final: "Final") -> None:
+    def span(gain: "Gain") -> str:
+        return (f"{gain.value * 100:+.1f} points (95 %: {gain.low * 100:+.1f} to"
+                f" {gain.high * 100:+.1f}), from {gain.first:.1%}")  # fmt: skip
+
+    seeds = final.gain_val.seeds
+    more = f" ± {final.half_interval:.1%} over {seeds} seeds" if seeds > 1 else " (one seed)"
+    rows = [
+        ["validation top-1, best epoch", f"{final.val_top1:.1%}{more}"],
+        ["gain over the baseline", span(final.gain_val)],
+    ]
+    if final.gain_test is not None and final.test_top1 is not None:
+        rows += [["test top-1, the same epoch", f"{final.test_top1:.1%}"],
+                 ["gain over the baseline", span(final.gain_test)]]  # fmt: skip
+    else:
+        rows.append(["test top-1", "these photos have no test split"])
+    title = f"Trial {final.trial}, {final.epochs} epochs"
+    print_table(title, ["what", "value"], rows)
