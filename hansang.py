@@ -23,6 +23,8 @@ VERBS = {
     "inspect": "training.cli:inspect",
     "prepare": "training.cli:prepare",
     "train": "training.train_cli:train",
+    "tune": "training.tune_cli:tune",
+    "study": "training.study_cli:study",
     "report": "training.look_cli:report",
     "compare": "training.look_cli:compare",
     "release": "flows.cli:release",

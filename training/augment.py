@@ -56,11 +56,12 @@ def draw(batch: int, config: AugmentConfig, *, seed: int, step: int, late: bool 
 
 def augment(
     images: Tensor, size: int, image_size: int, config: AugmentConfig, draws: Draws, *,
-    late: bool = False,
+    late: bool = False, chosen: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return float (B, 3, S, S) in 0..255 from uint8 (B, C, C, 3), and each photo's own share.
 
     A photo's partner is its neighbour (0 and 1, 2 and 3, …), so that pairs are never cut apart.
+    `chosen` (B,) says which photos are augmented; the others are cut as in validation.
     """
     device = images.device
     uniform = draws.uniform.to(device, non_blocking=True)
@@ -69,6 +70,8 @@ def augment(
         # The whole square shrinks first: a crop that is sampled at half its pixels would alias.
         side = resize_size(size)
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    start = (pixels.shape[-1] - size) // 2
+    plain = pixels[..., start : start + size, start : start + size]
     operation = trivial.choose(draws.uniform, 0.0 if late else config.trivial)
     pixels = _geometry(pixels, size, config, uniform, operation.matrices())
     if config.brightness or config.contrast or config.saturation:
@@ -85,8 +88,12 @@ def augment(
             ],
             1,
         )
+    share = draws.share.to(device, non_blocking=True)
+    if chosen is not None:
+        pixels = torch.where(chosen[:, None, None, None], pixels, plain)
+        share = torch.where(chosen, share, 1.0)
     if (config.mixup or config.cutmix) and not late:
-        return _mix(pixels, draws, uniform)
+        return _mix(pixels, share, draws, uniform)
     return pixels, torch.ones(len(pixels), device=device)
 
 
@@ -158,9 +165,8 @@ def _rectangle(place: Tensor, area: Tensor, size: int) -> Tensor:
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 
-def _mix(pixels: Tensor, draws: Draws, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def _mix(pixels: Tensor, share: Tensor, draws: Draws, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each photo with its neighbour; the share of a cut photo is what the rectangle leaves."""
-    share = draws.share.to(pixels.device, non_blocking=True)
     cut = draws.cut.to(pixels.device, non_blocking=True)
     # The middle column is the ratio: a square keeps the area exact.
     place = torch.stack([uniform[:, 12], uniform[:, 13], torch.full_like(share, 0.5)], 1)

@@ -98,9 +98,9 @@ def newest_good(folder: Path) -> str | None:
     return None
 
 
-def prune(folder: Path) -> None:
+def prune(folder: Path, kept: int = _KEPT) -> None:
     """Remove all but the last two, and what a killed process left half-written."""
-    for path in _numbered(folder)[:-_KEPT]:
+    for path in _numbered(folder)[:-kept]:
         path.unlink()
     for path in folder.glob(".tmp-*"):
         path.unlink()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from training.errors import ConfigError
@@ -13,6 +13,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scale = Annotated[float, Field(ge=0.25, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positions = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    # As `--set` gives it: "3,7", or as a settings table prints it.
+    BeforeValidator(lambda v: [n for n in v.strip("()[] ").split(",") if n.strip()]
+                    if isinstance(v, str) else v),
+]  # fmt: skip
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -93,6 +99,10 @@ class AugmentConfig:
 
     off_epochs: Annotated[int, Field(ge=0)] = 0
     """Last epochs without trivial, erasing, mixup and cutmix."""
+
+    classes: Positions = ()
+    """Classes whose photos are augmented, by their position among the labels; none named is all.
+    The others' are seen as in validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
@@ -181,7 +191,9 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, as `config.json` holds it."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        values["augment"]["classes"] = list(self.augment.classes)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":

@@ -75,6 +75,15 @@ class Engine:
         self.class_weights = (
             None if class_weights is None else torch.from_numpy(class_weights).to(device)
         )
+        self.augmented: Tensor | None = None
+        if config.augment.classes:
+            if max(config.augment.classes) >= num_classes:
+                raise ConfigError(
+                    f"augment.classes names class {max(config.augment.classes)}, but there are"
+                    f" {num_classes}, counted from 0"
+                )
+            self.augmented = torch.zeros(num_classes, dtype=torch.bool, device=device)
+            self.augmented[list(config.augment.classes)] = True
         cuda = device.type == "cuda"
         bf16 = config.precision == "bf16" or (
             config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
@@ -144,7 +153,10 @@ class Engine:
     def _loss(self, images: Tensor, targets: Tensor, draws: Draws, size: int, late: bool) -> Tensor:
         """Return the summed loss of a micro-batch."""
         config = self.config
-        pixels, share = augment(images, size, config.image_size, config.augment, draws, late=late)
+        chosen = None if self.augmented is None else self.augmented[targets]
+        pixels, share = augment(
+            images, size, config.image_size, config.augment, draws, late=late, chosen=chosen
+        )
         inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
@@ -161,12 +173,12 @@ class Engine:
             return against(targets).sum()
         return torch.lerp(against(partners(targets)), against(targets), share).sum()
 
-    def follow(self, step: int) -> None:
-        """Move the average towards the weights after a step (from 0)."""
+    def follow(self, step: int, pace: float = 1.0) -> None:
+        """Move the average towards the weights after a step (from 0), as far as `pace` steps do."""
         if self.average is None:
             return
         # A low decay at first: the random weights must not linger (as in Tensorflow's averages).
-        decay = min(self.config.optimizer.ema, (1 + step) / (10 + step))
+        decay = min(self.config.optimizer.ema, (1 + step) / (10 + step)) ** pace
         mine, theirs = self.average.state_dict(), self.model.state_dict()
         floats = [name for name, value in mine.items() if value.is_floating_point()]
         torch._foreach_lerp_(

@@ -8,8 +8,9 @@ Shapes: B batch, C side of the cached square.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -55,8 +56,24 @@ def feed_for(split: Split, device: torch.device, placement: Placement = "auto") 
     if placement == "memory-mapped":
         raise ConfigError("placement memory-mapped is a CPU's; use pinned or resident with CUDA")
     if placement == "resident" or (placement == "auto" and fits):
-        return _Resident(split, device)
+        return _shared.get((id(split), device)) or _Resident(split, device)
     return _Ahead(split, device)
+
+
+_shared: dict[tuple[int, torch.device], "_Resident"] = {}
+
+
+@contextmanager
+def sharing(splits: Mapping[str, Split], device: torch.device) -> Iterator[None]:
+    """Let all runs of this process have one resident copy, where the device has room for it."""
+    for name in ("train", "val"):
+        feed = feed_for(splits[name], device)
+        if isinstance(feed, _Resident):
+            _shared[id(splits[name]), device] = feed
+    try:
+        yield
+    finally:
+        _shared.clear()
 
 
 def _size(split: Split) -> str:

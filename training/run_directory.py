@@ -98,7 +98,9 @@ def open_or_create(
         }
         write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
         return about
-    old = flatten({name: about.get(name) for name in wanted})
+    # A setting that is newer than the run had its default then.
+    known = TrainConfig.from_dict(about["config"]).to_dict()
+    old = flatten({**{name: about.get(name) for name in wanted}, "config": known})
     new = flatten(wanted)
     differences = [
         f"{name}: {old.get(name)} there, {new.get(name)} now"

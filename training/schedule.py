@@ -7,7 +7,7 @@ from training.config import TrainConfig
 
 
 def learning_rate(
-    config: TrainConfig, step: int, steps_per_epoch: float, val_losses: Sequence[float] = ()
+    config: TrainConfig, step: float, steps_per_epoch: float, val_losses: Sequence[float] = ()
 ) -> float:
     """Return the learning rate of a step (from 0); an epoch need not be a whole number of steps.
 

@@ -86,7 +86,7 @@ def train(
     Example: hansang train photos --run first --epochs 20 --image-size 64
     """
     if stop_with_parent:
-        threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+        threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     run = run or _new_id(data, recipe)
     if nproc > 1:
         from training.launch import launch
@@ -128,7 +128,7 @@ def train(
                     say(f"left out: {path}: {reason}")
                 say(f"run: {run_dir}")
             # From here on; until now there was nothing to save, and a signal ends it at once.
-            stop = _stop_on_signals()
+            stop = stop_on_signals()
             with tracked(run_dir, tensorboard=tensorboard) if world.leads else nullcontext():
                 with progress("train") if world.leads else nullcontext(no_progress) as report:
                     result = train_run(
@@ -234,7 +234,7 @@ def _new_id(data: Path, recipe: str | None) -> str:
     return f"{data.resolve().name}-{recipe or 'scratch'}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
     """Return an event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
 
@@ -248,7 +248,8 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _stop_at_end_of_input() -> None:
+def stop_at_end_of_input() -> None:
+    """Ask this process to stop, as SIGTERM does, when its standard input ends."""
     # Whoever started this process holds the other end; when it dies, by SIGKILL too, input ends.
     # Read without Python's buffer, whose lock a thread must not hold when the process ends.
     while os.read(0, 1024):

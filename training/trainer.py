@@ -7,7 +7,7 @@ weights, optimizer state, and where the run was: a run resumed at any step is ex
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,17 @@ from training.engine import Engine, device_of
 from training.errors import RunError
 from training.feed import Feed, Placement, feed_for
 from training.order import Order, class_weights
+from training.probe import as_if_ended
 from training.result import TrainResult, conclude
 from training.schedule import learning_rate
 from training.world import ALONE, World
+
+AfterEpoch = Callable[[Sequence[Mapping[str, Any]], Callable[[], float]], None]
+"""Is given the lines of `metrics.jsonl`, and what returns the top-1 as if the run ended here."""
+
+
+class DivergedError(RunError):
+    """The loss is not finite: the fault of the settings."""
 
 
 class StoppedError(RunError):
@@ -46,16 +54,20 @@ def train(
     extend: bool = False,
     world: World = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
+    after_epoch: AfterEpoch | None = None,
     progress: Progress = no_progress,
 ) -> TrainResult:
     """Train, or go on with the run that began in `run_dir`.
 
     With `extend`, a run that exists may be given more epochs; nothing else of it may change.
+    `after_epoch` is called when an epoch's checkpoint is saved, and once when a run goes on; what
+    it raises ends the run there, and it can go on later.
 
     Raises:
         StoppedError: `should_stop` said so; a checkpoint was saved.
-        RunError: The directory is in use, of another run, or not writable; the loss is not finite;
-            the device has too little memory.
+        DivergedError: The loss is not finite.
+        RunError: The directory is in use, of another run, or not writable; the device has too
+            little memory.
         ConfigError: The device cannot be had, or the batch not be shared by the processes.
     """
     with run_directory.locked(run_dir, world.leads):
@@ -74,9 +86,13 @@ def train(
         run = _Run(config, cache, run_dir, where, placement, world, should_stop, progress)
         try:
             run.resume()
+            if run.history and after_epoch is not None:
+                after_epoch(run.history, run.as_if_ended)
             while run.unfinished:
                 run.train_epoch()
                 run.end_epoch()
+                if after_epoch is not None:
+                    after_epoch(run.history, run.as_if_ended)
             return run.finish()
         except OSError as error:
             raise RunError(
@@ -239,6 +255,16 @@ class _Run:
         self.loss_sum.zero_()
         self._save()
 
+    def as_if_ended(self) -> float:
+        """Return the best top-1 that the run would have, did its schedule end about here."""
+        guess = as_if_ended(
+            self.engine, self.order, self.feed, self.val_feed, self._learning_rate,
+            epoch=self.epoch, should_stop=self.should_stop,
+        )  # fmt: skip
+        if guess is None:
+            self._stop_if_asked()
+        return max(guess or 0.0, float(self.best["val_top1"]))
+
     def finish(self) -> TrainResult:
         """Measure the best epoch on what was held out, and write the result down."""
         tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
@@ -273,7 +299,7 @@ class _Run:
             " the same command goes on"
         )
 
-    def _learning_rate(self, step: int) -> float:
+    def _learning_rate(self, step: float) -> float:
         losses = [epoch["val_loss"] for epoch in self.history]
         per_epoch = len(self.cache.splits["train"].targets) / self.order.batch_size
         return learning_rate(self.config, step, per_epoch, losses)
@@ -292,7 +318,7 @@ class _Run:
             return
         step = step if step >= 0 else self.step - 1
         rate = self._learning_rate(step)
-        raise RunError(
+        raise DivergedError(
             f"the loss is not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
             f" {rate:.3g}; try a tenth of it under another --run"
             f" (--set optimizer.lr={self.config.optimizer.lr / 10:g}), or --set"

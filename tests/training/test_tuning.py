@@ -1,0 +1,322 @@
+"""Studies: who does which trial, what is pruned, what a killed worker leaves."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint
+from training.cache import DatasetCache, prepare
+from training.config import TrainConfig
+from training.errors import ConfigError
+from training.recipes import recipe
+from training.space import read_space
+from training.study import Plan, Study, open_study, url_of, without_password
+from training.trainer import train
+from training.tuning import best_run, outcome, ranking, saved_share, work
+
+ROOT = Path(__file__).resolve().parents[2]
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture(scope="session")
+def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
+    """The drawn dishes at 32 px."""
+    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("tune") / "cache")
+
+
+def study_of(runs_dir: Path, storage: str | None = None, **changed: object) -> Study:
+    """Open a study of four epochs."""
+    values = {"name": "s", "recipe": "scratch", "epochs": 4, "image_size": 32, "seed": 3,
+              "pruning": True, "dataset_hash": "h"} | changed  # fmt: skip
+    base = recipe("scratch").with_overrides({"epochs": values["epochs"], "image_size": 32})
+    space = read_space(str(values.pop("space", "default")), base)
+    return open_study(Plan(**values, space=space.to_dict()), runs_dir, storage, space)
+
+
+def told(study: Study, trials: int) -> list[dict[str, object]]:
+    """Do trials whose value is a function of their settings; return what was tried."""
+    while (claim := study.claim(trials)) is not None:
+        study.optuna.tell(claim.trial, claim.config.label_smoothing)
+        claim.release()
+    return [trial.params for trial in study.trials()]
+
+
+def test_the_search_is_a_function_of_its_seed(tmp_path):
+    """The same seed proposes the same trials, also when it stops after each; another does not."""
+    first = told(study_of(tmp_path / "a"), 14)
+    for trials in range(1, 15):
+        stopped = told(study_of(tmp_path / "b"), trials)
+    assert first == stopped
+    assert 14 == len(first)
+    other = told(study_of(tmp_path / "c", seed=4), 14)
+    assert first[:2] == other[:2]
+    assert first[2:] != other[2:]
+
+
+def test_trial_0_is_the_baseline_and_1_the_recipe(tmp_path):
+    """They are the recipes themselves, also where the space has only something near."""
+    study = study_of(tmp_path)
+    for name in ("baseline", "scratch"):
+        claim = study.claim(2)
+        budget = {"epochs": 4, "image_size": 32, "seed": 3}
+        assert claim.config == recipe(name).with_overrides(budget)
+        assert claim.given
+        study.optuna.tell(claim.trial, 0.5)
+        claim.release()
+    assert study.claim(2) is None
+    assert study.finished(2)
+    assert not study.finished(3)
+
+
+def test_a_trial_is_one_workers_until_that_worker_dies(tmp_path):
+    """Two workers get different trials; a lock that is let go of gives the very trial again."""
+    one, two = study_of(tmp_path), study_of(tmp_path)
+    first, second = one.claim(3), two.claim(3)
+    assert (0, 1) == (first.trial.number, second.trial.number)
+    third = two.claim(3)
+    assert two.claim(3) is None
+    assert not two.finished(3)
+    tried = third.trial.params
+    # What the system does when a process ends, however it ends.
+    third.release()
+    again = one.claim(3)
+    assert (2, tried) == (again.trial.number, again.trial.params)
+    assert again.config == third.config
+    assert 3 == len(one.trials())
+    for claim in (first, second, again):
+        claim.release()
+
+
+def test_a_worker_that_does_not_fit_the_study_is_refused(tmp_path):
+    """Another budget, another folder, an unreachable or unknown storage: each says what to do."""
+    storage = f"sqlite:///{tmp_path}/shared.db"
+    study_of(tmp_path / "a", storage)
+    with pytest.raises(ConfigError, match="began otherwise: epochs: 4 there, 8 now"):
+        study_of(tmp_path / "a", storage, epochs=8)
+    with pytest.raises(ConfigError, match="every worker must see the same folder"):
+        study_of(tmp_path / "b", storage)
+    with pytest.raises(ConfigError, match=r"joe:\*\*\*@127.0.0.1:9/x cannot be used"):
+        study_of(tmp_path / "c", "postgresql://joe:secret@127.0.0.1:9/x")
+    with pytest.raises(ConfigError, match="is no URL"):
+        study_of(tmp_path / "d", "study.db")
+    with pytest.raises(ConfigError, match="give it a name"):
+        study_of(tmp_path, name="../s")
+    assert "postgresql+psycopg://u@h/d" == url_of("postgres://u@h/d", tmp_path)
+    assert "x://u:***@h/d" == without_password("x://u:p@h/d")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path, optimizer):
+    """A run that is judged at each epoch, and stopped and resumed, ends with the same weights."""
+    config = TrainConfig(image_size=32, epochs=3, batch_size=16, threads=1).with_overrides(
+        {"optimizer.name": optimizer, "optimizer.lr": 0.002, "optimizer.ema": 0.9,
+         "scheduler.name": "plateau", "scheduler.step_epochs": 1, "augment.mixup": 0.2,
+         "augment.off_epochs": 1, "augment.classes": "0,2"}
+    )  # fmt: skip
+    plain = train(config, cache, tmp_path / "plain", device="cpu")
+    guesses = []
+
+    def judge(history, as_if_ended):
+        if len(history) in (1, 2):
+            guesses.append((len(history), as_if_ended()))
+        if len(guesses) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, cache, tmp_path / "judged", device="cpu", after_epoch=judge)
+    judged = train(config, cache, tmp_path / "judged", device="cpu", after_epoch=judge)
+    # Judged once more on resume, from the checkpoint, to the same guess.
+    assert [1, 1, 2] == [epoch for epoch, _ in guesses]
+    assert guesses[0] == guesses[1]
+    assert plain.val_loss == judged.val_loss
+    weights = [
+        checkpoint.load(checkpoint.path_of(tmp_path / name / "checkpoints", 9))[0]
+        for name in ("plain", "judged")
+    ]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
+    """Judged after two of eight epochs, the last third goes as the last two epochs would."""
+    guessed = []
+
+    def judge(history, as_if_ended):
+        if len(history) == 2:
+            guessed.append(as_if_ended())
+            raise KeyboardInterrupt
+
+    rates = []
+    from training import probe
+
+    original = probe.draw
+    config = TrainConfig(image_size=32, epochs=8, batch_size=16, threads=1)
+    seen = config.with_overrides({"augment.trivial": 1.0, "augment.off_epochs": 2})
+
+    def watched(*arguments, **options):
+        rates.append(options["late"])
+        return original(*arguments, **options)
+
+    probe.draw = watched
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(seen, cache, tmp_path / "run", device="cpu", after_epoch=judge)
+    finally:
+        probe.draw = original
+    # Of six epochs left the last two go without heavy augmentation: the last third of the guess.
+    assert [False, False, True] == rates
+    assert 0 <= guessed[0] <= 1
+
+
+@pytest.fixture(scope="session")
+def searched(cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished study of six trials on the drawn dishes; one of them diverges."""
+    runs_dir = tmp_path_factory.mktemp("searched")
+    small = runs_dir / "small.toml"
+    small.write_text("batch_size = [16, 24]")
+    study = study_of(runs_dir, dataset_hash=cache.dataset_hash, space=small)
+    study.optuna.enqueue_trial({"optimizer.name": "sgd", "optimizer.lr@sgd": 1e30, "batch_size": 16,
+                                "scheduler.name": "none"})  # fmt: skip
+    with pytest.warns(UserWarning, match="out of range"):
+        work(study, cache, trials=6, device="cpu", threads=1)
+    return study
+
+
+def test_a_search_ranks_prunes_and_saves(searched):
+    """Complete trials come first; what was pruned stopped at a rung and freed its epochs."""
+    found = ranking(searched.trials())
+    assert 6 == len(found)
+    assert {"baseline", "scratch"} == {one.recipe for one in found if one.recipe}
+    complete = [one for one in found if one.state == "complete"]
+    assert all(4 == one.epochs for one in complete)
+    assert all(one.state == "complete" for one in found if one.recipe)
+    assert [one.value for one in complete] == sorted((o.value for o in complete), reverse=True)
+    pruned = [one for one in found if one.state == "pruned"]
+    assert pruned
+    for one in pruned:
+        lines = (searched.folder / one.run / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == one.epochs < 4
+    spent = sum(one.epochs + len(one.rungs) for one in found)
+    assert 1 - spent / 24 == saved_share(found, 4)
+    best, run_dir = best_run(searched.optuna, searched.folder)
+    assert best == found[0]
+    assert best.value == json.loads((run_dir / "result.json").read_text())["val_top1"]
+
+
+def test_a_trial_that_diverges_is_given_up_and_says_why(searched):
+    """Its loss is not finite: the search goes on, and learns to keep away."""
+    diverged = outcome(searched.trials()[2])
+    assert "pruned" == diverged.state
+    assert "not finite" in diverged.why
+    assert 0.0 == diverged.value
+
+
+def test_finished_trials_keep_two_checkpoints_at_most(searched):
+    """Forty trials must not fill a disk: of each the last and the best checkpoint stay."""
+    for one in ranking(searched.trials()):
+        files = {path.name for path in (searched.folder / one.run / "checkpoints").iterdir()}
+        assert len([name for name in files if name.startswith("step-")]) <= 1
+
+
+def test_a_finished_study_has_nothing_left_to_do(searched, cache):
+    """The same call again trains nothing; more trials go on where it ended."""
+    before = searched.trials()
+    work(searched, cache, trials=6, device="cpu", threads=1)
+    assert before == searched.trials()
+
+
+# --- workers that die -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL server on a socket of its own; its URL."""
+    if not POSTGRES:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    user = {"user": "postgres"} if os.geteuid() == 0 else {}
+    # Not in tmp_path, whose parents the server's own user cannot enter.
+    folder = Path(tempfile.mkdtemp(prefix="hansang-pg-", dir="/tmp"))
+    try:
+        if user:
+            shutil.chown(folder, "postgres", "postgres")
+        run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
+        subprocess.run([POSTGRES[-1] / "initdb", "-D", folder / "data", "-U", "postgres",
+                        "-A", "trust", "-N"], **run)  # fmt: skip
+        control = [POSTGRES[-1] / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log"]
+        subprocess.run([*control, "-o", f"-c listen_addresses='' -k {folder}", "start"], **run)
+        try:
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], **run)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def worker(dishes: Path, cache: DatasetCache, tmp_path: Path) -> Iterator[Callable[..., object]]:
+    """`worker(storage)` starts a process that joins the study `k` in `tmp_path`."""
+    started = []
+
+    def start(storage: str) -> subprocess.Popen[str]:
+        log = (tmp_path / f"log-{len(started)}").open("w")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hansang", "tune", str(dishes), "--study", "k", "--epochs", "4",
+             "--trials", "5", "--image-size", "32", "--storage", storage, "--threads", "1",
+             "--runs-dir", str(tmp_path), "--cache-dir", str(cache.path.parent), "--json"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(happens: Callable[[], object], timeout_s: float = 120) -> None:
+    """Wait for something to happen."""
+    deadline = time.monotonic() + timeout_s
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_a_killed_workers_trial_is_taken_up_by_another(postgres, worker, tmp_path):
+    """Two workers on PostgreSQL, one SIGKILLed in mid-trial: no trial is lost or run twice."""
+    doomed = worker(postgres)
+    folder = tmp_path / "k"
+    until(lambda: (folder / "trial-0001" / "metrics.jsonl").is_file())
+    survivor = worker(postgres)
+    until(lambda: "trial 2" in (tmp_path / "log-1").read_text())
+    os.kill(doomed.pid, signal.SIGKILL)
+    doomed.communicate()
+    (killed,) = [line.split(":")[0] for line in (tmp_path / "log-0").read_text().splitlines()
+                 if line.startswith("trial ")][-1:]  # fmt: skip
+    output, _ = survivor.communicate(timeout=240)
+    assert 0 == survivor.returncode, (tmp_path / "log-1").read_text()
+    result = json.loads(output)
+    assert set(range(5)) == {one["number"] for one in result["trials"]}
+    assert 5 == len(result["trials"])
+    logs = [(tmp_path / f"log-{n}").read_text() for n in (0, 1)]
+    begun = [line.split(":")[0] for log in logs for line in log.splitlines()
+             if line.startswith("trial ")]  # fmt: skip
+    # The one that was killed was begun by both; every other one by one of them.
+    assert killed in logs[1]
+    assert sorted([*(f"trial {n}" for n in range(5)), killed]) == sorted(begun)
+    for one in result["trials"]:
+        lines = (folder / one["run"] / "metrics.jsonl").read_text().splitlines()
+        assert one["epochs"] == len(lines)
+        assert list(range(1, len(lines) + 1)) == [json.loads(line)["epoch"] for line in lines]
+    states = {one["state"] for one in result["trials"]}
+    assert states <= {"complete", "pruned"}

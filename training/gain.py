@@ -1,0 +1,92 @@
+"""By how much one way of training beats another, over several seeds.
+
+Two things make a measured difference uncertain: the luck of the seeds, and that there are only so
+many photos. Each gives an interval; together they add up as independent errors do, in quadrature.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import RunError
+from training.intervals import Z95, mean_interval
+from training.metrics import Predictions
+from training.run_record import RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """A difference of top-1, as fractions."""
+
+    first: float
+    """Mean top-1 over the seeds of what is compared with."""
+    second: float
+    value: float
+    low: float
+    high: float
+    """The 95 % interval, of seeds and photos together."""
+    seeds: int
+    photos: int
+
+    @property
+    def certain(self) -> bool:
+        """Return whether the interval leaves out no difference at all."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "certain": self.certain}
+
+
+def gain(first: Sequence[Path], second: Sequence[Path], split: str = "val") -> Gain | None:
+    """Compare runs with runs, a pair for each seed; None where there is no such split.
+
+    Raises:
+        RunError: A run stored no predictions, or they are of other photos.
+    """
+    rights = [[right_of(run, split) for run in runs] for runs in (first, second)]
+    if any(right is None for runs in rights for right in runs):
+        return None
+    pairs = [(a, b) for a, b in zip(*rights, strict=True) if a is not None and b is not None]
+    return gain_of(pairs)
+
+
+def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Gain:
+    """Compare what was answered right, by file; a pair for each seed.
+
+    Raises:
+        RunError: They answered other photos.
+    """
+    files = sorted(pairs[0][0])
+    if any(sorted(side) != files for pair in pairs for side in pair):
+        raise RunError("the runs answered other photos; compare runs of one dataset")
+    a, b = (
+        np.array([[pair[side][file] for file in files] for pair in pairs], np.float64)
+        for side in (0, 1)
+    )
+    differences: NDArray[np.float64] = (b - a).mean(1)
+    value, seeds_half = mean_interval(differences.tolist())
+    # A photo that is right more often pulls all seeds alike, so it counts once.
+    deviation = float((b - a).mean(0).std(ddof=1)) if len(files) > 1 else 0.0
+    half = math.hypot(seeds_half, Z95 * deviation / math.sqrt(len(files)))
+    return Gain(
+        first=float(a.mean()), second=float(b.mean()), value=value, low=value - half,
+        high=value + half, seeds=len(pairs), photos=len(files),
+    )  # fmt: skip
+
+
+def right_of(run_dir: Path, split: str) -> dict[str, bool] | None:
+    """Return which photos of a split a run gets right, by file; None without such a split."""
+    record = RunRecord.open(run_dir)
+    found: Predictions | None = record.val if split == "val" else record.test
+    if found is None:
+        if split == "val":
+            raise RunError(f"{run_dir} stored no predictions; train it again under another name")
+        return None
+    right = (found.predicted == found.targets).tolist()
+    return dict(zip([str(file) for file in found.files], right, strict=True))

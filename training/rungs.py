@@ -1,0 +1,42 @@
+"""When a trial is given up: successive halving, asynchronously (ASHA; Li et al. 2020).
+
+At a quarter and at half of the epochs every trial is judged as if it ended there (see
+`training/probe.py`: top-1 at equal epochs, the tail of each schedule included). It goes on if it is
+among the best third of all that came to this rung so far; the first few go on when they lead.
+"""
+
+from typing import TYPE_CHECKING
+
+from optuna.pruners import BasePruner
+
+if TYPE_CHECKING:
+    import optuna
+
+KEPT_OF = 3
+"""One of so many goes on."""
+
+
+def rungs(epochs: int) -> tuple[int, ...]:
+    """Return the epochs at which trials are judged; none where there are fewer than four.
+
+    >>> rungs(20)
+    (5, 10)
+    """
+    return tuple(sorted({epochs // 4, epochs // 2})) if epochs >= 4 else ()
+
+
+class Rungs(BasePruner):
+    """Prunes by what trials report at rungs, and nothing else is reported."""
+
+    def prune(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> bool:
+        """Return whether a trial is not among the best third at the rung that it reported."""
+        rung = trial.last_step
+        if rung is None:
+            return False
+        reached = [
+            other.intermediate_values[rung]
+            for other in study.get_trials(deepcopy=False)
+            if rung in other.intermediate_values and other.number != trial.number
+        ]
+        better = sum(value > trial.intermediate_values[rung] for value in reached)
+        return better >= max((len(reached) + 1) // KEPT_OF, 1)
