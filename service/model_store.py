@@ -2,7 +2,8 @@
 
 <model>/<version>/model.onnx     whole or not there
 <model>/<version>/labels.txt     one label a line, in the order of the output
-<model>/<version>/SHA256SUMS     of both; `sha256sum -c SHA256SUMS` reads it as well
+<model>/<version>/release.json   what was measured before it was released; no server reads it
+<model>/<version>/SHA256SUMS     of all of them; `sha256sum -c SHA256SUMS` reads it as well
 <model>/config.pbtxt             names the serving version, and those before; replaced atomically
 <model>/history.jsonl            what was released, refused and gone back from, and why
 """
@@ -175,6 +176,7 @@ class ModelStore:
         max_batch: int = 64,
         keep: int = 5,
         record: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
         instead_of: int | None = -1,
     ) -> int:
         """Copy a file in as the next version, make it serve, and return its number.
@@ -187,6 +189,7 @@ class ModelStore:
             max_batch: What config.pbtxt tells Triton.
             keep: Versions to keep.
             record: What the history says of it, beside the time and the versions.
+            files: Name → text of what else belongs to the version, such as release.json.
             instead_of: The version that must be serving, None for none; -1 for whichever.
 
         Raises:
@@ -223,10 +226,10 @@ class ModelStore:
                 labels = Model(new / "model.onnx", device="cpu").metadata.labels
                 write(new / "labels.txt", _lines(labels))
                 sync(new / "model.onnx")
-                write(
-                    new / _SUMS,
-                    "".join(f"{sha256(new / x)}  {x}\n" for x in ("labels.txt", "model.onnx")),
-                )
+                for name, text in (files or {}).items():
+                    write(new / name, text)
+                names = sorted(("labels.txt", "model.onnx", *(files or ())))
+                write(new / _SUMS, "".join(f"{sha256(new / x)}  {x}\n" for x in names))
                 sync(new)
             except BaseException:
                 shutil.rmtree(new)
