@@ -11,6 +11,8 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from flows.steps import Candidate, Release
+
 _CURVES = ("accuracy", "loss")
 
 
@@ -60,6 +62,80 @@ def publish_sheet(found: dict[str, Any], page: Path) -> None:
     create_link_artifact(
         page.resolve().as_uri(), link_text="data sheet", description="The data sheet"
     )
+
+
+def candidate_table(candidate: Candidate) -> str:
+    """Return what was measured of a candidate as markdown, with a link to the run's report."""
+    verdict = candidate.verdict
+    own, before = candidate.speed_ms
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.2%}"
+
+    rows = [
+        ("top-1", percent(verdict["champion_top1"]), percent(verdict["challenger_top1"])),
+        ("photos it alone has right", str(verdict["lost"]), str(verdict["gained"])),
+        ("ms for one photo", f"{before[0]:.1f}" if before else "", f"{own[0]:.1f}"),
+        ("ms a photo in a batch of 32", f"{before[1]:.1f}" if before else "", f"{own[1]:.1f}"),
+        ("image size", str(candidate.image_sizes[1] or ""), str(candidate.image_sizes[0])),
+    ]
+    p_value = verdict["p_value"]
+    left_out = ", ".join(f"{n} {why}" for why, n in candidate.left_out.items()) or "none"
+    changed = [
+        f"- classes {what}: {', '.join(verdict[key])}"
+        for what, key in (("added", "added"), ("removed", "removed"))
+        if verdict[key] and verdict["case"] != "first release"
+    ]
+    worst = sorted(
+        (row for row in verdict["classes"] if row["champion"] is not None),
+        key=lambda row: row["challenger"] - row["champion"],
+    )[:5]
+    report = Path(candidate.run_dir).resolve() / "report.html"
+    serving = f"version {candidate.champion}" if candidate.champion else "nothing"
+    return "\n".join(
+        [
+            f"## {candidate.model}: {candidate.reason}",
+            "",
+            f"| on {verdict['photos']} {candidate.split} photos | serving: {serving} | candidate |",
+            "| --- | ---: | ---: |",
+            *(f"| {name} | {old} | {new} |" for name, old, new in rows),
+            "",
+            f"- McNemar p: {'' if p_value is None else f'{p_value:.3g}'}",
+            f"- parity: {candidate.photos_checked} photos, largest difference"
+            f" {candidate.max_difference:.1e}; smoke call: {candidate.smoke_photos} photos",
+            f"- photos left out: {left_out}",
+            *changed,
+            *(
+                f"- {row['label']}: recall {row['champion']:.1%} to {row['challenger']:.1%}"
+                f" ({row['photos']} photos)"
+                for row in worst
+            ),
+            "",
+            f"[Report of {Path(candidate.run_dir).name}]({report.as_uri()})",
+        ]
+    )
+
+
+def publish_decision(decided: Release) -> None:
+    """Publish what became of a candidate: the numbers, every class, links."""
+    candidate = decided.candidate
+    what = f"released as version {decided.version}" if decided.released else "kept out"
+    create_markdown_artifact(
+        f"**{what}**: {decided.reason}\n\n{candidate_table(candidate)}",
+        key="release",
+        description=f"{candidate.model}: {what}",
+    )
+    rows = [
+        {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
+        for row in candidate.verdict["classes"]
+    ]
+    create_table_artifact(rows, key="release-classes", description="Every class, before and after")
+    if decided.path is not None:
+        create_link_artifact(
+            decided.path.resolve().as_uri(),
+            link_text=f"{decided.model} version {decided.version}",
+            description="The model that serves",
+        )
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

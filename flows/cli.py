@@ -1,5 +1,6 @@
 """The verbs that need both rooms: release, pipeline, demo."""
 
+import json
 import logging
 import os
 import sys
@@ -25,27 +26,47 @@ Set = Annotated[
 ]
 
 
+Force = Annotated[
+    str, typer.Option(metavar="REASON", help="Release it whatever the rules say; say why.")
+]
+Rule = Annotated[
+    list[str] | None,
+    typer.Option("--rule", metavar="KEY=VALUE", help="A rule, e.g. max_recall_drop=0.1."),
+]
+
+
 def release(
     run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first.")],
     model: Model = "food42",
     repository: Repository = Path("models"),
     keep: Annotated[int, typer.Option(min=2, help="Versions to keep.")] = 5,
+    rule: Rule = None,
+    force: Force = "",
     as_json: Json = False,
 ) -> None:
-    """Export the best epoch to ONNX, check it, publish it as the next version, make it serve.
+    """Export the best epoch; make it serve if it is better than what serves now.
 
-    The gate compares onnxruntime with torch on every validation photo. If one differs, nothing
-    is published and the old version serves on.
+    Checked: parity with torch on every validation photo; both models on the same held-out photos,
+    through the service's own code (McNemar's test, no class may collapse); a call over gRPC;
+    speed. What is not better is kept out, written into MODEL/history.jsonl, and ends with 1.
+
+    Rules: test (mcnemar, bootstrap), alpha, max_recall_drop, min_photos_lost, min_new_recall,
+    min_top1, max_slowdown, max_ms.
 
     Example: hansang release runs/first --model food42
     """
     from flows import steps
 
+    rules = _rules(rule)
     with progress("check") as report:
         released = steps.release(
-            run, model=model, repository=repository, keep=keep, progress=report
-        )
+            run, model=model, repository=repository, keep=keep, rules=rules, force=force,
+            progress=report,
+        )  # fmt: skip
     _print_release(released, as_json)
+    if not released.released:
+        serves = f"version {released.version} serves on" if released.version else "nothing serves"
+        raise UserError(f"not released: {released.reason}. {serves} (--force REASON overrides)")
 
 
 def pipeline(
@@ -59,9 +80,17 @@ def pipeline(
     runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
     cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
     repository: Repository = Path("models"),
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse photos that leak, conflict or are broken.")
+    ] = False,
+    min_changed: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of new photos that is worth a training.")
+    ] = 0.0,
+    rule: Rule = None,
+    force: Force = "",
     as_json: Json = False,
 ) -> None:
-    """Inspect, prepare, train and release in one Prefect flow.
+    """Inspect, prepare, train, and release what is better, in one Prefect flow.
 
     Works with nothing configured (an embedded server), or with PREFECT_API_URL set.
 
@@ -72,15 +101,21 @@ def pipeline(
     released = _run_pipeline(
         data=data,
         run_id=run,
-        recipe=recipe,
-        epochs=epochs,
-        image_size=image_size,
-        overrides=settings(setting or []),
+        training={
+            "recipe": recipe,
+            "epochs": epochs,
+            "image_size": image_size,
+            "overrides": settings(setting or []),
+        },
         model=model,
-        runs_dir=runs_dir,
-        cache_dir=cache_dir,
-        repository=repository,
+        places={"runs_dir": runs_dir, "cache_dir": cache_dir, "repository": repository},
+        nightly={"strict": strict, "min_changed": min_changed},
+        rules=_rules(rule),
+        force=force,
     )
+    if released is None:
+        say("too few photos have changed since the last run: nothing was trained")
+        return
     _print_release(released, as_json)
 
 
@@ -108,11 +143,13 @@ def demo(
     released = _run_pipeline(
         data=photos,
         run_id=run_dir.name,
-        epochs=epochs,
-        image_size=image_size,
-        runs_dir=run_dir.parent,
-        cache_dir=out / "cache",
-        repository=repository,
+        training={"epochs": epochs, "image_size": image_size},
+        places={
+            "runs_dir": run_dir.parent,
+            "cache_dir": out / "cache",
+            "repository": repository,
+        },
+        force="the demo serves what it has trained",
     )
     with serving(repository, port or free_port()) as address, progress("classify") as report:
         answers = classify_split(address, photos / "val", progress=report)
@@ -162,22 +199,44 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def _print_release(released: Any, as_json: bool) -> None:
+def _rules(items: list[str] | None) -> Any:
+    """Read the values of `--rule KEY=VALUE`."""
+    from pydantic import ValidationError
+
+    from flows.gate import Rules
+
+    try:
+        return Rules.model_validate(settings(items or []))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"--rule {name}: {first['msg'].lower()}; there are {', '.join(Rules.model_fields)}"
+        ) from error
+
+
+def _print_release(decided: Any, as_json: bool) -> None:
     if as_json:
-        print_json(
-            {key: str(v) if isinstance(v, Path) else v for key, v in asdict(released).items()}
-        )
+        print_json(json.loads(json.dumps(asdict(decided), default=str)))
         return
+    candidate = decided.candidate
+    verdict = candidate.verdict
+    before = verdict["champion_top1"]
+    serving = f"{before:.2%}" if before is not None else "nothing"
     print_table(
-        "Released",
+        "Released" if decided.released else "Not released",
         ["what", "value"],
         [
-            ["model", f"{released.model} version {released.version}"],
-            ["file", released.path],
-            ["best epoch", released.epoch],
-            ["validation top-1", f"{released.val_top1:.2%}"],
-            ["photos checked", released.photos_checked],
-            ["largest difference", f"{released.max_difference:.1e}"],
+            ["decision", decided.reason],
+            ["model", f"{decided.model} version {decided.version}"],
+            ["file", decided.path],
+            ["best epoch", candidate.epoch],
+            ["validation top-1", f"{candidate.val_top1:.2%}"],
+            [f"{candidate.split} top-1, {verdict['photos']} photos",
+             f"{verdict['challenger_top1']:.2%} (serving: {serving})"],
+            ["parity", f"{candidate.photos_checked} photos, {candidate.max_difference:.1e}"],
+            ["smoke call over gRPC", f"{candidate.smoke_photos} photos"],
+            ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
-    )
-    say(f"serve it: hansang serve --repository {released.path.parents[2]}")
+    )  # fmt: skip
+    say(f"serve it: hansang serve --repository {decided.repository}")

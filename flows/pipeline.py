@@ -1,43 +1,60 @@
 """Flow: the whole road, from a folder of photos to a serving version."""
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
-from flows import tasks
+from flows import changes, tasks
 from flows.artifacts import publish_sheet
-from flows.release import release
-from flows.steps import Release
-from flows.train import train
+from flows.gate import Rules
+from flows.parameters import Nightly, Places, Training
+from flows.release import outcome, released
+from flows.survival import limit_crashes
+from flows.train import trained
 
 
 @flow(name="pipeline")
 def pipeline(
     data: Path,
     run_id: str | None = None,
-    recipe: str = "scratch",
-    epochs: int | None = None,
-    image_size: int = 224,
-    overrides: dict[str, str] | None = None,
+    training: Training = Training(),  # noqa: B008  # frozen
     model: str = "food42",
-    runs_dir: Path = Path("runs"),
-    cache_dir: Path = Path("cache"),
-    repository: Path = Path("models"),
-) -> Release:
-    """Inspect, prepare, train, release; run again with the same run id, it goes on where it was."""
+    places: Places = Places(),  # noqa: B008  # frozen
+    nightly: Nightly = Nightly(),  # noqa: B008  # frozen
+    rules: Rules = Rules(),  # noqa: B008  # frozen
+    force: str = "",
+    ask: bool = False,
+) -> State[Any]:
+    """Inspect, prepare, train, release what is better; the same run id goes on where it was.
+
+    Args:
+        data: The folder of photos.
+        run_id: Names the run directory; the flow run's own id if empty.
+        training: How to train.
+        model: Name of the model in the repository.
+        places: Where things lie.
+        nightly: When photos are refused, and when too few have changed.
+        rules: What a model must reach to be released.
+        force: A reason to release it whatever the rules say.
+        ask: Wait for a person's approval before a release.
+    """
+    limit_crashes()
     run_id = run_id or str(runtime.flow_run.id)
-    sheet = runs_dir / run_id / "sheet"
-    publish_sheet(tasks.inspect(data, sheet), sheet / "index.html")
+    sheet = places.runs_dir / run_id / "sheet"
+    found = tasks.inspect(data, sheet)
+    publish_sheet(found, sheet / "index.html")
+    if nightly.strict:
+        changes.require_clean(found)
     # Training prepares the cache itself; here it is a step of its own, with its own log and time.
-    tasks.prepare(data, image_size, cache_dir)
-    train(
-        data,
-        recipe=recipe,
-        epochs=epochs,
-        image_size=image_size,
-        run_id=run_id,
-        overrides=overrides,
-        runs_dir=runs_dir,
-        cache_dir=cache_dir,
+    cache = tasks.prepare(data, training.image_size, places.cache_dir)
+    change = changes.since_last_run(cache, model, places.repository)
+    begun = (places.runs_dir / run_id / "config.json").exists()
+    if change.share < nightly.min_changed and not begun:
+        return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
+    trained(data, training, run_id, places)
+    return outcome(
+        released(places.runs_dir / run_id, model, places=places, rules=rules, force=force, ask=ask)
     )
-    return release(runs_dir / run_id, model=model, repository=repository)

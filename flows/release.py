@@ -1,36 +1,106 @@
-"""Flow: the best epoch of a run to the version that serves."""
+"""Flows: the best epoch of a run to the version that serves, if it earns the place; and back."""
 
 from pathlib import Path
+from typing import Any
 
-from prefect import flow
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect import flow, runtime
+from prefect.client.schemas.objects import State
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from prefect.states import Completed
+from pydantic import Field
 
 from flows import tasks
-from flows.steps import Release
+from flows.artifacts import candidate_table, publish_decision
+from flows.gate import Rules
+from flows.parameters import Places
+from flows.steps import Candidate, Release, serving_version
+from flows.survival import limit_crashes
+
+_APPROVAL_S = 7 * 86400
+
+
+class Approval(RunInput):
+    """What a person decides about a candidate."""
+
+    release: bool = Field(description="Release it?")
+    who: str = Field("", description="Your name, for the history.")
+    reason: str = Field("", description="Why, for the history.")
 
 
 @flow(name="release")
 def release(
-    run_dir: Path, model: str = "food42", repository: Path = Path("models"), keep: int = 5
+    run_dir: Path,
+    model: str = "food42",
+    places: Places = Places(),  # noqa: B008  # frozen
+    rules: Rules = Rules(),  # noqa: B008  # frozen
+    keep: int = 5,
+    force: str = "",
+    ask: bool = False,
+) -> State[Any]:
+    """Export, check parity, measure beside what serves, and publish what is better.
+
+    Args:
+        run_dir: The run directory.
+        model: Name of the model in the repository.
+        places: Where the model repository lies.
+        rules: What a model must reach to be released.
+        keep: Versions to keep.
+        force: A reason to release it whatever the rules say.
+        ask: Wait for a person's approval before a release. Needs a deployment: the run gives its
+            process and its place in the pool back while it waits.
+    """
+    limit_crashes()
+    return outcome(
+        released(run_dir, model, places=places, rules=rules, keep=keep, force=force, ask=ask)
+    )
+
+
+def released(
+    run_dir: Path,
+    model: str,
+    *,
+    places: Places,
+    rules: Rules,
+    keep: int = 5,
+    force: str = "",
+    ask: bool = False,
 ) -> Release:
-    """Export the best epoch to ONNX, check parity, publish it and make it serve."""
-    released = tasks.release(run_dir, model, repository, keep)
-    create_link_artifact(
-        released.path.resolve().as_uri(),
-        link_text=f"{released.model} version {released.version}",
-        description="The released model",
+    """Weigh and decide, within a flow."""
+    # Of the inputs: measured against another champion, it is measured again.
+    champion = serving_version(model, places.repository)
+    candidate = Candidate(**tasks.weigh(run_dir, model, places.repository, rules, champion))
+    approved = refused = ""
+    if ask and (candidate.promote or force):
+        answer = _ask(candidate)
+        said = ", ".join(filter(None, (answer.reason, answer.who))) or "by a person"
+        approved, refused = (said, "") if answer.release else ("", said)
+    decided = tasks.decide(
+        candidate, places.repository, keep, force=force, approved=approved, refused=refused
     )
-    create_table_artifact(
-        [
-            {
-                "model": released.model,
-                "version": released.version,
-                "epoch": released.epoch,
-                "val_top1": released.val_top1,
-                "photos_checked": released.photos_checked,
-                "max_difference": released.max_difference,
-            }
-        ],
-        description="What was released, and what the parity gate measured",
-    )
-    return released
+    publish_decision(decided)
+    return decided
+
+
+def outcome(decided: Release) -> State[Any]:
+    """Return the state that a flow ends in: a model that is kept out is no failure."""
+    name = "Released" if decided.released else "Kept"
+    return Completed(name=name, message=decided.reason, data=decided)
+
+
+def _ask(candidate: Candidate) -> Approval:
+    text = f"{candidate_table(candidate)}\n\nIt waits for a week; after that nothing is released."
+    form = Approval.with_initial_data(description=text, release=candidate.promote)
+    # A key of its own: the flow begins anew when it is answered, and finds the answer.
+    key = f"approve-{runtime.flow_run.id}"
+    return suspend_flow_run(wait_for_input=form, timeout=_APPROVAL_S, key=key)
+
+
+@flow(name="rollback")
+def rollback(
+    model: str = "food42",
+    places: Places = Places(),  # noqa: B008  # frozen
+    reason: str = "",
+) -> int:
+    """Make the version serve that served before; a running server follows by itself."""
+    return tasks.rollback(model, places.repository, reason)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from flows import steps
+from flows.gate import Rules
+from flows.survival import gpu, holding
 from terminal import Progress, UserError
 
 _STOP_S = 25.0
@@ -82,7 +85,12 @@ def train(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_training(arguments: list[str]) -> dict[str, Any]:
-    """Run `python -m training` as a child that never outlives this process."""
+    """Run `python -m training` as a child that never outlives this process by long."""
+    with holding(gpu(), get_run_logger().info) as lock:
+        return _run_training(arguments, lock)
+
+
+def _run_training(arguments: list[str], lock: int | None) -> dict[str, Any]:
     logger = get_run_logger()
     on_terminal = sys.stderr.isatty()
     process = subprocess.Popen(
@@ -93,6 +101,9 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
         # On a terminal the child draws its own progress bar; elsewhere its lines go to the log.
         stderr=None if on_terminal else subprocess.PIPE,
         text=True,
+        pass_fds=() if lock is None else (lock,),
+        # A signal to our group is ours to pass on: the child would be killed while it saves.
+        start_new_session=not on_terminal,
     )
     last_line = ""
     try:
@@ -120,9 +131,43 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
     return result
 
 
-@task
-def release(run_dir: Path, model: str, repository: Path, keep: int) -> steps.Release:
-    """Export, gate and publish the best epoch of a run."""
-    return steps.release(
-        run_dir, model=model, repository=repository, keep=keep, progress=_log_every(25)
+@task(persist_result=True, result_serializer="json", task_run_name="weigh {run_dir}")
+def weigh(
+    run_dir: Path,
+    model: str,
+    repository: Path,
+    rules: Rules,
+    champion: int | None,  # noqa: ARG001
+) -> dict[str, Any]:
+    """Export the best epoch and measure it beside `champion`, the version that serves.
+
+    The result is kept: a flow that waited for a person does not measure again.
+    """
+    return asdict(
+        steps.weigh(
+            run_dir, model=model, repository=repository, rules=rules, progress=_log_every(25)
+        )
     )
+
+
+@task
+def decide(
+    candidate: steps.Candidate,
+    repository: Path,
+    keep: int,
+    force: str = "",
+    approved: str = "",
+    refused: str = "",
+) -> steps.Release:
+    """Publish a candidate that is better, and write down what was decided."""
+    return steps.decide(
+        candidate, repository=repository, keep=keep, force=force, approved=approved, refused=refused
+    )
+
+
+@task
+def rollback(model: str, repository: Path, reason: str) -> int:
+    """Make the version serve that served before."""
+    from service.model_store import ModelStore
+
+    return ModelStore(repository).rollback(model, reason=reason)

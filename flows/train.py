@@ -8,38 +8,32 @@ from prefect.logging import get_run_logger
 
 from flows import tasks
 from flows.artifacts import publish_run
+from flows.parameters import Places, Training
+from flows.survival import limit_crashes
 
 
 @flow(name="train")
 def train(
     data: Path,
-    recipe: str = "scratch",
-    epochs: int | None = None,
-    image_size: int = 224,
+    training: Training = Training(),  # noqa: B008  # frozen
     run_id: str | None = None,
-    overrides: dict[str, str] | None = None,
-    runs_dir: Path = Path("runs"),
-    cache_dir: Path = Path("cache"),
+    places: Places = Places(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Train ResNet18; killed or cancelled at any moment, the same run id resumes it exactly."""
+    limit_crashes()
     # The flow run's id survives its retries, so a retried run finds its own checkpoint.
-    run_id = run_id or str(runtime.flow_run.id)
-    arguments = [
-        str(data), "--recipe", recipe, "--run", run_id,
-        "--image-size", str(image_size), "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
-    ]  # fmt: skip
-    if epochs is not None:
-        arguments += ["--epochs", str(epochs)]
-    for key, value in (overrides or {}).items():
-        arguments += ["--set", f"{key}={value}"]
-    result = tasks.train(arguments)
-    _publish(runs_dir / run_id)
-    return result
+    return trained(data, training, run_id or str(runtime.flow_run.id), places)
 
 
-def _publish(run_dir: Path) -> None:
-    """Show the run in Prefect; a run that is trained never fails for what shows it."""
+def trained(data: Path, training: Training, run_id: str, places: Places) -> dict[str, Any]:
+    """Train within a flow, and show the run in Prefect."""
+    result = tasks.train(
+        [str(data), "--run", run_id, *training.arguments(),
+         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir)]
+    )  # fmt: skip
     try:
-        publish_run(run_dir)
+        publish_run(places.runs_dir / run_id)
     except Exception as error:
+        # A run that is trained never fails for what shows it.
         get_run_logger().warning("the run's artifacts were not published: %s", error)
+    return result

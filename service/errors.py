@@ -5,6 +5,7 @@ UserError
     ├── InvalidArgumentError    INVALID_ARGUMENT     the request is wrong, and stays so
     │   └── ImageError          INVALID_ARGUMENT     these bytes are no picture that is accepted
     ├── NotFoundError           NOT_FOUND            no such model or version
+    ├── ConflictError           ABORTED              another change came first
     ├── OverloadedError         RESOURCE_EXHAUSTED   full, over quota, or too late for the deadline
     ├── UnavailableError        UNAVAILABLE          starting, draining or unreachable
     ├── DeadlineError           DEADLINE_EXCEEDED    the caller's time was over
@@ -51,6 +52,12 @@ class NotFoundError(ServiceError):
     """There is no such model, or no such version of it."""
 
     code = StatusCode.NOT_FOUND
+
+
+class ConflictError(ServiceError):
+    """Another change of the repository came first; what was decided no longer holds."""
+
+    code = StatusCode.ABORTED
 
 
 class OverloadedError(ServiceError):

@@ -1,6 +1,7 @@
-"""What the service needs to know of files: whether they changed, and what is in them."""
+"""What the service needs of files: whether they changed, what is in them, and writing for good."""
 
 import hashlib
+import os
 from pathlib import Path
 
 
@@ -17,3 +18,26 @@ def sha256(path: Path) -> str:
     """Return the hash of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace the content of a file at once; a kill leaves the old one or the new one."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    write(temporary, text)
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that nobody reads yet, and force it to the disk."""
+    path.write_text(text, encoding="utf-8")
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,26 +2,30 @@
 
 <model>/<version>/model.onnx     whole or not there
 <model>/<version>/labels.txt     one label a line, in the order of the output
-<model>/<version>/SHA256SUMS     of both; `sha256sum -c SHA256SUMS` reads it as well
+<model>/<version>/release.json   what was measured before it was released; no server reads it
+<model>/<version>/SHA256SUMS     of all of them; `sha256sum -c SHA256SUMS` reads it as well
 <model>/config.pbtxt             names the serving version, and those before; replaced atomically
+<model>/history.jsonl            what was released, refused and gone back from, and why
 """
 
 import fcntl
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from service import history
 from service.errors import (
+    ConflictError,
     InvalidArgumentError,
     ModelContractError,
     NotFoundError,
     ServiceError,
 )
-from service.files import sha256
+from service.files import replace, sha256, sync, write
 
 logger = logging.getLogger(__name__)
 
@@ -140,13 +144,57 @@ class ModelStore:
         if path.is_file() and path.read_text("utf-8") != _lines(labels):
             raise ModelContractError(f"{path} has other labels than the model file beside it")
 
-    def publish(self, model: str, onnx: Path, *, max_batch: int = 64, keep: int = 5) -> int:
+    def history(self, model: str) -> list[dict[str, Any]]:
+        """Return what happened to a model, oldest first; see `service/history.py`.
+
+        Each line has `time` and `event` (released, kept, rolled back), most `version`, `replaced`
+        and `reason`.
+
+        Raises:
+            ModelContractError: The file is damaged.
+        """
+        folder = self._folder(model)
+        if folder.is_dir():
+            with self._changing(model):
+                pass  # entering settles what a kill left
+        return history.read(folder)
+
+    def note(self, model: str, event: str, record: Mapping[str, Any]) -> None:
+        """Add a line to the history about something that changed nothing, such as a refusal.
+
+        Raises:
+            ServiceError: The repository cannot be written.
+        """
+        with self._changing(model, create=True):
+            history.add(self._folder(model), event, record)
+
+    def publish(
+        self,
+        model: str,
+        onnx: Path,
+        *,
+        max_batch: int = 64,
+        keep: int = 5,
+        record: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
+        instead_of: int | None = -1,
+    ) -> int:
         """Copy a file in as the next version, make it serve, and return its number.
 
         A kill at any moment leaves the old version serving, or the new one; never half of it.
 
+        Args:
+            model: Its name.
+            onnx: The file.
+            max_batch: What config.pbtxt tells Triton.
+            keep: Versions to keep.
+            record: What the history says of it, beside the time and the versions.
+            files: Name → text of what else belongs to the version, such as release.json.
+            instead_of: The version that must be serving, None for none; -1 for whichever.
+
         Raises:
             InvalidArgumentError: The name is not one.
+            ConflictError: Another version than `instead_of` serves by now.
             ModelContractError: The file breaks docs/model-contract.md.
             ServiceError: The repository cannot be written.
         """
@@ -156,6 +204,12 @@ class ModelStore:
         # Refused before anything is written.
         Model(onnx, device="cpu")
         with self._changing(model, create=True):
+            replaced = self._serving_or_none(model)
+            if instead_of not in (-1, replaced):
+                raise ConflictError(
+                    f"version {replaced} of {model!r} began to serve meanwhile, in the place of"
+                    f" {instead_of}; release again, to be measured against it"
+                )
             for left in folder.glob(".tmp-*"):
                 # What a killed publisher left.
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -163,27 +217,30 @@ class ModelStore:
             # A folder that somebody emptied keeps its number.
             numbers = [int(p.name) for p in folder.iterdir() if _VERSION.fullmatch(p.name)]
             version = max([*numbers, _last(folder)]) + 1
-            _replace(folder / ".last", f"{version}\n")
+            replace(folder / ".last", f"{version}\n")
             new = folder / f".tmp-{version}"
             new.mkdir()
             try:
                 shutil.copyfile(onnx, new / "model.onnx")
                 # The copy lies alone: weights in a second file would be missed now, not later.
                 labels = Model(new / "model.onnx", device="cpu").metadata.labels
-                _write(new / "labels.txt", _lines(labels))
-                _sync(new / "model.onnx")
-                _write(
-                    new / _SUMS,
-                    "".join(f"{sha256(new / x)}  {x}\n" for x in ("labels.txt", "model.onnx")),
-                )
-                _sync(new)
+                write(new / "labels.txt", _lines(labels))
+                sync(new / "model.onnx")
+                for name, text in (files or {}).items():
+                    write(new / name, text)
+                names = sorted(("labels.txt", "model.onnx", *(files or ())))
+                write(new / _SUMS, "".join(f"{sha256(new / x)}  {x}\n" for x in names))
+                sync(new)
             except BaseException:
                 shutil.rmtree(new)
                 raise
             new.rename(folder / str(version))
-            _sync(folder)
+            sync(folder)
             before = self._served(model)
+            told = {"version": version, "replaced": replaced, **(record or {})}
+            history.begin(folder, "released", told)
             self._make_serve(model, version, max_batch, before)
+            history.settle(folder, version)
             # A rollback must find what served before, be it the newest of the others or not.
             ranked = list(dict.fromkeys([version, *reversed(before), *reversed(versions)]))
             for old in ranked[keep:]:
@@ -193,10 +250,11 @@ class ModelStore:
                 shutil.rmtree(gone)
         return version
 
-    def rollback(self, model: str) -> int:
+    def rollback(self, model: str, *, reason: str = "") -> int:
         """Make the version serve that served before the serving one, and return its number.
 
         That is not always the next lower one: a version that was gone back from is skipped.
+        `reason` is kept in the history.
 
         Raises:
             NotFoundError: There is no such model, or no version before.
@@ -213,8 +271,17 @@ class ModelStore:
             version = before.pop()
             config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
             max_batch = re.search(r"max_batch_size: ([0-9]+)", config)
+            told = {"version": version, "replaced": serving, "reason": reason}
+            history.begin(self._folder(model), "rolled back", told)
             self._make_serve(model, version, int(max_batch[1]) if max_batch else 64, before)
+            history.settle(self._folder(model), version)
         return version
+
+    def _serving_or_none(self, model: str) -> int | None:
+        try:
+            return self.serving(model)
+        except (NotFoundError, ModelContractError):
+            return None
 
     def _before(self, model: str) -> list[int]:
         """Return the versions that served before the serving one and are still there."""
@@ -246,7 +313,7 @@ class ModelStore:
             version=version,
             before="".join(f" {each}" for each in before[-_REMEMBERED:]),
         )
-        _replace(folder / "config.pbtxt", text)
+        replace(folder / "config.pbtxt", text)
 
     @contextmanager
     def _changing(self, model: str, *, create: bool = False) -> Iterator[None]:
@@ -257,6 +324,7 @@ class ModelStore:
                 folder.mkdir(parents=True, exist_ok=True)
             with (folder / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
+                history.settle(folder, self._serving_or_none(model))
                 yield
         except OSError as error:
             raise ServiceError(f"cannot change the model repository {folder}: {error}") from error
@@ -280,23 +348,3 @@ def _last(folder: Path) -> int:
         return int((folder / ".last").read_text())
     except (FileNotFoundError, ValueError):
         return 0
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".tmp-{path.name}")
-    _write(temporary, text)
-    temporary.replace(path)
-    _sync(path.parent)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

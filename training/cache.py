@@ -1,9 +1,10 @@
 """The dataset cache: every photo decoded once, by the function that serves, into one array a split.
 
-<folder>-<S>-<key>/manifest.json      labels, files, targets, what was left out
+<folder>-<S>-<key>/manifest.json      labels, files, their hashes, targets, what was left out
 <folder>-<S>-<key>/<split>.npy        uint8 [N, C, C, 3], C = resize_size(S), memory-mapped
 
-Built in a temporary folder beside its place and renamed when it is whole.
+Built in a temporary folder beside its place and renamed when it is whole. A photo whose content
+stands in an older cache of the folder is copied from there: a night's new photos cost a night's.
 
 Shapes: N photos, C side of the cached square.
 """
@@ -14,7 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -43,6 +46,8 @@ class Split:
     """[N], positions in the labels."""
     files: tuple[str, ...]
     """[N], paths below the folder of photos."""
+    hashes: tuple[str, ...] = ()
+    """[N], SHA-256 of the files; empty in a cache made before they were written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class DatasetCache:
     bad_files: dict[str, str]
     """Path → why it was left out."""
     splits: dict[str, Split]
+    root: Path | None = None
+    """The folder of photos, where it lay when it was last prepared."""
 
     @classmethod
     def open(cls, path: Path) -> "DatasetCache":
@@ -78,7 +85,9 @@ class DatasetCache:
             if len(images) != len(listed["files"]):
                 raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
             targets = np.array(listed["targets"], dtype=np.int64)
-            splits[name] = Split(images, targets, tuple(listed["files"]))
+            splits[name] = Split(
+                images, targets, tuple(listed["files"]), tuple(listed.get("hashes", ()))
+            )
         return cls(
             path=path,
             labels=tuple(manifest["labels"]),
@@ -86,6 +95,7 @@ class DatasetCache:
             dataset_hash=manifest["dataset_hash"],
             bad_files=manifest["bad_files"],
             splits=splits,
+            root=Path(manifest["root"]) if "root" in manifest else None,
         )
 
 
@@ -109,15 +119,20 @@ def prepare(
     found = [path for path in sorted(cache_root.glob(f"{prefix}*")) if path.is_dir()]
     for path in found:
         manifest = _manifest(path)
-        if manifest is not None and manifest["stamp"] == stamp:
+        if manifest is None or manifest["stamp"] != stamp:
+            continue
+        if manifest.get("root") == str(folder.root.resolve()):
             return DatasetCache.open(path)
     hashes = _file_hashes(folder)
     key = _digest([_FORMAT, PREPROCESSING, image_size, folder.labels, sorted(hashes.items())])[:12]
     path = cache_root / f"{prefix}{key}"
     manifest = _manifest(path)
     if manifest is not None:
-        # The same photos under other times: only the stamp is new.
-        write_text(path / "manifest.json", json.dumps({**manifest, "stamp": stamp}))
+        # The same photos under other times, or elsewhere: only that is new.
+        manifest |= {"stamp": stamp, "root": str(folder.root.resolve())}
+        for split, listed in manifest["splits"].items():
+            listed["hashes"] = [hashes[f"{split}:{name}"] for name in listed["files"]]
+        write_text(path / "manifest.json", json.dumps(manifest, ensure_ascii=False))
         return DatasetCache.open(path)
     try:
         cache_root.mkdir(parents=True, exist_ok=True)
@@ -125,7 +140,7 @@ def prepare(
             # One builder at a time; the system lets go of the lock of a killed one.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if _manifest(path) is None:
-                _build(folder, image_size, path, stamp, hashes, progress)
+                _build(folder, image_size, path, stamp, hashes, _decoded_before(found), progress)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
@@ -143,6 +158,7 @@ def _build(
     path: Path,
     stamp: str,
     hashes: dict[str, str],
+    before: Mapping[str, NDArray[np.uint8]],
     progress: Progress,
 ) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
@@ -161,9 +177,10 @@ def _build(
             for split, members in groupby(folder.photos, key=lambda photo: photo.split):
                 photos = list(members)
                 rows = _create(temporary / f"{split}.npy", len(photos), resize_size(image_size))
-                decode = partial(_decode_into, rows)
+                wanted = [hashes[f"{split}:{_name(folder, photo)}"] for photo in photos]
+                decode = partial(_fill, rows, before)
                 kept = []
-                for row, why in enumerate(pool.map(decode, range(len(photos)), photos)):
+                for row, why in enumerate(pool.map(decode, range(len(photos)), photos, wanted)):
                     if why is None:
                         kept.append(row)
                     else:
@@ -175,6 +192,7 @@ def _build(
                 splits[split] = {
                     "files": [_name(folder, photos[row]) for row in kept],
                     "targets": [photos[row].target for row in kept],
+                    "hashes": [wanted[row] for row in kept],
                 }
         _require_every_class(folder, splits, bad)
         manifest = {
@@ -184,6 +202,7 @@ def _build(
             "labels": folder.labels,
             "dataset_hash": _dataset_hash(folder, hashes, bad),
             "stamp": stamp,
+            "root": str(folder.root.resolve()),
             "bad_files": bad,
             "splits": splits,
         }
@@ -203,8 +222,30 @@ def _create(path: Path, num_photos: int, side: int) -> np.memmap[Any, np.dtype[n
     return rows
 
 
-def _decode_into(rows: NDArray[np.uint8], row: int, photo: Photo) -> str | None:
-    """Decode a photo into its row; return why not, if it failed."""
+def _decoded_before(caches: list[Path]) -> dict[str, NDArray[np.uint8]]:
+    """Return content hash → pixels (C, C, 3) of every photo in the caches, memory-mapped."""
+    known: dict[str, NDArray[np.uint8]] = {}
+    for path in caches:
+        manifest = _manifest(path)
+        if manifest is None or manifest["preprocessing"] != PREPROCESSING:
+            continue
+        with suppress(DataError):  # a damaged one is no help, and no hindrance
+            for split in DatasetCache.open(path).splits.values():
+                known.update(zip(split.hashes, split.images, strict=False))
+    return known
+
+
+def _fill(
+    rows: NDArray[np.uint8],
+    before: Mapping[str, NDArray[np.uint8]],
+    row: int,
+    photo: Photo,
+    content: str,
+) -> str | None:
+    """Put a photo's pixels into its row; return why not, if it failed."""
+    if content in before:
+        rows[row] = before[content]
+        return None
     try:
         rows[row] = load_square(photo.path.read_bytes(), rows.shape[1])
     except (ImageError, OSError) as error:

@@ -29,12 +29,12 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
         return pipeline(
             photos,
             run_id="first",
-            epochs=2,
-            image_size=32,
-            overrides={"batch_size": "16"},
-            runs_dir=tmp_path / "runs",
-            cache_dir=tmp_path / "cache",
-            repository=tmp_path / "models",
+            training={"epochs": 2, "image_size": 32, "overrides": {"batch_size": "16"}},
+            places={
+                "runs_dir": tmp_path / "runs",
+                "cache_dir": tmp_path / "cache",
+                "repository": tmp_path / "models",
+            },
         )
 
     released = run()
@@ -49,7 +49,9 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
 
     again = run()
 
-    assert 2 == again.version == store.serving("food42")
+    assert not again.released
+    assert 1 == again.version == store.serving("food42")
+    assert ["released", "kept"] == [line["event"] for line in store.history("food42")]
     assert epochs == (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
@@ -108,9 +110,9 @@ def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
     script = (
         "from pathlib import Path\n"
         "from flows.train import train\n"
-        f"train(Path({str(photos)!r}), run_id='killed', epochs=400, image_size=32,"
-        " overrides=dict(batch_size='16'),"
-        f" runs_dir=Path({str(tmp_path / 'runs')!r}), cache_dir=Path({str(tmp_path / 'cache')!r}))"
+        f"train(Path({str(photos)!r}), run_id='killed',"
+        " training=dict(epochs=400, image_size=32, overrides=dict(batch_size='16')),"
+        f" places=dict(runs_dir={str(tmp_path / 'runs')!r}, cache_dir={str(tmp_path / 'cache')!r}))"
     )
     from prefect.settings import PREFECT_API_URL
 

@@ -206,7 +206,7 @@ def test_old_versions_are_pruned(publish, store, tiny_onnx, tmp_path):
         store.publish("food", onnx, keep=3)
     assert [2, 3, 4] == store.versions("food")
     assert 5 == store.publish("food", onnx, keep=1) == store.serving("food")
-    assert {"5", "config.pbtxt", ".lock", ".last"} == names(store.root / "food")
+    assert {"5", "config.pbtxt", "history.jsonl", ".lock", ".last"} == names(store.root / "food")
 
 
 @pytest.mark.parametrize(

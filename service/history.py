@@ -1,0 +1,77 @@
+"""What happened to a model: a line for each release, refusal and rollback, beside its versions.
+
+<model>/history.jsonl    the lines, oldest first; only ever replaced whole
+<model>/.pending.json    the line of a switch under way
+
+config.pbtxt is replaced in one step, and a line is written in another. The line is therefore set
+down before the switch and moved to its place after it; whoever comes next settles one that a kill
+left: it happened if its version serves, else it did not.
+
+The caller holds the model's lock.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service.errors import ModelContractError
+from service.files import replace
+
+_HISTORY = "history.jsonl"
+_PENDING = ".pending.json"
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines, oldest first.
+
+    Raises:
+        ModelContractError: The file is damaged.
+    """
+    try:
+        lines = (folder / _HISTORY).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise ModelContractError(
+            f"{folder / _HISTORY} is damaged: {error}; move it away, it is for people alone"
+        ) from error
+
+
+def add(folder: Path, event: str, record: Mapping[str, Any]) -> None:
+    """Add a line about something that changed nothing."""
+    _append(folder, _stamped(event, record))
+
+
+def begin(folder: Path, event: str, record: Mapping[str, Any]) -> None:
+    """Set a line down before the switch that it tells of; `record` has the new `version`."""
+    replace(folder / _PENDING, _line(_stamped(event, record)))
+
+
+def settle(folder: Path, serving: int | None) -> None:
+    """Move a line to its place if what it tells of has happened, and drop it if not."""
+    pending = folder / _PENDING
+    try:
+        line = json.loads(pending.read_text("utf-8"))
+    except FileNotFoundError:
+        return
+    if line["version"] == serving and line not in read(folder):
+        _append(folder, line)
+    pending.unlink()
+
+
+def _append(folder: Path, line: Mapping[str, Any]) -> None:
+    path = folder / _HISTORY
+    before = path.read_text("utf-8") if path.exists() else ""
+    replace(path, before + _line(line))
+
+
+def _stamped(event: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **record}
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
