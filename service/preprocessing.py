@@ -2,31 +2,38 @@
 
 decode → EXIF rotation → RGB → shorter side to S·256/224 → centre crop S
 
+JPEGs are scaled by their decoder, to no less than that shorter side, and the rest of the way by an
+antialiased bilinear filter. On 1,244 photos of 348 px, at 64 px, that costs half the time of
+decoding them whole and a bicubic filter (2,420 and 1,280 photos per CPU-second), and a model that
+was trained on the latter's pixels finds 63.3 % of the classes instead of 62.9 %.
+
 Shapes: H height, W width, C channels.
 """
 
 import io
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from service import jpeg
 from service.errors import ImageError
 
 __all__ = ["FORMATS", "PREPROCESSING", "ImageError", "centre_crop", "load_square", "preprocess",
            "resize_size"]  # fmt: skip
 
-PREPROCESSING = "pillow-bicubic-256/224-centre-1"
+PREPROCESSING = "scaled-jpeg-bilinear-256/224-centre-2"
 """Names the rule. It stands in every cache key and every model file: change it with the pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 20 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_SCANNED_PIXELS = 1_000_000_000
-"""Pixels of a progressive JPEG, times its scans. Encoders write about 10 scans, and each is a pass
-over the whole picture: a small file could keep a core busy for hours."""
+"""Pixels of a JPEG of many scans, times their number. Encoders write about 10 scans, and each is a
+pass over the whole picture: a small file could keep a core busy for hours."""
 
 _LARGE_PIXELS = 8_000_000
 
@@ -97,11 +104,19 @@ def load_square(
             f"the image has {len(data)} bytes; at most {MAX_BYTES} are accepted",
             kind="too_many_bytes",
         )
+    if header := jpeg.usual(data):
+        _check_pixels(header.width, header.height)
+        many = header.scaled_pixels(side) > _LARGE_PIXELS
+        try:
+            with (large or nullcontext()) if many else nullcontext():
+                image = Image.fromarray(jpeg.decode(data, side))
+                return _resized(image, side, _orientation(lambda: _exif(header.exif)))
+        except ValueError:
+            pass  # Pillow takes some of what libjpeg finds odd, and has a sentence for the rest
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, data)
-            # JPEG's decoder scales by 1/2, 1/4 or 1/8 for nothing; twice the size keeps it sharp.
-            image.draft(None, (2 * side, 2 * side))
+            image.draft(None, (side, side))
             with (large or nullcontext()) if _num_pixels(image) > _LARGE_PIXELS else nullcontext():
                 return _square(image, side)
     except ImageError:
@@ -114,20 +129,23 @@ def load_square(
 
 def _check(image: Image.Image, data: bytes) -> None:
     """Refuse by the header what would take too much memory or time to decode."""
-    if _num_pixels(image) > MAX_PIXELS:
-        width, height = image.size
-        raise ImageError(
-            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted",
-            kind="too_many_pixels",
-        )
+    _check_pixels(*image.size)
     # Within the coded data this pair of bytes can be nothing but the start of a scan.
-    if "progression" in image.info:
+    if image.format == "JPEG":
         scans = data.count(b"\xff\xda")
         if scans * _num_pixels(image) > MAX_SCANNED_PIXELS:
             raise ImageError(
                 f"the image is decoded in {scans} passes, which is more work than is accepted",
                 kind="too_many_pixels",
             )
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"the image has {width} x {height} pixels; at most {MAX_PIXELS} are accepted",
+            kind="too_many_pixels",
+        )
 
 
 def _num_pixels(image: Image.Image) -> int:
@@ -141,8 +159,20 @@ def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     left, top = (width - short) // 2, (height - short) // 2
     # Cut first: of a panorama only the part that is kept is converted and resized.
     square = _rgb(image.crop((left, top, left + short, top + short)))
-    square = square.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    turn = _UPRIGHT.get(_orientation(image))
+    return _resized(square, side, _orientation(image.getexif))
+
+
+def _resized(image: Image.Image, side: int, orientation: int) -> NDArray[np.uint8]:
+    width, height = image.size
+    short = min(width, height)
+    left, top = (width - short) // 2, (height - short) // 2
+    square = image.resize(
+        (side, side),
+        Image.Resampling.BILINEAR,
+        box=(left, top, left + short, top + short),
+        reducing_gap=3.0,
+    )
+    turn = _UPRIGHT.get(orientation)
     return np.asarray(square if turn is None else square.transpose(turn))
 
 
@@ -157,8 +187,15 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    if block:
+        exif.load(block)
+    return exif
+
+
+def _orientation(read: Callable[[], Image.Exif]) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(read().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a photo with a broken EXIF block is still a photo
         return 1

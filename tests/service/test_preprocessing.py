@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from service import jpeg, preprocessing
 from service.errors import ImageError
 from service.preprocessing import centre_crop, load_square, preprocess, resize_size
 
@@ -66,6 +67,66 @@ def test_exif_rotation_is_applied(orientation):
 
     expected = preprocess(encode(upright), 64)
     assert np.abs(rotated.astype(int) - expected).max() <= 2
+
+
+def textured(width: int, height: int) -> Image.Image:
+    """Return a picture with something in it at every scale down to 4 pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.blend(gradient(width, height), Image.fromarray(noise).resize((width, height)), 0.3)
+
+
+@pytest.mark.parametrize("size", [(348, 348), (1600, 1200), (90, 300), (40, 40), (73, 74)])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_both_decoders_make_the_same_picture(size, orientation):
+    """A baseline JPEG takes the fast road, a progressive one the other: both look alike."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = textured(*size)
+    fast = encode(image, "JPEG", quality=95, exif=exif)
+    slow = encode(image, "JPEG", quality=95, exif=exif, progressive=True)
+    header = jpeg.usual(fast)
+    assert size == (header.width, header.height)
+    assert jpeg.usual(slow) is None
+    difference = np.abs(preprocess(fast, 64).astype(int) - preprocess(slow, 64))
+    assert difference.mean() < 4
+    square = jpeg.decode(fast, 73)
+    assert min(square.shape[:2]) >= min(73, *size)
+    assert square.shape[0] * square.shape[1] <= header.scaled_pixels(73)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(gradient(64, 64).convert("CMYK"), "JPEG"),
+        encode(gradient(64, 64).convert("L"), "JPEG"),
+        encode(gradient(64, 64), "JPEG", xmp=b'<x tiff:Orientation="6"/>'),
+        encode(gradient(64, 64)),
+        encode(gradient(64, 64), "JPEG")[:300],
+        b"\xff\xd8\xff",
+        b"",
+    ],
+    ids=["CMYK", "grey", "XMP turned", "PNG", "cut in the header", "start alone", "empty"],
+)
+def test_what_is_rare_is_left_to_pillow(data):
+    """Kinds that the fast decoder would get wrong, or cannot tell, do not reach it."""
+    assert jpeg.usual(data) is None
+
+
+def test_what_libjpeg_complains_of_is_still_a_picture():
+    """Bytes between the coded data and the end marker are forgiven, as by Pillow."""
+    data = encode(gradient(64, 64), "JPEG")
+    odd = data[:-2] + bytes(7) + data[-2:]
+    with pytest.raises(ValueError, match=r"(?i)extraneous"):
+        jpeg.decode(odd, 64)
+    assert np.abs(preprocess(odd, 56).astype(int) - preprocess(data, 56)).max() <= 8
+
+
+def test_a_bomb_of_scans_is_refused(monkeypatch):
+    """A JPEG that is decoded in passes may not have too many of them for its size."""
+    data = encode(gradient(64, 64), "JPEG", progressive=True)
+    monkeypatch.setattr(preprocessing, "MAX_SCANNED_PIXELS", 64 * 64 * 3)
+    with pytest.raises(ImageError, match="passes"):
+        preprocess(data, 64)
 
 
 @pytest.mark.parametrize(
