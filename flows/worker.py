@@ -1,4 +1,4 @@
-"""A Prefect worker for containers: when it is told to stop, a training run saves a checkpoint first.
+"""A Prefect worker for containers: told to stop, it lets a training run save a checkpoint first.
 
     python -m flows.worker --pool hansang          arguments of `prefect worker start`
 
