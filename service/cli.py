@@ -16,6 +16,9 @@ def serve(
     model: Annotated[
         str, typer.Option(help="Serve this model alone.", show_default="all of them")
     ] = "",
+    wait_for_model: Annotated[
+        bool, typer.Option("--wait-for-model", help="Wait for the first release, not serving yet.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0: a free one.")] = 8500,
     metrics_host: Annotated[

@@ -25,6 +25,9 @@ class ServerConfig:
     model: str = ""
     """The one model to serve. Empty: every model of the repository, new ones as they appear."""
 
+    wait_for_model: bool = False
+    """Whether an empty repository is waited for, with health NOT_SERVING, instead of refused."""
+
     host: str = "0.0.0.0"  # noqa: S104  # a server is there to be reached
     """Address to listen on, for gRPC and for metrics."""
 

@@ -23,7 +23,7 @@ from service.auth import Tokens
 from service.config import ServerConfig, num_cores
 from service.decoder import Decoder
 from service.engine import Engine
-from service.errors import InvalidArgumentError, UnavailableError
+from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.health import Health
 from service.interceptors import Guard
 from service.memory import give_back, settle
@@ -179,7 +179,18 @@ class Server:
         Raises:
             ServiceError: A model cannot be served.
         """
-        await self.models.load()
+        waiting = False
+        while True:
+            try:
+                await self.models.load()
+                break
+            except NotFoundError as error:
+                if not self.config.wait_for_model:
+                    raise
+                if not waiting:
+                    logger.warning("waiting for the first release: %s", error)
+                waiting = True
+                await asyncio.sleep(self.config.poll_interval_s)
         for work in (
             self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens(), _tidy(),
         ):  # fmt: skip

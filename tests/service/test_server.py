@@ -228,3 +228,24 @@ def test_settings_are_checked_at_birth(wrong):
     """A value outside its range is refused, and the sentence names the field."""
     with pytest.raises(InvalidArgumentError, match=next(iter(wrong))):
         ServerConfig(**wrong)
+
+
+async def test_empty_repository_is_waited_for_on_request(
+    publish, config, connect, photo, eventually, caplog
+):
+    """With `wait_for_model` health says NOT_SERVING until the first release, which is served."""
+    from service.server import Server
+
+    server = Server(config(wait_for_model=True))
+    starting = asyncio.create_task(server.start())
+    try:
+        await eventually(lambda: "waiting for the first release" in caplog.text)
+        health = health_pb2_grpc.HealthStub(connect.channel(server.port))
+        asked = await health.Check(health_pb2.HealthCheckRequest())
+        assert health_pb2.HealthCheckResponse.NOT_SERVING == asked.status
+        publish("food")
+        await asyncio.wait_for(starting, 20)
+        await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")]))
+    finally:
+        starting.cancel()
+        await server.stop()
