@@ -59,7 +59,7 @@ def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
     return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
 
 
-def _died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
+def died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
     """Retry what a resumed run may mend (a kill, a crash), never what a person must mend."""
     try:
         state.result()
@@ -70,7 +70,7 @@ def _died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
     return False
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=_died)
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
 def train(arguments: list[str]) -> dict[str, Any]:
     """Run `python -m training` until it ends; a retry resumes from the last checkpoint.
 
@@ -86,15 +86,21 @@ def train(arguments: list[str]) -> dict[str, Any]:
 
 def run_training(arguments: list[str]) -> dict[str, Any]:
     """Run `python -m training` as a child that never outlives this process by long."""
+    result: dict[str, Any] = run_child(["-m", "training", *arguments])
+    return result
+
+
+def run_child(arguments: list[str]) -> Any:
+    """Run Python as a child that holds the GPU; return what it prints as JSON."""
     with holding(gpu(), get_run_logger().info) as lock:
-        return _run_training(arguments, lock)
+        return _run_child(arguments, lock)
 
 
-def _run_training(arguments: list[str], lock: int | None) -> dict[str, Any]:
+def _run_child(arguments: list[str], lock: int | None) -> Any:
     logger = get_run_logger()
     on_terminal = sys.stderr.isatty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "training", *arguments, "--json", "--stop-with-parent"],
+        [sys.executable, *arguments, "--json", "--stop-with-parent"],
         # The child watches this pipe: it ends when we do, also when we are killed with SIGKILL.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -127,8 +133,7 @@ def _run_training(arguments: list[str], lock: int | None) -> dict[str, Any]:
     if code != 0:
         reason = last_line.removeprefix("error: ") if not on_terminal else ""
         raise UserError(reason or f"training ended with exit code {code}")
-    result: dict[str, Any] = json.loads(output)
-    return result
+    return json.loads(output)
 
 
 @task(persist_result=True, result_serializer="json", task_run_name="weigh {run_dir}")

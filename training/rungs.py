@@ -2,9 +2,10 @@
 
 At a quarter and at half of the epochs every trial is judged as if it ended there (see
 `training/probe.py`: top-1 at equal epochs, the tail of each schedule included). It goes on if it is
-among the best third of all that came to this rung so far; the first few go on when they lead.
+among the best third, rounded up, of all that came to this rung so far.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from optuna.pruners import BasePruner
@@ -39,4 +40,4 @@ class Rungs(BasePruner):
             if rung in other.intermediate_values and other.number != trial.number
         ]
         better = sum(value > trial.intermediate_values[rung] for value in reached)
-        return better >= max((len(reached) + 1) // KEPT_OF, 1)
+        return better >= math.ceil((len(reached) + 1) / KEPT_OF)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -180,15 +180,15 @@ def _value(one: Outcome, setting: str) -> object:
 
 
 def _column(
-    values: Sequence[object],
+    values: Sequence[Any],
 ) -> tuple[list[float | None], list[tuple[float, str]]]:
     """Return each value's height, 0 to 1 (None where it does not apply), and labelled heights."""
     known = [v for v in values if v is not None]
     if any(isinstance(v, str | bool) for v in known) or len(set(known)) <= 3:
-        names = sorted({str(v) for v in known})
-        height = {name: i / max(len(names) - 1, 1) for i, name in enumerate(names)}
-        return [None if v is None else height[str(v)] for v in values], [
-            (height[name], name) for name in names
+        different = sorted(set(known), key=lambda v: (isinstance(v, str), v))
+        height = {v: i / max(len(different) - 1, 1) for i, v in enumerate(different)}
+        return [None if v is None else height[v] for v in values], [
+            (height[v], f"{v:.2g}" if isinstance(v, float) else str(v)) for v in different
         ]
     numbers = [float(str(v)) for v in known]
     low, high = min(numbers), max(numbers)

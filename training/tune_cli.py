@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from training.final import Final
     from training.gain import Gain
     from training.study import Study
+    from training.tuning import Outcome
 
 
 def tune(
@@ -65,8 +66,11 @@ def tune(
         bool, typer.Option("--json", help="Print the result as JSON on stdout.")
     ] = False,
     stop_with_parent: Annotated[
-        bool, typer.Option(hidden=True, help="Stop when standard input ends; print no result.")
+        bool, typer.Option(hidden=True, help="Stop when standard input ends.")
     ] = False,
+    most: Annotated[
+        int | None, typer.Option(hidden=True, help="Do so many trials at most, and no report.")
+    ] = None,
 ) -> None:
     """Search for better settings: optimizer, schedule, augmentation, batch, balance and the like.
 
@@ -102,10 +106,11 @@ def tune(
     opened = open_study(plan, runs_dir, storage, found)
     stop = stop_on_signals()
     share = threads or max(len(os.sched_getaffinity(0)) // workers, 1)
+    done: list[Outcome] = []
     with progress("tune") as report:
         if workers == 1:
-            work(opened, cache, trials=trials, device=device, threads=share,
-                 should_stop=stop.is_set, progress=report)  # fmt: skip
+            done = work(opened, cache, trials=trials, most=most, device=device, threads=share,
+                        should_stop=stop.is_set, progress=report)  # fmt: skip
         else:
             arguments = [
                 str(data), "--epochs", str(epochs), "--trials", str(trials), "--study", name,
@@ -117,7 +122,8 @@ def tune(
             ]  # fmt: skip
             run_workers(arguments, workers, opened, trials=trials, should_stop=stop.is_set,
                         progress=report)  # fmt: skip
-    if stop_with_parent:
+    if most is not None:
+        print_json([one.to_dict() for one in done])
         return
     reached = None
     if final:

@@ -96,10 +96,13 @@ def saved_share(found: Sequence[Outcome], epochs: int) -> float:
 
 
 def work(
-    study: Study, cache: DatasetCache, *, trials: int, device: str = "auto", threads: int = 0,
+    study: Study, cache: DatasetCache, *, trials: int, most: int | None = None,
+    device: str = "auto", threads: int = 0,
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
-) -> None:  # fmt: skip
+) -> list[Outcome]:  # fmt: skip
     """Do trials until the study has `trials` results, those of other workers included.
+
+    Returns what became of those that were done here, `most` at most.
 
     While others are at the last ones it waits, and takes up what a dead worker leaves.
 
@@ -107,8 +110,9 @@ def work(
         StoppedError: `should_stop` said so; the trial's checkpoint is saved.
         TrainingError: A trial cannot go on for a reason that is no fault of its settings.
     """
+    done: list[Outcome] = []
     with sharing(cache.splits, device_of(device)):
-        while not study.finished(trials):
+        while len(done) != most and not study.finished(trials):
             if should_stop():
                 raise StoppedError("stopped between two trials; the same command goes on")
             claim = study.claim(trials, threads)
@@ -119,6 +123,8 @@ def work(
                 _do(claim, study, cache, device, should_stop, _within(study, trials, progress))
             finally:
                 claim.release()
+            done.append(outcome(study.trials()[claim.trial.number]))
+    return done
 
 
 def _do(

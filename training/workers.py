@@ -34,7 +34,8 @@ def run_workers(
         log = study.folder / f"worker-{number}.log"
         with log.open("a") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "hansang", "tune", *arguments, "--stop-with-parent"],
+                [sys.executable, "-m", "hansang", "tune", *arguments, "--most", str(trials),
+                 "--stop-with-parent"],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file,
             )  # fmt: skip
         processes.append(process)

@@ -1,0 +1,136 @@
+"""Flow: a search, a task for each trial.
+
+Every worker of a study is equal: this flow, the command line and other machines' flows may work on
+one study at the same time, if they name the same --storage and see the same folder of runs.
+"""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
+from prefect.client.schemas.objects import State
+from prefect.futures import as_completed
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from flows import tasks
+
+_FIGURES = ("history", "curves", "parallel", "importances")
+
+
+@flow(name="tune")
+def tune(
+    data: Path,
+    study: str | None = None,
+    epochs: int = 20,
+    trials: int = 40,
+    space: str = "default",
+    storage: str | None = None,
+    recipe: str = "scratch",
+    image_size: int = 224,
+    seed: int = 0,
+    pruning: bool = True,
+    workers: int = 1,
+    threads: int | None = None,
+    runs_dir: Path = Path("runs"),
+    cache_dir: Path = Path("cache"),
+) -> dict[str, Any]:
+    """Search for better settings; cancelled or killed, the same study goes on where it was."""
+    name = study or f"{data.resolve().name}-tune"
+    tasks.prepare(data, image_size, cache_dir)
+    arguments = [
+        str(data), "--study", name, "--epochs", str(epochs), "--trials", str(trials),
+        "--space", space, "--recipe", recipe, "--image-size", str(image_size),
+        "--seed", str(seed), "--pruning" if pruning else "--no-pruning",
+        "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
+        *(["--storage", storage] if storage else []),
+        *(["--threads", str(threads)] if threads else []),
+    ]  # fmt: skip
+    begun = 0
+    pending: list[Any] = []
+    while True:
+        while begun >= 0 and len(pending) < workers:
+            begun += 1
+            pending.append(trial.submit(arguments, begun))
+        if not pending:
+            break
+        done = next(iter(as_completed(pending)))
+        pending.remove(done)
+        if done.result() is None:
+            # The study has all its trials: what still runs ends, and nothing new begins.
+            begun = -1
+    return _publish(runs_dir / name, storage)
+
+
+@task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,
+      retry_condition_fn=tasks.died)  # fmt: skip
+def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None:  # noqa: ARG001
+    """Do the study's next trial, or take up one that a dead worker left; None if all are done.
+
+    Its state says what became of it: Completed or Pruned.
+
+    Raises:
+        UserError: Nothing can go on until a person mends it. Not retried.
+        RuntimeError: The process died or was stopped; a retry goes on from the checkpoint.
+    """
+    found = tasks.run_child(["-m", "hansang", "tune", *arguments, "--most", "1"])
+    if not found:
+        return None
+    outcome: dict[str, Any] = found[0]
+    value = outcome["value"]
+    reached = "" if value is None else f", {value:.1%}"
+    message = f"trial {outcome['number']}: {outcome['state']} after {outcome['epochs']} epochs"
+    get_run_logger().info(message + reached)
+    name = "Pruned" if outcome["state"] == "pruned" else "Completed"
+    return Completed(name=name, message=message + reached, data=outcome)
+
+
+def _publish(folder: Path, storage: str | None) -> dict[str, Any]:
+    """Write the study's report, show it in Prefect, and return its figures."""
+    import json
+
+    from training.study_report import write_from
+
+    page = write_from(folder, storage)
+    numbers: dict[str, Any] = json.loads((folder / "ranking.json").read_text("utf-8"))
+    try:
+        _show(folder, page, numbers)
+    except Exception as error:
+        # A search that is done never fails for what shows it.
+        get_run_logger().warning("the study's artifacts were not published: %s", error)
+    return numbers
+
+
+def _show(folder: Path, page: Path, numbers: dict[str, Any]) -> None:
+    best = "no trial came to its end"
+    if numbers["best"] is not None:
+        best = f"best {numbers['best']:.1%} (trial {numbers['best_trial']})"
+    if numbers["baseline"] is not None:
+        best += f", the baseline {numbers['baseline']:.1%}"
+    create_markdown_artifact(
+        f"## {folder.name}\n\n{best}; {numbers['complete']} complete, {numbers['pruned']} pruned,"
+        f" {numbers['saved_share']:.0%} of the epochs saved\n\n[Report]({page.resolve().as_uri()})",
+        description=f"What {folder.name} found",
+    )
+    for name in _FIGURES:
+        picture = folder / "plots" / f"{name}.png"
+        if picture.is_file():
+            data = base64.b64encode(picture.read_bytes()).decode()
+            create_image_artifact(
+                f"data:image/png;base64,{data}", description=f"{folder.name}: {name}"
+            )
+    rows = [
+        {key: one[key] for key in ("number", "state", "value", "epochs", "recipe")} | one["params"]
+        for one in numbers["trials"]
+    ]
+    create_table_artifact(rows, description=f"Trials of {folder.name}")
+    create_link_artifact(
+        page.resolve().as_uri(), link_text="report.html", description="The study's report"
+    )

@@ -1,0 +1,61 @@
+"""The search as a flow: a task a trial, its end by force, its repetition, its artifacts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_killed_search_goes_on_and_shows_what_it_found(
+    prefect_server: None, photos: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in mid-trial costs no trial: the same study goes on, and ends with its artifacts."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.tune import tune
+
+    options = {
+        "study": "s", "epochs": 2, "trials": 3, "image_size": 32, "threads": 1,
+        "runs_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache",
+    }  # fmt: skip
+    text = ", ".join(
+        f"{name}=Path({str(value)!r})" if isinstance(value, Path) else f"{name}={value!r}"
+        for name, value in options.items()
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from pathlib import Path\nfrom flows.tune import tune\n"
+         f"tune(Path({str(photos)!r}), {text})"],
+        env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = tmp_path / "runs/s/trial-0000/metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not first.is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    found = tune(photos, **options)
+
+    assert [0, 1, 2] == sorted(one["number"] for one in found["trials"])
+    assert 3 == found["complete"]
+    for one in found["trials"]:
+        lines = (tmp_path / "runs/s" / one["run"] / "metrics.jsonl").read_text().splitlines()
+        assert [1, 2] == [json.loads(line)["epoch"] for line in lines]
+    with get_client(sync_client=True) as client:
+        artifacts = {found.description: found for found in client.read_artifacts()}
+        names = {run.name: run.state.name for run in client.read_task_runs()}
+    assert "3 complete, 0 pruned" in artifacts["What s found"].data
+    assert 3 == len(json.loads(artifacts["Trials of s"].data))
+    assert artifacts["s: history"].data.startswith("data:image/png;base64,")
+    assert "Completed" == names["trial, the 1. here"]
