@@ -31,6 +31,10 @@ _TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hans
 _HEARTBEATS_MISSED_S = 95.0
 """Three heartbeats of 30 s and a little: a run that is silent for so long is dead."""
 
+_SECOND_REPORT_S = 30.0
+MAX_RETRIES = 3
+"""Times that a crashed run is begun again."""
+
 _COMPARED = (
     "parameters", "schedules", "tags", "work_pool_name", "concurrency_limit",
     "concurrency_options", "entrypoint", "job_variables", "description", "pull_steps",
@@ -104,32 +108,35 @@ def deploy(
 def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[AutomationCore]:
     """Return what a server must do of itself: find dead runs, and begin crashed ones again.
 
-    Both fire for flow runs with the tag `hansang` alone. The second fires only after the run was
-    Running: code that cannot even be imported is not begun again for ever. `limit_crashes` ends the
-    others.
+    Both are for flow runs with the tag `hansang` alone. The second waits: a worker reports a dead
+    process twice, some seconds apart, and the second report would crash what is begun again. It
+    takes runs that began once to three times. One that never began (its code cannot be imported)
+    or that crashes for the fourth time stays Crashed, with its reason.
     """
     ended = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused", "Cancelling")
+    ours = ("Released", "Kept", "Unchanged", "AwaitingRetry", "Scheduled")
+    for_each, tag = {"prefect.resource.id"}, dict(_TAG)
     silent = EventTrigger(
         after={"prefect.flow-run.heartbeat"},
         expect={
-            "prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ended),
-            "prefect.flow-run.Released", "prefect.flow-run.Kept", "prefect.flow-run.Unchanged",
-            "prefect.flow-run.Scheduled", "prefect.flow-run.AwaitingRetry",
+            "prefect.flow-run.heartbeat",
+            *(f"prefect.flow-run.{state}" for state in (*ended, *ours)),
         },
-        for_each={"prefect.resource.id"},
-        match_related=dict(_TAG),
+        for_each=for_each,
+        match_related=tag,
         posture=Posture.Proactive,
         threshold=1,
         within=timedelta(seconds=heartbeat_missed_s),
-    )  # fmt: skip
+    )
     crashed = EventTrigger(
-        after={"prefect.flow-run.Running"},
-        expect={"prefect.flow-run.Crashed"},
-        for_each={"prefect.resource.id"},
-        match_related=dict(_TAG),
-        posture=Posture.Reactive,
+        after={"prefect.flow-run.Crashed"},
+        expect={f"prefect.flow-run.{state}" for state in ("Running", *ours)},
+        for_each=for_each,
+        match={"prefect.run-count": [str(count + 1) for count in range(MAX_RETRIES)]},
+        match_related=tag,
+        posture=Posture.Proactive,
         threshold=1,
-        within=timedelta(seconds=0),
+        within=timedelta(seconds=_SECOND_REPORT_S),
     )
     return [
         AutomationCore(
@@ -146,7 +153,7 @@ def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[Automa
         ),
         AutomationCore(
             name="hansang: a crashed run is begun again",
-            description="Under its own id: it finds its checkpoint and goes on.",
+            description=f"Under its own id, to find its checkpoint; {MAX_RETRIES} times at most.",
             trigger=crashed,
             actions=[
                 ChangeFlowRunState(

@@ -9,7 +9,6 @@ from prefect.logging import get_run_logger
 
 from flows import steps, traffic
 from flows.parameters import Places
-from flows.survival import limit_crashes
 
 EVENT = "hansang.drift"
 
@@ -29,7 +28,6 @@ def drift(
         places: Where the model repository lies.
         rules: When traffic is called another one.
     """
-    limit_crashes()
     found = steps.look_for_drift(model, metrics, places.repository, rules)
     get_run_logger().info("%s: %s", model, found.reason)
     moved = "\n".join(f"| {label} | {a:.1%} | {b:.1%} |" for label, a, b in found.moved)
