@@ -12,7 +12,6 @@ from flows.artifacts import publish_sheet
 from flows.gate import Rules
 from flows.parameters import Nightly, Places, Training
 from flows.release import outcome, released
-from flows.survival import limit_crashes
 from flows.train import trained
 
 
@@ -41,7 +40,6 @@ def pipeline(
         force: A reason to release it whatever the rules say.
         ask: Wait for a person's approval before a release.
     """
-    limit_crashes()
     run_id = run_id or str(runtime.flow_run.id)
     sheet = places.runs_dir / run_id / "sheet"
     found = tasks.inspect(data, sheet)

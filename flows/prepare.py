@@ -5,11 +5,9 @@ from pathlib import Path
 from prefect import flow
 
 from flows import tasks
-from flows.survival import limit_crashes
 
 
 @flow(name="prepare")
 def prepare(data: Path, image_size: int = 224, cache_dir: Path = Path("cache")) -> Path:
     """Build the dataset cache of a folder of photos, or find that nothing has changed."""
-    limit_crashes()
     return tasks.prepare(data, image_size, cache_dir)

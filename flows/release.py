@@ -15,7 +15,6 @@ from flows.artifacts import candidate_table, publish_decision
 from flows.gate import Rules
 from flows.parameters import Places
 from flows.steps import Candidate, Release, serving_version
-from flows.survival import limit_crashes
 
 _APPROVAL_S = 7 * 86400
 
@@ -50,7 +49,6 @@ def release(
         ask: Wait for a person's approval before a release. Needs a deployment: the run gives its
             process and its place in the pool back while it waits.
     """
-    limit_crashes()
     return outcome(
         released(run_dir, model, places=places, rules=rules, keep=keep, force=force, ask=ask)
     )

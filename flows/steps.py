@@ -7,10 +7,13 @@ run directory ─► weigh: export, parity, both models on the held-out photos, 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.gate import Rules
-from terminal import Progress, no_progress
+from terminal import Progress, UserError, no_progress
+
+if TYPE_CHECKING:
+    from flows import traffic
 
 EXPORT = "export/model.onnx"
 """Where in a run directory the exported model lies."""
@@ -256,6 +259,32 @@ def release(
     """
     candidate = weigh(run_dir, model=model, repository=repository, rules=rules, progress=progress)
     return decide(candidate, repository=repository, keep=keep, force=force)
+
+
+def look_for_drift(
+    model: str, metrics: str, repository: Path, rules: "traffic.DriftRules"
+) -> "traffic.Drift":
+    """Compare what the service answered lately with what its version answered when released.
+
+    Raises:
+        UserError: The service cannot be reached, or its version was not released by the gate.
+    """
+    from flows import traffic
+    from service.model_store import ModelStore
+
+    found = traffic.look(metrics, model)
+    store = ModelStore(repository)
+    looks = traffic.remember(store.path(model, found["version"]).parents[1], found)
+    known = store.path(model, found["version"]).with_name("release.json")
+    try:
+        reference = json.loads(known.read_text("utf-8"))["reference"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{known} has no held-out answers to compare with ({error}); release with:"
+            " hansang release"
+        ) from error
+    counts, hours = traffic.lately(looks, rules.hours)
+    return traffic.compare(reference, counts, hours, rules)
 
 
 def _sizes(challenger: Any, champion: Any) -> tuple[int, int | None]:

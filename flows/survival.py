@@ -1,8 +1,8 @@
-"""What keeps a run alive, and what keeps it from living for ever.
+"""One GPU, one training; one run, one process: what holds when everything else has failed.
 
-Prefect's side is set up by `hansang deploy`: a run whose heartbeat stops is set Crashed, and a
-Crashed run is scheduled again, under the same id, so that it finds its checkpoint. Here are the two
-bounds: a run that crashes again and again is given up, and one GPU has one training.
+Prefect's side is set up by `hansang deploy`: pools of one place, a run whose heartbeat stops set
+Crashed, a Crashed run begun again. A server that was away may call a run dead that lives; so the
+one that is begun again waits here until the first has ended, and finds its work done.
 """
 
 import fcntl
@@ -13,56 +13,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect import runtime
-from prefect.client.orchestration import get_client
-
-from terminal import UserError
-
-MAX_RETRIES = 3
-"""Times that a crashed run is begun again."""
-
 _POLL_S = 1.0
 
 
-def limit_crashes() -> None:
-    """End a run that has crashed too often; called first in every flow.
-
-    Raises:
-        UserError: It crashed more than `MAX_RETRIES` times; the message has the last reason.
-    """
-    if (runtime.flow_run.run_count or 0) < 2:
-        return
-    with get_client(sync_client=True) as client:
-        states = client.read_flow_run_states(runtime.flow_run.id)
-    crashes = [state for state in states if state.is_crashed()]
-    if len(crashes) > MAX_RETRIES:
-        last = max(crashes, key=lambda state: state.timestamp)
-        raise UserError(
-            f"given up: it crashed {len(crashes)} times, and {MAX_RETRIES} retries are allowed; the"
-            f" last time: {last.message or last.name}"
-        )
-
-
 def gpu() -> str | None:
-    """Return which GPU this process trains on, None for none: a pool names it, or CUDA does."""
+    """Return the name of the GPU that this process trains on, None for none.
+
+    Its pool says so in HANSANG_GPU, or CUDA_VISIBLE_DEVICES does.
+    """
     named = os.environ.get("HANSANG_GPU") or os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return named.split(",")[0] or None
-    return "0" if Path("/dev/nvidia0").exists() else None
+        first = named.split(",")[0]
+        return f"gpu-{first}" if first else None
+    return "gpu-0" if Path("/dev/nvidia0").exists() else None
 
 
 @contextmanager
-def holding(device: str | None, say: Callable[[str], None]) -> Iterator[int | None]:
-    """Wait until nobody else on this machine trains on a GPU; yield the lock's descriptor.
+def holding(name: str | None, say: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
+    """Wait until nobody else on this machine holds a name; yield the lock's descriptor.
 
-    A child that inherits it holds the GPU for as long as it lives, also when this process is
-    killed: the next training waits until the last one has saved its checkpoint.
+    A child that inherits it holds the name for as long as it lives, also when this process is
+    killed: the next training waits until the last one has saved its checkpoint. No name, no lock.
     """
-    if device is None:
-        yield None
+    if name is None:
+        yield ()
         return
     folder = Path(os.environ.get("HANSANG_LOCKS", tempfile.gettempdir()))
-    path = folder / f"hansang-{os.getuid()}-gpu-{device}.lock"
+    path = folder / f"hansang-{os.getuid()}-{name}.lock"
     with path.open("a") as lock:
         waited = False
         while True:
@@ -71,7 +48,7 @@ def holding(device: str | None, say: Callable[[str], None]) -> Iterator[int | No
                 break
             except BlockingIOError:
                 if not waited:
-                    say(f"GPU {device} is taken by another training ({path}); waiting for it")
+                    say(f"another training holds {name} ({path}); waiting for it to end")
                 waited = True
                 time.sleep(_POLL_S)
-        yield lock.fileno()
+        yield (lock.fileno(),)

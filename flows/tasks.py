@@ -4,6 +4,7 @@ Training runs in a process of its own, so that a crash in it (out of memory, a d
 failed task and not a dead flow, and so that stopping the flow leaves a checkpoint.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -91,12 +92,22 @@ def run_training(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_child(arguments: list[str]) -> Any:
-    """Run Python as a child that holds the GPU; return what it prints as JSON."""
-    with holding(gpu(), get_run_logger().info) as lock:
-        return _run_child(arguments, lock)
+    """Run Python as a child that holds its run directory, if it names one, and the GPU.
+
+    Returns what it prints as JSON.
+    """
+    say = get_run_logger().info
+    run = arguments[arguments.index("--run") + 1] if "--run" in arguments else None
+    with holding(run and f"run-{hash_of(run)}", say) as its, holding(gpu(), say) as gpus:
+        return _run_child(arguments, (*its, *gpus))
 
 
-def _run_child(arguments: list[str], lock: int | None) -> Any:
+def hash_of(run: str) -> str:
+    """Return what stands for a run's name in the name of a lock: a name may hold anything."""
+    return hashlib.sha256(run.encode()).hexdigest()[:16]
+
+
+def _run_child(arguments: list[str], locks: tuple[int, ...]) -> Any:
     logger = get_run_logger()
     on_terminal = sys.stderr.isatty()
     process = subprocess.Popen(
@@ -107,7 +118,7 @@ def _run_child(arguments: list[str], lock: int | None) -> Any:
         # On a terminal the child draws its own progress bar; elsewhere its lines go to the log.
         stderr=None if on_terminal else subprocess.PIPE,
         text=True,
-        pass_fds=() if lock is None else (lock,),
+        pass_fds=locks,
         # A signal to our group is ours to pass on: the child would be killed while it saves.
         start_new_session=not on_terminal,
     )
