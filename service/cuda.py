@@ -148,9 +148,9 @@ class Lanes:
             Exception: Whatever onnxruntime raises.
         """
         self.sizes = sizes_up_to(largest)
-        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for session in sessions:
-            lane = _Lane(session, input_shape, num_classes, self.sizes, device)
+            lane = Lane(session, input_shape, num_classes, self.sizes, device)
             lane.do(lane.prepare, graphs)
             self._free.put(lane)
 
@@ -164,7 +164,7 @@ class Lanes:
         return rows
 
 
-class _Size:
+class Place:
     """The buffers of one batch size in one lane."""
 
     def __init__(
@@ -184,21 +184,24 @@ class _Size:
         self.options = ort.RunOptions()
 
 
-class _Lane:
+class Lane:
+    """A session, its thread, and the places of each size."""
+
     def __init__(
         self,
         session: ort.InferenceSession,
         shape: tuple[int, int, int],
         classes: int,
         sizes: tuple[int, ...],
-        device: str,
+        device: str = "cuda",
     ) -> None:
+        """Start the thread; `prepare` makes the sizes (rising) ready, in it."""
         self._session = session
         self._shape = shape
         self._classes = classes
         self._sizes = sizes
         self._device = device
-        self._ready: dict[int, _Size] = {}
+        self._ready: dict[int, Place] = {}
         self._staged: NDArray[np.uint8]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
@@ -213,12 +216,13 @@ class _Lane:
             del self._session
 
     def prepare(self, graphs: bool) -> None:
+        """Make every size ready, as a CUDA graph where the session was opened for them."""
         self._staged = pinned((self._sizes[-1], *self._shape), self._device)
         self._staged[:] = 0
         # The largest first: the others find memory that is large enough.
         for size in reversed(self._sizes):
             with _gate.together():
-                place = _Size(self._session, size, self._shape, self._classes, self._device)
+                place = Place(self._session, size, self._shape, self._classes, self._device)
                 place.images.update_inplace(self._staged[:size])
                 if graphs:
                     place.options.add_run_config_entry("gpu_graph_id", "-1")
@@ -231,7 +235,13 @@ class _Lane:
                     self._session.run_with_iobinding(place.binding, place.options)
             self._ready[size] = place
 
+    def again(self, size: int) -> None:
+        """Run what lies in a size's place once more: the model alone, without a copy."""
+        place = self._ready[size]
+        self._session.run_with_iobinding(place.binding, place.options)
+
     def run(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return probabilities, (N, K), of at most as many images as the largest size has."""
         count = len(images_NHWC)
         size = next(size for size in self._sizes if size >= count)
         place = self._ready[size]
