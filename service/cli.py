@@ -39,7 +39,7 @@ def serve(
     ] = 1.0,
     queue_size: Annotated[int, typer.Option(min=64, help="Most images in the server.")] = 512,
     workers: Annotated[
-        int, typer.Option(min=0, help="Runs at a time; 0: one per core, one on CUDA.")
+        int, typer.Option(min=0, help="Runs at a time; 0: one per core, two on CUDA.")
     ] = 0,
     intra_op_threads: Annotated[int, typer.Option(min=1, help="Threads within a run.")] = 1,
     decode_threads: Annotated[

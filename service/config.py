@@ -77,7 +77,8 @@ class ServerConfig:
     """Most images in the server, from arrival to answer; calls beyond it are refused at once."""
 
     workers: int = 0
-    """Batches computed at the same time, in one session. 0: one per core on a CPU, one on CUDA.
+    """Batches computed at the same time, in one session. 0: one per core on a CPU; two on CUDA,
+    where one computes while the other is copied.
 
     Measured on 2 cores with ResNet18: callers that share a one-thread session compute as many
     images per CPU-second as a session each (274 at 64 px, batch 16; one two-thread session 245),

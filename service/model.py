@@ -6,6 +6,7 @@ Shapes: N batch, H height, W width, C channels, K classes.
 """
 
 import ctypes
+import dataclasses
 import logging
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.cuda import LANES, CudaOptions, Lanes
 from service.errors import ModelContractError
 from service.metadata import ModelMetadata
 from service.preprocessing import PREPROCESSING
@@ -23,6 +25,7 @@ CPU = "CPUExecutionProvider"
 INPUT = "images"
 OUTPUT = "probabilities"
 _SUM_TOLERANCE = 1e-3
+_CUDA_OPTIONS = CudaOptions()
 
 logger = logging.getLogger(__name__)
 
@@ -30,29 +33,50 @@ logger = logging.getLogger(__name__)
 class Model:
     """A loaded version. `predict` may be called by several threads at the same time."""
 
-    def __init__(self, path: Path, *, device: str = "auto", intra_op_threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "auto",
+        intra_op_threads: int = 1,
+        cuda: CudaOptions = _CUDA_OPTIONS,
+    ) -> None:
         """Open the file and check it.
 
         Args:
             path: The ONNX file.
             device: `cuda`, `cpu`, or `auto` for CUDA if it can be had.
             intra_op_threads: Threads within one call of `predict`.
+            cuda: How a CUDA device is used.
 
         Raises:
             ModelContractError: The file cannot be opened, breaks the contract, or CUDA was
                 asked for and cannot be had.
         """
         self.path = path
-        self._session = _open(path, device, intra_op_threads)
+        self._lanes: Lanes | None = None
+        self._session, self._cuda = _open(path, device, intra_op_threads, cuda)
+        self._opened_with = (path, device, intra_op_threads, self._cuda)
         self.provider: str = self._session.get_providers()[0]
+        # Without fixed places a run must not be captured.
+        self._once = ort.RunOptions()
+        if self.provider == CUDA:
+            self._once.add_run_config_entry("gpu_graph_id", "-1")
         self.properties: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.metadata: ModelMetadata = ModelMetadata.from_props(self.properties)
         self._check()
 
     def predict(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, float32 of shape (N, K); each row sums to 1."""
-        rows_NK: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: images_NHWC})[0]
-        return rows_NK
+        if self._lanes is None:
+            rows_NK: NDArray[np.float32] = self._session.run(
+                [OUTPUT], {INPUT: images_NHWC}, self._once
+            )[0]
+            return rows_NK
+        largest = self._lanes.sizes[-1]
+        parts = [images_NHWC[at : at + largest] for at in range(0, len(images_NHWC), largest)]
+        rows = [self._lanes.run(part) for part in parts]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def probe(self) -> None:
         """Run one image, to see whether the session still works.
@@ -63,7 +87,7 @@ class Model:
         self._try(1)
 
     def warm_up(self, max_batch: int) -> float:
-        """Run the smallest and the largest batch, as callers will.
+        """Run the smallest and the largest batch, as callers will; on CUDA make every size ready.
 
         Returns:
             Seconds that an image took in the largest batch.
@@ -71,12 +95,27 @@ class Model:
         Raises:
             ModelContractError: It raises, or its answers are no probabilities.
         """
+        if self.provider == CUDA:
+            self._lanes = self._made_lanes(max_batch)
         for num_images in sorted({1, max_batch}):
             self._try(num_images)
         # The first run of a size may allocate: the second one is what callers will see.
         start_s = perf_counter()
         self._try(max_batch)
         return (perf_counter() - start_s) / max_batch
+
+    def _made_lanes(self, max_batch: int) -> Lanes:
+        size, num_classes = self.metadata.image_size, len(self.metadata.labels)
+        try:
+            return Lanes(
+                [self._session, *(_open(*self._opened_with)[0] for _ in range(LANES - 1))],
+                (size, size, 3),
+                num_classes,
+                max_batch,
+                graphs=self._cuda.graphs,
+            )
+        except Exception as error:  # onnxruntime has no common base of its errors
+            raise ModelContractError(f"{self.path}: warm-up on CUDA failed: {error}") from error
 
     def _try(self, num_images: int) -> None:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
@@ -131,7 +170,10 @@ class Model:
             )
 
 
-def _open(path: Path, device: str, intra_op_threads: int) -> ort.InferenceSession:
+def _open(
+    path: Path, device: str, intra_op_threads: int, cuda: CudaOptions
+) -> tuple[ort.InferenceSession, CudaOptions]:
+    """Return a session, and the options it got: not every graph can be captured."""
     wanted = _provider(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
@@ -139,9 +181,13 @@ def _open(path: Path, device: str, intra_op_threads: int) -> ort.InferenceSessio
     # Threads that spin while they wait took three quarters of the throughput of shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    providers: list[object] = [CPU] if wanted == CPU else [(CUDA, cuda.provider()), CPU]
     try:
-        session = ort.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, CPU])))
+        session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime has no common base of its errors
+        if wanted == CUDA and cuda.graphs:
+            logger.warning("%s: no CUDA graphs, %s", path, error)
+            return _open(path, device, intra_op_threads, dataclasses.replace(cuda, graphs=False))
         raise ModelContractError(f"{path}: onnxruntime cannot open it: {error}") from error
     # onnxruntime falls back to the CPU with no more than a warning.
     if session.get_providers()[0] != wanted:
@@ -151,7 +197,7 @@ def _open(path: Path, device: str, intra_op_threads: int) -> ort.InferenceSessio
                 " onnxruntime-gpu[cuda,cudnn], or use --device cpu"
             )
         logger.warning("device auto: CUDA's libraries cannot be loaded; serving on the CPU")
-    return session
+    return session, cuda
 
 
 def _provider(device: str) -> str:

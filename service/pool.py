@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from service.batcher import Batcher
 from service.config import ServerConfig, num_cores
+from service.cuda import LANES
 from service.errors import InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError
 from service.files import file_state
 from service.memory import give_back
@@ -273,7 +274,7 @@ class ModelPool:
             max_batch=config.max_batch,
             max_delay_s=config.max_delay_ms / 1000,
             queue_size=config.queue_size,
-            workers=config.workers or (1 if model.provider == CUDA else num_cores()),
+            workers=config.workers or (LANES if model.provider == CUDA else num_cores()),
             pace_s=seconds_per_image,
             failed=lambda: self._run_failed(instance),
         )

@@ -10,7 +10,9 @@ Shapes: B batch, C side of the cached square, S side of the model's square.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from service.preprocessing import resize_size
 from training import trivial
 from training.config import AugmentConfig
+from training.feed import onto
 from training.resnet import MEAN
 
 _LOG_RATIO = math.log(4 / 3)
@@ -56,15 +59,16 @@ def draw(batch: int, config: AugmentConfig, *, seed: int, step: int, late: bool 
 
 def augment(
     images: Tensor, size: int, image_size: int, config: AugmentConfig, draws: Draws, *,
-    late: bool = False, chosen: Tensor | None = None,
+    late: bool = False, chosen: Tensor | None = None, compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return float (B, 3, S, S) in 0..255 from uint8 (B, C, C, 3), and each photo's own share.
 
     A photo's partner is its neighbour (0 and 1, 2 and 3, …), so that pairs are never cut apart.
     `chosen` (B,) says which photos are augmented; the others are cut as in validation.
+    With `compiled`, what would pass over all the pixels again and again is fused.
     """
     device = images.device
-    uniform = draws.uniform.to(device, non_blocking=True)
+    uniform = onto(device, draws.uniform)
     pixels = images.permute(0, 3, 1, 2).float()
     if size < image_size:
         # The whole square shrinks first: a crop that is sampled at half its pixels would alias.
@@ -75,7 +79,8 @@ def augment(
     operation = trivial.choose(draws.uniform, 0.0 if late else config.trivial)
     pixels = _geometry(pixels, size, config, uniform, operation.matrices())
     if config.brightness or config.contrast or config.saturation:
-        pixels = _colour(pixels, config, uniform)
+        spreads = (config.brightness, config.contrast, config.saturation)
+        pixels = (_fused() if compiled else _colour)(pixels, *spreads, uniform[:, 5:8])
     pixels = operation.apply(pixels)
     if config.erasing and not late:
         erased = _rectangle(uniform[:, 12:16], 0.02 + 0.31 * uniform[:, 16], size)
@@ -88,7 +93,7 @@ def augment(
             ],
             1,
         )
-    share = draws.share.to(device, non_blocking=True)
+    share = onto(device, draws.share)
     if chosen is not None:
         pixels = torch.where(chosen[:, None, None, None], pixels, plain)
         share = torch.where(chosen, share, 1.0)
@@ -118,7 +123,7 @@ def _geometry(
         maps[:, :, :2] = maps[:, :, :2] @ turn.reshape(-1, 2, 2)
     if moved is not None:
         # The operation moves the cropped photo, so its map comes first on the way back.
-        moved = moved.to(maps.device, non_blocking=True)
+        moved = onto(maps.device, moved)
         maps[:, :, 2:] += maps[:, :, :2] @ moved[:, :, 2:]
         maps[:, :, :2] = maps[:, :, :2] @ moved[:, :, :2]
     grid = F.affine_grid(maps, [len(pixels), 3, size, size], align_corners=False)
@@ -143,14 +148,22 @@ def _crop_and_flip(config: AugmentConfig, uniform: Tensor, centre: float) -> Ten
     return maps
 
 
-def _colour(pixels: Tensor, config: AugmentConfig, uniform: Tensor) -> Tensor:
+def _colour(
+    pixels: Tensor, brightness: float, contrast: float, saturation: float, uniform: Tensor
+) -> Tensor:
     def factor(column: int, spread: float) -> Tensor:
         return 1 + (2 * uniform[:, column, None, None, None] - 1) * spread
 
-    pixels = pixels * factor(5, config.brightness)
+    pixels = pixels * factor(0, brightness)
     mean = trivial.grey(pixels).mean((2, 3), keepdim=True)
-    pixels = torch.lerp(mean, pixels, factor(6, config.contrast))
-    return torch.lerp(trivial.grey(pixels), pixels, factor(7, config.saturation)).clamp_(0, 255)
+    pixels = torch.lerp(mean, pixels, factor(1, contrast))
+    return torch.lerp(trivial.grey(pixels), pixels, factor(2, saturation)).clamp_(0, 255)
+
+
+@cache
+def _fused() -> Callable[..., Tensor]:
+    fused: Callable[..., Tensor] = torch.compile(_colour, dynamic=False)
+    return fused
 
 
 def _rectangle(place: Tensor, area: Tensor, size: int) -> Tensor:
@@ -167,7 +180,7 @@ def _rectangle(place: Tensor, area: Tensor, size: int) -> Tensor:
 
 def _mix(pixels: Tensor, share: Tensor, draws: Draws, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each photo with its neighbour; the share of a cut photo is what the rectangle leaves."""
-    cut = draws.cut.to(pixels.device, non_blocking=True)
+    cut = onto(pixels.device, draws.cut)
     # The middle column is the ratio: a square keeps the area exact.
     place = torch.stack([uniform[:, 12], uniform[:, 13], torch.full_like(share, 0.5)], 1)
     other = _rectangle(place, 1 - share, pixels.shape[-1]).float()

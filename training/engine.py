@@ -86,10 +86,14 @@ class Engine:
             self.augmented[list(config.augment.classes)] = True
         cuda = device.type == "cuda"
         bf16 = config.precision == "bf16" or (
-            config.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+            config.precision == "auto"
+            and cuda
+            # Older devices pretend, and are slower with it.
+            and torch.cuda.is_bf16_supported(including_emulation=False)
         )
         self.precision = "bf16" if bf16 else "fp32"
         self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
+        self._graphs = config.compile == "graphs" and cuda
         self._network = self._wrap(self.model)
 
     def _wrap(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -101,11 +105,28 @@ class Engine:
                 network, device_ids=ids, gradient_as_bucket_view=True
             )
         if self.compiled:
+            import torch._dynamo.config
+            import torch._inductor.config
+
+            # Each side of progressive resizing is a graph; beyond 8 it would stop to compile.
+            torch._dynamo.config.recompile_limit = 64
+            if hasattr(torch._inductor.config, "deterministic"):
+                # Or a resumed run could choose another kernel by timing it.
+                torch._inductor.config.deterministic = self.config.deterministic
+            self._prepared = torch.compile(self._prepared, dynamic=False)  # type: ignore
             mode = "reduce-overhead" if self.config.compile == "graphs" else "default"
             network = torch.compile(network, mode=mode, dynamic=False)
+        if self._graphs and self.world.size == 1:
+            # A graph writes gradients to the same place each time: they must be added to tensors
+            # of ours, or those of one micro-batch would be lost in the next.
+            for parameter in self.model.parameters():
+                parameter.grad = torch.zeros_like(parameter)
         self._no_sync = getattr(network, "no_sync", contextlib.nullcontext)
         call: Callable[[Tensor], Tensor] = network
         return call
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        return self.normalise(pixels).contiguous(memory_format=torch.channels_last)  # type: ignore
 
     @property
     def best_guess(self) -> nn.Module:
@@ -124,7 +145,7 @@ class Engine:
             RunError: The device has no memory for it.
         """
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=not self._graphs)
         each = self.config.micro_batch_size // self.world.size or len(targets)
         total = torch.zeros((), device=self.device)
         try:
@@ -155,9 +176,10 @@ class Engine:
         config = self.config
         chosen = None if self.augmented is None else self.augmented[targets]
         pixels, share = augment(
-            images, size, config.image_size, config.augment, draws, late=late, chosen=chosen
-        )
-        inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+            images, size, config.image_size, config.augment, draws, late=late, chosen=chosen,
+            compiled=self.compiled,
+        )  # fmt: skip
+        inputs = self._prepared(pixels)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
@@ -186,7 +208,7 @@ class Engine:
         )
 
     @torch.no_grad()
-    @torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False)
+    @torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True, benchmark=False)
     def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate on the pixels that a server would make: the centre of each cached square.
 
@@ -236,12 +258,21 @@ def optimizer_of(
         },
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # A number would be compiled into a graph anew each time that it changes.
-    lr = torch.tensor(settings.lr, device=device) if device.type == "cuda" else settings.lr
+    optimizer: torch.optim.Optimizer
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(settings.momentum, 0.999), fused=True)
-    nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
+        betas = (settings.momentum, 0.999)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=True)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0,
+            fused=True,
+        )  # fmt: skip
+    if device.type == "cuda":
+        # A number would be compiled into a graph anew each time that it changes. Each group has a
+        # tensor of its own: the groups share what is given to the optimizer.
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(settings.lr, device=device)
+    return optimizer
 
 
 def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
@@ -277,7 +308,11 @@ def _deterministic(wanted: bool) -> None:
     # cuBLAS reads this when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=True)
+    # Nothing here reads what it has not written: filling each new tensor would only cost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = wanted
+    # fp32 is fp32, as in the exported file; who wants speed has bf16.
+    torch.backends.cudnn.allow_tf32 = False
     # Searching for the fastest convolution may choose another one after a resume.
     torch.backends.cudnn.benchmark = not wanted
 

@@ -8,6 +8,7 @@ Shapes: B batch, C side of the cached square.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 Batch = tuple[Tensor, Tensor]
 _ROOM = 0.5
 """Share of a device's free memory that photos may take; the rest is the model's."""
+_UNDER_WAY = 2
+"""Batches that the device may still be at work on, while the next one is read."""
 
 
 class Feed(Protocol):
@@ -60,6 +63,25 @@ def feed_for(split: Split, device: torch.device, placement: Placement = "auto") 
     return _Ahead(split, device)
 
 
+def resident_bytes(split: Split, device: torch.device) -> int:
+    """Return what a split will take of the device's memory, if it is placed by itself."""
+    if device.type == "cpu":
+        return 0
+    free, _ = torch.cuda.mem_get_info(device)
+    return split.images.nbytes if split.images.nbytes < _ROOM * free else 0
+
+
+def onto(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a CPU tensor on the device, copied in turn with the device's work.
+
+    From memory that is not pinned CUDA copies only what is small without waiting. The pinned copy
+    is kept until the device has read it, by torch's own allocator.
+    """
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 _shared: dict[tuple[int, torch.device], "_Resident"] = {}
 
 
@@ -89,14 +111,15 @@ class _Resident:
         self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
         # In parts: a whole copy in host memory would hold the array twice.
         for start in range(0, len(split.targets), 1024):
-            part = np.ascontiguousarray(split.images[start : start + 1024])
+            # A copy: torch warns of arrays that cannot be written to, as mapped files are.
+            part = np.array(split.images[start : start + 1024])
             self._images[start : start + 1024] = torch.from_numpy(part).to(device)
         self._targets = torch.from_numpy(split.targets).to(device)
 
     def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
         for chosen in rows:
             started_s = time.perf_counter()
-            index = torch.from_numpy(chosen).pin_memory().to(self._device, non_blocking=True)
+            index = onto(self._device, torch.from_numpy(chosen))
             batch = self._images[index], self._targets[index]
             self.waited_s += time.perf_counter() - started_s
             yield batch
@@ -117,6 +140,7 @@ class _Ahead:
 
     def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
         todo = iter(rows)
+        consumed: deque[torch.cuda.Event] = deque()
         with ThreadPoolExecutor(1, "read") as reader:
             chosen = next(todo, None)
             coming = None if chosen is None else reader.submit(self._read, chosen)
@@ -133,6 +157,12 @@ class _Ahead:
                 coming = None if chosen is None else reader.submit(self._read, chosen)
                 self.waited_s += time.perf_counter() - started_s
                 yield batch
+                if self._stream is not None:
+                    # Reading may be faster than learning, and nothing else waits for the device:
+                    # batches that lie ready would fill it. So no more than a few are under way.
+                    consumed.append(here.record_event())
+                    if len(consumed) > _UNDER_WAY:
+                        consumed.popleft().synchronize()
 
     def _read(self, rows: NDArray[np.int64]) -> Batch:
         images = torch.from_numpy(self._split.images[rows])
@@ -140,7 +170,4 @@ class _Ahead:
         if self._stream is None:
             return images, targets
         with torch.cuda.stream(self._stream):
-            return (
-                images.pin_memory().to(self._device, non_blocking=True),
-                targets.pin_memory().to(self._device, non_blocking=True),
-            )
+            return onto(self._device, images), onto(self._device, targets)

@@ -58,7 +58,10 @@ class Served(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Cast, normalise, run the model, divide by the temperature, softmax."""
-        inputs = self.normalise(images.permute(0, 3, 1, 2).float())
+        # Copied into place: of an input with the channels innermost the pooling would be exported
+        # as a dozen operations on strides, which no CUDA graph can hold.
+        pixels = images.permute(0, 3, 1, 2).float().contiguous()
+        inputs = self.normalise(pixels)
         network = flip_averaged(self.model) if self.flip_average else self.model
         logits: Tensor = network(inputs)
         return (logits / self.temperature).softmax(1)

@@ -1,8 +1,8 @@
 """How many photos a device can take at a time."""
 
 import dataclasses
+import gc
 
-import numpy as np
 import torch
 
 from terminal import say
@@ -11,6 +11,7 @@ from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.engine import Engine, device_of, largest_micro_batch
 from training.errors import RunError
+from training.feed import resident_bytes
 from training.world import World
 
 
@@ -32,26 +33,33 @@ def find_micro_batch(
         trial = dataclasses.replace(
             config, batch_size=size, micro_batch_size=0, compile="off", start_scale=1.0
         )
-        engine = Engine(trial, len(cache.labels), where)
-        images = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=where)
-        targets = torch.from_numpy(np.zeros(size, np.int64)).to(where)
         too_large = False
         try:
+            engine = Engine(trial, len(cache.labels), where)
+            images = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=where)
             engine.step(
-                images, targets, draw(size, trial.augment, seed=0, step=0),
+                images, torch.zeros(size, dtype=torch.int64, device=where),
+                draw(size, trial.augment, seed=0, step=0),
                 size=trial.size_at(trial.epochs), lr=0.0,
             )  # fmt: skip
+            del engine, images
+        except torch.OutOfMemoryError:
+            too_large = True
         except RunError as error:
             if not isinstance(error.__cause__, torch.OutOfMemoryError):
                 raise
             too_large = True
-        del engine, images, targets
+        gc.collect()
         if where.type == "cuda":
             torch.cuda.empty_cache()
         return not world.any(too_large)
 
+    # The photos that will lie on the device take their place first.
+    placed = sum(resident_bytes(cache.splits[name], where) for name in ("train", "val"))
+    held = torch.empty(placed, dtype=torch.uint8, device=where)
     share = world.part(config.batch_size)
     each = largest_micro_batch(share.stop - share.start, fits) * world.size
+    del held
     if each == config.batch_size:
         return config
     if world.leads:

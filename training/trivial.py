@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.feed import onto
+
 _MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _COLOURS = ("brightness", "contrast", "saturation", "sharpness", "posterize", "solarize",
             "autocontrast", "equalize")  # fmt: skip
@@ -58,8 +60,8 @@ class Chosen:
             rows = (self.operation == OPERATIONS.index(name)).nonzero()[:, 0]
             if not len(rows):
                 continue
-            there = rows.to(pixels.device, non_blocking=True)
-            strength = (self.strength * self.sign)[rows].to(pixels.device, non_blocking=True)
+            there = onto(pixels.device, rows)
+            strength = onto(pixels.device, (self.strength * self.sign)[rows])
             changed = _FUNCTIONS[name](pixels[there], strength[:, None, None, None])
             pixels = pixels.index_copy(0, there, changed.clamp(0, 255))
         return pixels

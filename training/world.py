@@ -104,12 +104,14 @@ def joined(cuda: bool) -> Iterator[World]:
     if size == 1 or not dist.is_available():
         yield ALONE
         return
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda and local_rank < torch.cuda.device_count():
+        # What names no device would open a context on the first one, in every process.
+        torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _cpu_group = dist.new_group(backend="gloo")
     try:
-        yield World(
-            rank=dist.get_rank(), size=size, local_rank=int(os.environ.get("LOCAL_RANK", "0"))
-        )
+        yield World(rank=dist.get_rank(), size=size, local_rank=local_rank)
     finally:
         _cpu_group = None
         dist.destroy_process_group()

@@ -1,0 +1,156 @@
+"""What serves on a CUDA device: the same code on a CPU, without graphs; and with a device, all."""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from service.cuda import CudaOptions, Gate, Lanes, sizes_up_to
+from service.model import CUDA, Model, _num_cuda_devices
+
+gpu = pytest.mark.gpu
+needs_gpu = pytest.mark.skipif(
+    CUDA not in ort.get_available_providers() or not _num_cuda_devices(),
+    reason="no CUDA device, or an onnxruntime without CUDA",
+)
+
+
+def images(count: int, *, seed: int = 0) -> np.ndarray:
+    """Return pictures of noise for the tiny model."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def session(path) -> ort.InferenceSession:
+    """Open a model on the CPU."""
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_a_batch_is_filled_up_and_answered_as_if_it_were_not(tiny_onnx, tmp_path):
+    """Every count of images gets the rows that a plain run gives, whatever ran before."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    plain = session(path)
+    lanes = Lanes([session(path), session(path)], (8, 8, 3), 3, 12, device="cpu", graphs=False)
+
+    answers = [(count, lanes.run(images(count, seed=count))) for count in (12, 5, 7, 1, 11)]
+
+    assert (1, 2, 3, 4, 6, 8, 12) == lanes.sizes
+    for count, rows in answers:
+        (expected,) = plain.run(None, {"images": images(count, seed=count)})
+        assert (count, 3) == rows.shape
+        assert np.allclose(expected, rows, atol=1e-6)
+
+
+def test_lanes_answer_several_threads_at_once(tiny_onnx, tmp_path):
+    """Eight threads through two lanes: each gets the rows of its own images."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    plain = session(path)
+    lanes = Lanes([session(path), session(path)], (8, 8, 3), 3, 8, device="cpu", graphs=False)
+
+    with ThreadPoolExecutor(8) as callers:
+        rows = list(callers.map(lambda seed: lanes.run(images(1 + seed % 8, seed=seed)), range(64)))
+
+    for seed, row in enumerate(rows):
+        (expected,) = plain.run(None, {"images": images(1 + seed % 8, seed=seed)})
+        assert np.allclose(expected, row, atol=1e-6)
+
+
+def test_a_model_that_is_let_go_ends_its_threads(tiny_onnx, tmp_path):
+    """Nothing of a lane is left when its model was swapped out."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    before = threading.active_count()
+    lanes = Lanes([session(path)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
+    assert before < threading.active_count()
+
+    del lanes
+
+    for thread in threading.enumerate():
+        if thread.name.startswith("cuda"):
+            thread.join(10)
+    assert before == threading.active_count()
+
+
+def test_who_is_alone_behind_the_gate_is_alone():
+    """Those inside leave before one is alone, and nobody enters until it has left."""
+    gate, seen = Gate(), []
+    entered, leave = threading.Event(), threading.Event()
+
+    def inside():
+        with gate.together():
+            entered.set()
+            leave.wait(10)
+            seen.append("left")
+
+    def capture():
+        with gate.alone(), gate.together():
+            seen.append("alone")
+
+    threads = [threading.Thread(target=inside), threading.Thread(target=capture)]
+    threads[0].start()
+    entered.wait(10)
+    threads[1].start()
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+
+    assert ["left", "alone"] == seen
+
+
+def test_sizes_waste_a_third_at_most():
+    """A batch is filled up by less than half of itself; the largest is as told."""
+    for largest in (1, 24, 32, 100, 256):
+        sizes = sizes_up_to(largest)
+        assert largest == sizes[-1]
+        assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "eager"])
+def test_cuda_answers_as_the_cpu(tiny_onnx, tmp_path, graphs):
+    """The CUDA provider is in use, and every size gives the CPU's rows, graphs or not, twice."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    plain = session(path)
+    model = Model(path, device="cuda", cuda=CudaOptions(graphs=graphs))
+    model.warm_up(16)
+
+    for count in (1, 5, 16, 5, 40, 1):
+        (expected,) = plain.run(None, {"images": images(count, seed=count)})
+        assert np.allclose(expected, model.predict(images(count, seed=count)), atol=1e-4)
+
+    assert CUDA == model.provider
+
+
+@gpu
+@needs_gpu
+def test_a_model_is_captured_while_another_serves(tiny_onnx, tmp_path):
+    """Calls go on, with right answers, while a new version captures its graphs."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    serving = Model(path, device="cuda")
+    serving.warm_up(8)
+    (expected,) = session(path).run(None, {"images": images(8)})
+    over, wrong, calls = threading.Event(), [], []
+
+    def call():
+        while not over.is_set():
+            try:
+                rows = serving.predict(images(8))
+                calls.append(1)
+                if not np.allclose(expected, rows, atol=1e-4):
+                    wrong.append(rows)
+            except Exception as error:  # whatever it is, it must not be
+                wrong.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for _ in range(3):
+        Model(path, device="cuda").warm_up(32)
+    over.set()
+    for caller in callers:
+        caller.join(30)
+
+    assert calls
+    assert not wrong
