@@ -34,7 +34,7 @@ class _Bare:
             if not {_plain(owner) for owner in owners} & known
         } - {"service", "training", "flows", "hansang", "terminal"}
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> None:
         """Raise for what is not there; return None, 'ask the next one', for all else."""
         if name.partition(".")[0] in self.hidden:
             raise ModuleNotFoundError(f"no module named {name!r} on a bare machine", name=name)
