@@ -30,15 +30,16 @@ NUM_CLASSES = 42
 class Halved(nn.Module):
     """The model as it is served, its layers in fp16; pixels and softmax stay in fp32."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, temperature: float = 1.0) -> None:
         super().__init__()
+        self.temperature = temperature
         self.model = model.half()
         self.normalise = Normalise()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, float32 (N, K), of uint8 (N, S, S, 3)."""
         pixels = self.normalise(images.permute(0, 3, 1, 2).float().contiguous())
-        probabilities: Tensor = self.model(pixels.half()).float().softmax(1)
+        probabilities: Tensor = (self.model(pixels.half()).float() / self.temperature).softmax(1)
         return probabilities
 
 
@@ -51,13 +52,16 @@ def random_model(path: Path, *, image_size: int, half: bool = False) -> Path:
     return path
 
 
-def export_halved(run: Path, path: Path, cache: DatasetCache, image_size: int) -> None:
-    """Write the best epoch of a run in fp16, with the temperature left out."""
+def export_halved(
+    run: Path, path: Path, cache: DatasetCache, image_size: int, temperature: float
+) -> None:
+    """Write the best epoch of a run in fp16, with the temperature of its fp32 file."""
     assert run_directory.read(run) is not None
     tensors, _ = checkpoint.load(run / "checkpoints" / checkpoint.BEST)
     model = build(len(cache.labels), seed=0)
     model.load_state_dict(checkpoint.model_tensors(tensors))
-    write_onnx(Halved(model.eval()).eval(), image_size, path, properties(cache.labels, image_size))
+    served = Halved(model.eval(), temperature).eval()
+    write_onnx(served, image_size, path, properties(cache.labels, image_size))
 
 
 def properties(labels: Sequence[str], image_size: int) -> dict[str, str]:
