@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.gpu_load import WIDE, raw_request
 from benchmarks.rig import Server
 from service.client import Classifier
 from service.model_store import ModelStore
-from service.pb import inference_pb2 as oip
 from service.pb import inference_pb2_grpc as oip_grpc
 from service.preprocessing import PREPROCESSING, resize_size
 from training import checkpoint, run_directory
@@ -124,19 +123,11 @@ def Served(  # noqa: N802  # reads as what it gives
         server.stop()
 
 
-def infer_request(images_NHWC: np.ndarray) -> Any:
-    """Return a request of the Open Inference Protocol with raw pixels."""
-    request = oip.ModelInferRequest(model_name="food")
-    request.inputs.add(name="images", datatype="UINT8", shape=images_NHWC.shape)
-    request.raw_input_contents.append(images_NHWC.tobytes())
-    return request
-
-
 def infer(port: int, images_NHWC: np.ndarray) -> np.ndarray:
     """Return the probabilities that a server answers raw pixels with."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=WIDE) as channel:
         answer = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(
-            infer_request(images_NHWC), timeout=60
+            raw_request(images_NHWC), timeout=60
         )
     return np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(len(images_NHWC), -1)
 
@@ -145,12 +136,3 @@ def classify(port: int, photos: Sequence[bytes]) -> list[str]:
     """Return the likeliest class of each photo, as a server says."""
     with Classifier(f"127.0.0.1:{port}") as classifier:
         return [answer.classes[0].label for answer in classifier.classify(list(photos), 1)]
-
-
-WIDE = [
-    ("grpc.max_receive_message_length", 2**26),
-    ("grpc.max_send_message_length", 2**26),
-    # Calls of one process would share a connection, and its window.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-]
