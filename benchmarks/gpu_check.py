@@ -345,7 +345,7 @@ class Check:
 
     def marked_tests(self) -> Found:
         """Run every test marked `gpu`."""
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", "--timeout=200",
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-rs", "--timeout=200",
                    "tests/training/test_gpu.py", "tests/service/test_cuda.py"]  # fmt: skip
         done = subprocess.run(command, cwd=rig.ROOT, capture_output=True, text=True)
         last = (done.stdout.strip().splitlines() or ["nothing"])[-1]
