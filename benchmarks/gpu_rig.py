@@ -33,8 +33,8 @@ _GRACE_S = 10.0
 Stage = Callable[[], dict[str, Any]]
 
 
-class OutOfTimeError(Exception):
-    """The budget is used up in the middle of a stage."""
+class OutOfTimeError(BaseException):
+    """The budget is used up in the middle of a stage; compilers, too, let it through."""
 
 
 def options(description: str | None) -> argparse.Namespace:
@@ -108,9 +108,14 @@ class Report:
         if self._only and name not in self._only:
             return None
         started_s = time.monotonic()
+        if self.device == "cpu":
+            most_s *= 4
         entry: dict[str, Any] = {"status": "skipped: no time was left"}
         if self.left_s > needs_s:
-            signal.setitimer(signal.ITIMER_REAL, min(self.left_s, most_s))
+            self.data["stages"][name] = {"status": "begun, and never ended", "took_s": 0}
+            self.write()
+            # Again, if somebody caught it.
+            signal.setitimer(signal.ITIMER_REAL, min(self.left_s, most_s), 10.0)
             try:
                 entry = {"status": "ok", **work()}
             except OutOfTimeError:

@@ -18,6 +18,8 @@ from training.world import ALONE
 
 pytestmark = [
     pytest.mark.gpu,
+    # Drivers and compilers warn of much that is no fault of a test.
+    pytest.mark.filterwarnings("default"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
