@@ -1,13 +1,15 @@
 """One process that calls a server as fast as it answers, with some calls in flight; prints JSON.
 
-    python -m benchmarks.gpu_load PORT raw|jpeg --images 64 --in-flight 2 --seconds 5 --at UNIX_TIME
+    python -m benchmarks.gpu_load PORT raw|jpeg --images 64 --size 224 --in-flight 2 --seconds 5
 
-It imports neither torch nor onnxruntime: several of them start in a moment.
+It says 'ready' once it has had an answer, and begins at the time (in seconds since 1970) that it
+reads: several of them begin together, however long each took to start.
 """
 
 import argparse
 import asyncio
 import json
+import sys
 import time
 from typing import Any
 
@@ -49,7 +51,8 @@ async def load(chosen: argparse.Namespace) -> dict[str, Any]:
             request = pb.ClassifyRequest(images=encoded, top_k=1)
             call = pb_grpc.ClassifierStub(channel).Classify
         await call(request, timeout=60)
-        begin_s, took, failed = chosen.at, [], 0
+        print("ready", flush=True)
+        begin_s, took, failed = float(sys.stdin.readline()), [], 0
         await asyncio.sleep(max(begin_s - time.time(), 0))
 
         async def again() -> None:
@@ -77,7 +80,6 @@ def main() -> None:
     parser.add_argument("--photo", type=int, default=500)
     parser.add_argument("--in-flight", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--at", type=float, required=True)
     print(json.dumps(asyncio.run(load(parser.parse_args()))))
 
 

@@ -59,8 +59,8 @@ SCALES = {
 }
 FLAGS = ("--queue-size", "4096")
 
-_START_S = 4.0
-"""What the processes that make the load are given to start."""
+_START_S = 0.3
+"""When the processes that make the load begin together, from the moment that all are ready."""
 
 
 class Bench:
@@ -165,17 +165,25 @@ class Bench:
         self, server: Serving, kind: str, images: int, clients: int, in_flight: int
     ) -> Found:
         scale = self.scale
-        at = time.time() + _START_S
         command = [sys.executable, "-m", "benchmarks.gpu_load", str(server.port), kind,
                    "--images", str(images), "--size", str(scale.size),
                    "--photo", str(scale.photo), "--in-flight", str(in_flight),
-                   "--seconds", str(scale.seconds), "--at", str(at)]  # fmt: skip
+                   "--seconds", str(scale.seconds)]  # fmt: skip
         started = [
             subprocess.Popen(
-                command, cwd=rig.ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+                command, cwd=rig.ROOT, env=ENVIRONMENT, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )
             for _ in range(clients)
-        ]
+        ]  # fmt: skip
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == "ready"
+        at = time.time() + _START_S
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write(f"{at}\n")
+            process.stdin.flush()
         time.sleep(max(at - time.time(), 0))
         before = _measures(server)
         time.sleep(scale.seconds)
