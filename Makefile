@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow test-deploy image-test sbom trouble soak check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow test-deploy image-test sbom trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,17 @@ trouble: setup  ## drains, swaps, overload and bad images at length, with their 
 
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
 	$(BIN)/python -m benchmarks.soak --minutes 30
+
+DEVICE ?= cuda
+# A rehearsal on a CPU runs in what a bare CUDA machine has, and no more.
+GPU := PYTHONPATH=$(if $(filter cpu,$(DEVICE)),benchmarks/bare:).$(if $(PYTHONPATH),:$(PYTHONPATH)) $(BIN)/python
+
+gpu-check: setup  ## correctness on CUDA, under 9 minutes; DEVICE=cpu rehearses it (docs/gpu.md)
+	$(GPU) benchmarks/gpu_check.py --device $(DEVICE)
+
+gpu-bench: setup  ## training and serving on CUDA, under 9 minutes each; DEVICE=cpu rehearses it
+	$(GPU) benchmarks/gpu_train.py --device $(DEVICE)
+	$(GPU) benchmarks/gpu_serve.py --device $(DEVICE)
 
 check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff check .

@@ -26,7 +26,9 @@ from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "1"}
+# What was on the path stays on it, behind: packages that were brought along lie there.
+_PATHS = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": _PATHS, "ORT_DISABLE_TELEMETRY": "1"}
 
 
 def load(path: Path) -> object:

@@ -273,5 +273,5 @@ def pinned(shape: tuple[int, ...], device: str = "cuda") -> NDArray[np.uint8]:
     buffer = (ctypes.c_uint8 * count).from_address(place.value)
     array: NDArray[np.uint8] = np.frombuffer(memoryview(buffer), np.uint8)
     # Views keep the buffer alive, and the buffer's end frees the memory.
-    weakref.finalize(buffer, runtime.cudaFreeHost, place)
+    weakref.finalize(buffer, runtime.cudaFreeHost, place).atexit = False
     return array.reshape(shape)

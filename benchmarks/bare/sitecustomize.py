@@ -8,7 +8,6 @@ along. Whatever else is installed here is hidden, and so are scripts that would 
 
 import re
 import sys
-from collections.abc import Sequence
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ class _Bare:
             if not {_plain(owner) for owner in owners} & known
         } - {"service", "training", "flows", "hansang", "terminal"}
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+    def find_spec(self, name: str, *_: Any) -> None:
         """Raise for what is not there; return None, 'ask the next one', for all else."""
         if name.partition(".")[0] in self.hidden:
             raise ModuleNotFoundError(f"no module named {name!r} on a bare machine", name=name)

@@ -12,6 +12,8 @@ from service.cuda import CudaOptions, Gate, Lanes, sizes_up_to
 from service.model import CUDA, Model, _num_cuda_devices
 
 gpu = pytest.mark.gpu
+# Drivers and compilers warn of much that is no fault of a test.
+lenient = pytest.mark.filterwarnings("default")
 needs_gpu = pytest.mark.skipif(
     CUDA not in ort.get_available_providers() or not _num_cuda_devices(),
     reason="no CUDA device, or an onnxruntime without CUDA",
@@ -107,6 +109,7 @@ def test_sizes_waste_a_third_at_most():
 
 
 @gpu
+@lenient
 @needs_gpu
 @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "eager"])
 def test_cuda_answers_as_the_cpu(tiny_onnx, tmp_path, graphs):
@@ -124,6 +127,7 @@ def test_cuda_answers_as_the_cpu(tiny_onnx, tmp_path, graphs):
 
 
 @gpu
+@lenient
 @needs_gpu
 def test_a_model_is_captured_while_another_serves(tiny_onnx, tmp_path):
     """Calls go on, with right answers, while a new version captures its graphs."""

@@ -1,0 +1,283 @@
+"""What the three GPU scripts share: stages under a time budget, and a report that is always whole.
+
+The report is written after each stage, so that a machine that is taken away leaves what was done.
+A stage that fails, or for which no time is left, is noted; the others go on.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HANSANG_PROGRESS_S", "1e9")
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGET_S = 520.0
+"""A script's time, compilation and all: under nine minutes."""
+
+_GRACE_S = 10.0
+
+Stage = Callable[[], dict[str, Any]]
+
+
+class OutOfTimeError(BaseException):
+    """The budget is used up in the middle of a stage; compilers, too, let it through."""
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """Read `--device`, `--out` and `--budget-s`."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda",
+        help="cpu rehearses every stage at small sizes; its figures mean nothing",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of the report; default benchmarks/results")
+    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="ends by then")
+    parser.add_argument(
+        "--only", default="", help="stages to run, by name with commas; default: all of them"
+    )
+    chosen = parser.parse_args()
+    if chosen.out is None:
+        rehearsal = ROOT / "build" / "rehearsal"
+        chosen.out = ROOT / "benchmarks" / "results" if chosen.device == "cuda" else rehearsal
+    if chosen.device == "cpu":
+        rehearse()
+    return chosen
+
+
+def rehearse() -> None:
+    """Replace the compiler, which takes minutes on a CPU, by its front end alone."""
+    import torch
+
+    compiled = torch.compile
+
+    def quick(model: Any, **settings: Any) -> Any:
+        return compiled(model, backend="aot_eager", dynamic=settings.get("dynamic"))
+
+    torch.compile = quick  # type: ignore[assignment]
+
+
+class Report:
+    """Runs stages and keeps what they found."""
+
+    def __init__(self, kind: str, chosen: argparse.Namespace) -> None:
+        """Begin the report `kind` of a device."""
+        self.device: str = chosen.device
+        self._only = {name for name in chosen.only.split(",") if name}
+        self._ends_s = time.monotonic() + chosen.budget_s
+        self.data: dict[str, Any] = {"kind": kind, "machine": machine(self.device), "stages": {}}
+        gpu = re.sub(r"[^a-z0-9]+", "-", self.data["machine"]["gpu"].lower()).strip("-")
+        self.path = chosen.out / f"{kind}-{gpu}.json"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Whatever hangs beyond Python's reach ends here: the report is written already.
+        watchdog = threading.Timer(chosen.budget_s + _GRACE_S, os._exit, (3,))
+        watchdog.daemon = True
+        watchdog.start()
+        signal.signal(signal.SIGALRM, _out_of_time)
+        print(json.dumps(self.data["machine"], indent=1), flush=True)
+
+    @property
+    def left_s(self) -> float:
+        """Return the seconds that are left."""
+        return self._ends_s - time.monotonic()
+
+    def stage(
+        self, name: str, work: Stage, *, needs_s: float = 5.0, most_s: float = 180.0
+    ) -> dict[str, Any] | None:
+        """Run a stage if there is time for it; return what it found, None if it did not end well.
+
+        Args:
+            name: In the report.
+            work: What it does; an `AssertionError` says what is wrong.
+            needs_s: With less time than that it is not begun.
+            most_s: It is broken off then, for the sake of the others.
+        """
+        if self._only and name not in self._only:
+            return None
+        started_s = time.monotonic()
+        if self.device == "cpu":
+            most_s *= 4
+        entry: dict[str, Any] = {"status": "skipped: no time was left"}
+        if self.left_s > needs_s:
+            self.data["stages"][name] = {"status": "begun, and never ended", "took_s": 0}
+            self.write()
+            # Again, if somebody caught it.
+            signal.setitimer(signal.ITIMER_REAL, min(self.left_s, most_s), 10.0)
+            try:
+                entry = {"status": "ok", **work()}
+            except OutOfTimeError:
+                entry = {"status": "skipped: it took longer than there was time"}
+            except BaseException as error:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                traceback.print_exc()
+                place = traceback.format_exc().splitlines()[-12:]
+                entry = {"status": f"failed: {type(error).__name__}: {error}", "where": place}
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            give_back()
+        entry["took_s"] = round(time.monotonic() - started_s, 2)
+        self.data["stages"][name] = entry
+        self.write()
+        shown = {key: value for key, value in entry.items() if key not in ("where", "rows")}
+        print(f"{name}: {json.dumps(shown, ensure_ascii=False)}", flush=True)
+        return entry if entry["status"] == "ok" else None
+
+    def write(self) -> None:
+        """Write the report, as JSON and as a table."""
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        temporary.replace(self.path)
+        self.path.with_suffix(".md").write_text(table(self.data), "utf-8")
+
+    def end(self) -> None:
+        """Say what is there, and exit: 0 if all went well, 1 if a stage failed or was skipped."""
+        stages = self.data["stages"]
+        bad = [f"{name}: {entry['status']}" for name, entry in stages.items()
+               if entry["status"] != "ok"]  # fmt: skip
+        print(table(self.data))
+        print(f"report: {self.path}")
+        for line in bad:
+            print(f"not ok: {line}", file=sys.stderr)
+        print(f"{len(stages) - len(bad)} of {len(stages)} stages are ok", flush=True)
+        # Threads of onnxruntime and servers are not waited for.
+        os._exit(1 if bad else 0)
+
+
+def _out_of_time(number: int, frame: FrameType | None) -> None:
+    raise OutOfTimeError
+
+
+def table(data: dict[str, Any]) -> str:
+    """Return a report as Markdown."""
+    about = data["machine"]
+    lines = [
+        f"# {data['kind']} on {about['gpu']}, commit {about['commit']}",
+        "",
+        ", ".join(f"{name} {about[name]}" for name in ("python", "torch", "onnxruntime", "driver")),
+        "",
+    ]
+    for name, entry in data["stages"].items():
+        lines.append(f"## {name}: {entry['status']} ({entry['took_s']} s)")
+        lines.append("")
+        rows = entry.get("rows") or []
+        if rows:
+            keys = list(dict.fromkeys(key for row in rows for key in row))
+            lines.append(f"| {' | '.join(keys)} |")
+            lines.append(f"|{' --- |' * len(keys)}")
+            lines += [f"| {' | '.join(str(row.get(key, '')) for key in keys)} |" for row in rows]
+            lines.append("")
+        for key, value in entry.items():
+            if key not in ("status", "took_s", "rows", "where"):
+                lines.append(f"- {key}: {value}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what a figure must not be told without."""
+    import numpy
+    import torch
+    import torchvision
+
+    link_cuda()
+    import onnxruntime
+
+    about: dict[str, Any] = {
+        "gpu": "rehearsal on a CPU" if device == "cpu" else torch.cuda.get_device_name(0),
+        "driver": _output(
+            "nvidia-smi", "--format=csv,noheader",
+            "--query-gpu=driver_version,memory.total,power.limit",
+        ) if device == "cuda" else "none",
+        "capability": torch.cuda.get_device_capability(0) if device == "cuda" else None,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
+        "torchvision": torchvision.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": numpy.__version__,
+        "commit": commit(),
+        "at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
+    }  # fmt: skip
+    return about
+
+
+def commit() -> str:
+    """Return the commit of the checkout; a copy without git names it in HANSANG_COMMIT."""
+    return os.environ.get("HANSANG_COMMIT") or _output(
+        "git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"
+    )
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def link_cuda() -> None:
+    """Let an onnxruntime that lies apart find the CUDA libraries that torch came with.
+
+    `preload_dlls` looks for a folder `nvidia` beside the package: one installed with
+    `pip --target` has none, and its sessions would silently be a CPU's.
+    """
+    found = importlib.util.find_spec("onnxruntime")
+    there = importlib.util.find_spec("nvidia")
+    if found is None or found.origin is None or there is None:
+        return
+    beside = Path(found.origin).parents[1] / "nvidia"
+    places = [Path(place) for place in there.submodule_search_locations or ()]
+    if not beside.exists() and places:
+        beside.symlink_to(places[0], target_is_directory=True)
+
+
+def give_back() -> None:
+    """Give the device's memory back between stages."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def sync(device: str) -> None:
+    """Wait until the device is done."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def rate(step: Callable[[], object], device: str, *, seconds: float, warm: int = 3) -> float:
+    """Return steps a second, over about `seconds`, after some that warm up."""
+    for _ in range(warm):
+        step()
+    sync(device)
+    started_s = time.perf_counter()
+    step()
+    sync(device)
+    count = max(int(seconds / max(time.perf_counter() - started_s, 1e-6)), 2)
+    started_s = time.perf_counter()
+    for _ in range(count):
+        step()
+    sync(device)
+    return count / (time.perf_counter() - started_s)

@@ -1,0 +1,227 @@
+"""Training on a CUDA device, path by path. Everything here skips where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from training import checkpoint
+from training.augment import augment, draw
+from training.cache import DatasetCache, Split, prepare
+from training.config import AugmentConfig, TrainConfig
+from training.engine import Engine, optimizer_of
+from training.errors import RunError
+from training.feed import feed_for, resident_bytes
+from training.resnet import build
+from training.room import find_micro_batch
+from training.trainer import StoppedError, train
+from training.world import ALONE
+
+pytestmark = [
+    pytest.mark.gpu,
+    # Drivers and compilers warn of much that is no fault of a test.
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+CUDA = torch.device("cuda", 0)
+EVERYTHING = {"rotation": 20, "trivial": 0.7, "erasing": 0.5, "mixup": 0.4, "cutmix": 1.0}
+
+
+@pytest.fixture(scope="module")
+def cache(dishes, tmp_path_factory) -> DatasetCache:
+    """Three drawn dishes at 32 px."""
+    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("gpu"))
+
+
+def split(photos: int = 300, side: int = 37) -> Split:
+    """Return photos of noise."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (photos, side, side, 3), dtype=np.uint8)
+    images.flags.writeable = False  # as a mapped file is
+    return Split(images, np.arange(photos) % 3, tuple(map(str, range(photos))))
+
+
+def steps(device: torch.device, count: int = 3, **changes) -> tuple[Engine, list[float]]:
+    """Take steps on fixed photos; return the engine and the losses."""
+    config = TrainConfig(image_size=32, batch_size=16, compile="off").with_overrides(changes)
+    engine = Engine(config, 3, device)
+    images = torch.from_numpy(np.array(split(16).images)).to(device)
+    targets = (torch.arange(16) % 3).to(device)
+    losses = []
+    for step in range(count):
+        draws = draw(16, config.augment, seed=0, step=step)
+        loss = engine.step(images, targets, draws, size=32, lr=0.02 / (1 + step))
+        engine.follow(step)
+        losses.append(loss.item())
+    return engine, losses
+
+
+def weights(engine: Engine) -> torch.Tensor:
+    """Return all weights in a line, on the CPU."""
+    return torch.cat([p.detach().flatten().cpu() for p in engine.model.parameters()])
+
+
+def apart(one: Engine, other: Engine) -> float:
+    """Return how far apart two engines' weights are, relative to their length."""
+    a, b = weights(one), weights(other)
+    return float((a - b).norm() / a.norm())
+
+
+def ended(run) -> dict[str, torch.Tensor]:
+    """Return the tensors of a run's newest checkpoint."""
+    return checkpoint.load(run / "checkpoints" / checkpoint.newest_good(run / "checkpoints"))[0]
+
+
+@pytest.mark.parametrize("placement", ["resident", "pinned"])
+def test_every_batch_is_the_photos_that_were_asked_for(placement):
+    """Both placements give the rows of each batch, while the device is busy with the one before."""
+    photos = split()
+    feed = feed_for(photos, CUDA, placement)
+    rows = [np.random.default_rng(step).permutation(300)[:64] for step in range(12)]
+    busy = torch.randn(2048, 2048, device=CUDA)
+
+    seen = []
+    for images, targets in feed.batches(rows):
+        busy = busy @ busy / 64
+        seen.append(((images.float().sum((1, 2, 3))), targets.clone()))
+
+    for chosen, (sums, targets) in zip(rows, seen, strict=True):
+        expected = photos.images[chosen].astype(np.int64).sum((1, 2, 3))
+        assert expected.tolist() == sums.long().cpu().tolist()
+        assert photos.targets[chosen].tolist() == targets.cpu().tolist()
+
+
+def test_photos_that_fit_lie_on_the_device_by_themselves():
+    """`auto` chooses resident for what fits, and says what it will take."""
+    photos = split()
+
+    assert "resident on" in feed_for(photos, CUDA).description
+    assert photos.images.nbytes == resident_bytes(photos, CUDA)
+
+
+def test_augmentation_draws_the_same_pixels():
+    """With every ingredient on, the device draws the pixels of a CPU, but for rounding."""
+    config = AugmentConfig(**EVERYTHING)
+    images = torch.from_numpy(np.array(split(64).images))
+    draws = draw(64, config, seed=0, step=0)
+
+    ours, share = augment(images, 32, 32, config, draws)
+    theirs, other = augment(images.to(CUDA), 32, 32, config, draws)
+
+    assert torch.allclose(share, other.cpu(), atol=1e-5)
+    assert (ours - theirs.cpu()).abs().mean() < 0.2
+
+
+def test_a_step_in_fp32_is_that_of_a_cpu():
+    """The first loss and the weights after a step agree: nothing is rounded to TF32."""
+    cpu, ours = steps(torch.device("cpu"), 1, precision="fp32")
+    gpu, theirs = steps(CUDA, 1, precision="fp32")
+
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-4)
+    assert apart(cpu, gpu) < 1e-4
+
+
+def test_bf16_is_near_fp32():
+    """`auto` takes bf16 here, with losses near those of fp32."""
+    engine, bf16 = steps(CUDA)
+    _, fp32 = steps(CUDA, precision="fp32")
+
+    assert "bf16" == engine.precision
+    assert bf16 == pytest.approx(fp32, rel=0.05)
+
+
+@pytest.mark.parametrize(("mode", "micro"), [("on", 0), ("graphs", 0), ("graphs", 4)])
+def test_compiled_steps_are_the_eager_ones(mode, micro):
+    """Compiled, as graphs too, with another rate each step and gradients that add up."""
+    eager, _ = steps(CUDA, 4, precision="fp32", micro_batch_size=micro)
+    fast, _ = steps(CUDA, 4, precision="fp32", micro_batch_size=micro, compile=mode)
+
+    assert fast.compiled
+    assert apart(eager, fast) < 5e-3
+
+
+def test_each_group_has_a_rate_of_its_own():
+    """The rate is a tensor on the device, fused, and setting one group's leaves the other's."""
+    for name in ("sgd", "adamw"):
+        config = TrainConfig().with_overrides({"optimizer.name": name})
+        first, second = optimizer_of(config, build(3, seed=0).to(CUDA), CUDA).param_groups
+        first["lr"].fill_(7)
+
+        assert "cuda" == first["lr"].device.type
+        assert first["fused"]
+        assert second["lr"].item() == pytest.approx(config.optimizer.lr)
+
+
+def test_convolutions_have_their_channels_innermost():
+    """Weights and their momentum are laid out for tensor cores, after a resume as well."""
+    engine, _ = steps(CUDA)
+    checkpoint.restore(engine, checkpoint.tensors_of(engine))
+
+    convolution = engine.model.conv1.weight
+    momentum = engine.optimizer.state[convolution]["momentum_buffer"]
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    assert momentum.is_contiguous(memory_format=torch.channels_last)
+    assert "cuda" == momentum.device.type
+
+
+ALL_ON = {"optimizer.name": "adamw", "optimizer.ema": 0.9}
+ALL_ON |= {f"augment.{name}": value for name, value in EVERYTHING.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "placement"),
+    [
+        ({}, "resident"),
+        ({}, "pinned"),
+        ({"compile": "on"}, "resident"),
+        (ALL_ON, "resident"),
+        (ALL_ON, "pinned"),
+    ],
+    ids=["plain", "plain-pinned", "compiled", "everything", "everything-pinned"],
+)
+def test_a_resumed_run_is_exact(cache, tmp_path, changes, placement):
+    """Deterministic and stopped in the middle of an epoch: the very bits of one never stopped."""
+    config = TrainConfig(
+        image_size=32, epochs=2, batch_size=16, compile="off", checkpoint_every_steps=2
+    ).with_overrides(changes)
+    asked = iter(range(100))
+    train(config, cache, tmp_path / "one", device="cuda", placement=placement)
+    with pytest.raises(StoppedError):
+        train(config, cache, tmp_path / "two", device="cuda", placement=placement,
+              should_stop=lambda: next(asked) >= 3)  # fmt: skip
+    train(config, cache, tmp_path / "two", device="cuda", placement=placement)
+
+    one, two = ended(tmp_path / "one"), ended(tmp_path / "two")
+    assert [] == [name for name in one if not torch.equal(one[name], two[name])]
+
+
+def test_validation_is_that_of_a_cpu(cache):
+    """The logits of a model agree with a CPU's to fp32's rounding, cuDNN in use."""
+    config = TrainConfig(image_size=32, batch_size=16, compile="off")
+    ours, theirs = (
+        Engine(config, 3, device).evaluate(feed_for(cache.splits["val"], device))
+        for device in (torch.device("cpu"), CUDA)
+    )
+
+    assert np.allclose(ours.logits, theirs.logits, atol=1e-3)
+    assert torch.backends.cudnn.enabled
+
+
+def test_too_large_a_batch_is_told_and_a_smaller_one_found(cache):
+    """With little memory a huge batch is an error with a size to try; `auto` finds that fits."""
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.set_per_process_memory_fraction(min(1.5 * 2**30 / total, 1.0))
+    try:
+        config = TrainConfig(image_size=32, batch_size=2**14, compile="off")
+        found = find_micro_batch(config, cache, "cuda", ALONE)
+        engine = Engine(config, 3, CUDA)
+        with pytest.raises(RunError, match="--batch-size auto"):
+            engine.step(
+                torch.zeros(2**14, 37, 37, 3, dtype=torch.uint8, device=CUDA),
+                torch.zeros(2**14, dtype=torch.int64, device=CUDA),
+                draw(2**14, config.augment, seed=0, step=0), size=32, lr=0.1,
+            )  # fmt: skip
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+    assert 2 <= found.micro_batch_size < 2**14
