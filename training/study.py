@@ -99,8 +99,12 @@ class Study:
             known = self.trials()
             for left in (t for t in known if t.state == TrialState.RUNNING):
                 lock = self._lock(left.number)
-                if lock is not None:
+                if lock is None:
+                    continue
+                # Its worker may have told the result and let go since it was listed.
+                if self.trials()[left.number].state == TrialState.RUNNING:
                     return self._claimed(left.number, left._trial_id, lock, threads)
+                lock.close()
             if len(_begun(known)) >= trials:
                 return None
             waiting = [t.number for t in known if t.state == TrialState.WAITING]

@@ -97,6 +97,25 @@ def test_a_trial_is_one_workers_until_that_worker_dies(tmp_path):
         claim.release()
 
 
+def test_a_trial_that_ends_while_another_looks_is_not_run_again(tmp_path, monkeypatch):
+    """Its worker tells the result between the look at the list and the lock: it stays done."""
+    one, two = study_of(tmp_path), study_of(tmp_path)
+    first = one.claim(2)
+    lock = two._lock
+
+    def ends_meanwhile(number):
+        if number == 0 and first.lock is not None:
+            one.optuna.tell(first.trial, 0.5)
+            first.release()
+            first.lock = None
+        return lock(number)
+
+    monkeypatch.setattr(two, "_lock", ends_meanwhile)
+    second = two.claim(2)
+    assert 1 == second.trial.number
+    second.release()
+
+
 def test_a_worker_that_does_not_fit_the_study_is_refused(tmp_path):
     """Another budget, another folder, an unreachable or unknown storage: each says what to do."""
     storage = f"sqlite:///{tmp_path}/shared.db"
