@@ -56,7 +56,8 @@ class Search(BaseModel):
     seed: int = Field(0, ge=0, description="Decides the search and every trial.")
     pruning: bool = Field(True, description="Give up trials that fall behind.")
     storage: str | None = Field(
-        None, description="URL of the study's database; SQLite in its folder if empty."
+        None,
+        description="URL of the study's database; if empty, HANSANG_STORAGE or SQLite.",
     )
     workers: int = Field(1, ge=1, description="Trials at a time.")
     threads: int | None = Field(None, ge=1, description="CPU threads of each; a share if empty.")

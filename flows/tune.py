@@ -5,6 +5,7 @@ one study at the same time, if they name the same --storage and see the same fol
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def tune(
             begun = -1
     if search.final:
         final(arguments, search.final, search.seeds)
-    return _publish(places.runs_dir / name, search.storage)
+    storage = search.storage or os.environ.get("HANSANG_STORAGE")
+    return _publish(places.runs_dir / name, storage)
 
 
 @task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,
