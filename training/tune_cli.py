@@ -90,7 +90,7 @@ def tune(
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from training.cache import prepare
     from training.recipes import recipe as recipe_of
-    from training.space import read_space
+    from training.space_file import read_space
     from training.study import Plan, open_study
     from training.tuning import work
     from training.workers import run_workers

@@ -19,8 +19,9 @@ from training.cache import DatasetCache, prepare
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.recipes import recipe
-from training.space import read_space
-from training.study import Plan, Study, open_study, url_of, without_password
+from training.space_file import read_space
+from training.storages import url_of, without_password
+from training.study import Plan, Study, open_study
 from training.trainer import train
 from training.tuning import best_run, outcome, ranking, saved_share, work
 
