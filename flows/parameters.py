@@ -1,5 +1,6 @@
 """What deployments ask for: pydantic models, so that the UI of Prefect shows and checks a form."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,39 @@ class Training(BaseModel):
         for key, value in self.overrides.items():
             found += ["--set", f"{key}={value}"]
         return found
+
+
+class Search(BaseModel):
+    """How to search for better settings; all workers of a study have the same."""
+
+    model_config = _CONFIG
+
+    trials: int = Field(40, ge=1, description="Trials in all.")
+    epochs: int = Field(20, ge=1, description="Epochs of each trial.")
+    image_size: int = Field(224, ge=32, le=512, description="Side of the square, in pixels.")
+    space: str = Field("default", description="default, or a TOML file that changes it.")
+    recipe: str = Field("scratch", description="Where settings that are not searched come from.")
+    seed: int = Field(0, ge=0, description="Decides the search and every trial.")
+    pruning: bool = Field(True, description="Give up trials that fall behind.")
+    storage: str | None = Field(
+        None,
+        description="URL of the study's database; if empty, HANSANG_STORAGE or SQLite.",
+    )
+    workers: int = Field(1, ge=1, description="Trials at a time.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of each; a share if empty.")
+    final: int = Field(0, ge=0, description="Train the winner for so many epochs; 0 does not.")
+    seeds: int = Field(1, ge=1, description="Seeds of the final run.")
+
+    def arguments(self) -> list[str]:
+        """Return it as options of `hansang tune`, the final run's left out."""
+        found = ["--trials", str(self.trials), "--epochs", str(self.epochs)]
+        found += ["--image-size", str(self.image_size), "--space", self.space]
+        found += ["--recipe", self.recipe, "--seed", str(self.seed)]
+        found += ["--pruning" if self.pruning else "--no-pruning"]
+        if self.storage is not None:
+            found += ["--storage", self.storage]
+        cores = len(os.sched_getaffinity(0))
+        return [*found, "--threads", str(self.threads or max(cores // self.workers, 1))]
 
 
 class Nightly(BaseModel):

@@ -5,6 +5,7 @@ one study at the same time, if they name the same --storage and see the same fol
 """
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import tasks
+from flows.parameters import Places, Search
 
 _FIGURES = ("history", "curves", "parallel", "importances")
 
@@ -28,35 +30,21 @@ _FIGURES = ("history", "curves", "parallel", "importances")
 @flow(name="tune")
 def tune(
     data: Path,
+    search: Search = Search(),  # noqa: B008  # frozen
     study: str | None = None,
-    epochs: int = 20,
-    trials: int = 40,
-    space: str = "default",
-    storage: str | None = None,
-    recipe: str = "scratch",
-    image_size: int = 224,
-    seed: int = 0,
-    pruning: bool = True,
-    workers: int = 1,
-    threads: int | None = None,
-    runs_dir: Path = Path("runs"),
-    cache_dir: Path = Path("cache"),
+    places: Places = Places(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Search for better settings; cancelled or killed, the same study goes on where it was."""
     name = study or f"{data.resolve().name}-tune"
-    tasks.prepare(data, image_size, cache_dir)
+    tasks.prepare(data, search.image_size, places.cache_dir)
     arguments = [
-        str(data), "--study", name, "--epochs", str(epochs), "--trials", str(trials),
-        "--space", space, "--recipe", recipe, "--image-size", str(image_size),
-        "--seed", str(seed), "--pruning" if pruning else "--no-pruning",
-        "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
-        *(["--storage", storage] if storage else []),
-        *(["--threads", str(threads)] if threads else []),
+        str(data), "--study", name, *search.arguments(),
+        "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),
     ]  # fmt: skip
     begun = 0
     pending: list[Any] = []
     while True:
-        while begun >= 0 and len(pending) < workers:
+        while begun >= 0 and len(pending) < search.workers:
             begun += 1
             pending.append(trial.submit(arguments, begun))
         if not pending:
@@ -66,7 +54,10 @@ def tune(
         if done.result() is None:
             # The study has all its trials: what still runs ends, and nothing new begins.
             begun = -1
-    return _publish(runs_dir / name, storage)
+    if search.final:
+        final(arguments, search.final, search.seeds)
+    storage = search.storage or os.environ.get("HANSANG_STORAGE")
+    return _publish(places.runs_dir / name, storage)
 
 
 @task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,
@@ -90,6 +81,20 @@ def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None
     get_run_logger().info(message + reached)
     name = "Pruned" if outcome["state"] == "pruned" else "Completed"
     return Completed(name=name, message=message + reached, data=outcome)
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=tasks.died)
+def final(arguments: list[str], epochs: int, seeds: int) -> dict[str, Any]:
+    """Train the winner and the baseline for longer, and compare them.
+
+    Raises:
+        UserError: A run cannot go on until a person mends it. Not retried.
+        RuntimeError: The process died or was stopped; a retry goes on from the checkpoint.
+    """
+    more = ["--final", str(epochs), "--seeds", str(seeds)]
+    found: dict[str, Any] = tasks.run_child(["-m", "hansang", "tune", *arguments, *more])
+    reached: dict[str, Any] = found["final"] or {}
+    return reached
 
 
 def _publish(folder: Path, storage: str | None) -> dict[str, Any]:

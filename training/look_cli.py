@@ -25,6 +25,8 @@ def report(
 ) -> None:
     """Write RUN/report.html: curves, convergence, confusions, classes, mistakes, calibration.
 
+    Of the folder of a study it is the search's report (set HANSANG_STORAGE if it has one).
+
     Made from the files of the run, without training; one page that needs nothing beside it, and
     its figures as PNG and SVG in RUN/plots. Works on a run under way, too.
 
@@ -33,6 +35,9 @@ def report(
     from training.report import measured, write
     from training.run_record import RunRecord
 
+    if (run / "study.json").is_file():
+        _report_study(run, as_json)
+        return
     out = write(run, photos)
     record = RunRecord.open(run)
     numbers = measured(record)
@@ -40,6 +45,18 @@ def report(
         print_json({"report": str(out), **numbers.to_dict(record.labels)})
         return
     _print_report(record, numbers)
+    say(f"report: {out}")
+
+
+def _report_study(folder: Path, as_json: bool) -> None:
+    import json
+    import os
+
+    from training.study_report import write_from
+
+    out = write_from(folder, os.environ.get("HANSANG_STORAGE"))
+    if as_json:
+        print_json({"report": str(out), **json.loads((folder / "ranking.json").read_text("utf-8"))})
     say(f"report: {out}")
 
 

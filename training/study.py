@@ -26,22 +26,18 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from training import run_directory
+from training import run_directory, storages
 from training.config import TrainConfig
 from training.errors import ConfigError, RunError
 from training.files import write_text
 from training.recipes import recipe
-from training.rungs import Rungs
 from training.space import Space
 
 if TYPE_CHECKING:
     from optuna.samplers import TPESampler
-    from optuna.storages import RDBStorage
 
 ENQUEUED = ("baseline",)
 """Recipes that every study begins with, and after them the one that it starts from."""
-_WAIT_S = 60
-"""How long SQLite waits for another worker's write."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,8 +95,12 @@ class Study:
             known = self.trials()
             for left in (t for t in known if t.state == TrialState.RUNNING):
                 lock = self._lock(left.number)
-                if lock is not None:
+                if lock is None:
+                    continue
+                # Its worker may have told the result and let go since it was listed.
+                if self.trials()[left.number].state == TrialState.RUNNING:
                     return self._claimed(left.number, left._trial_id, lock, threads)
+                lock.close()
             if len(_begun(known)) >= trials:
                 return None
             waiting = [t.number for t in known if t.state == TrialState.WAITING]
@@ -169,7 +169,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
     with _held(folder / ".study-lock"):
         token = _agreed(plan, folder)
-        study = _optuna_study(plan.name, url_of(storage, folder))
+        study = storages.open_or_create(plan.name, storages.url_of(storage, folder))
         theirs = study.user_attrs.get("folder")
         if theirs is None:
             study.set_user_attr("plan", dataclasses.asdict(plan))
@@ -184,54 +184,6 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
                 " machines a shared one; or choose another --study"
             )
     return Study(plan, folder, study, space)
-
-
-def url_of(storage: str | None, folder: Path) -> str:
-    """Return the storage's URL for SQLAlchemy; SQLite in the study's folder if none is named."""
-    if storage is None:
-        return f"sqlite:///{(folder / 'study.db').resolve()}"
-    if "://" not in storage:
-        raise ConfigError(
-            f"--storage {storage!r} is no URL; give postgresql://USER@HOST/DATABASE or"
-            " sqlite:///PATH"
-        )
-    # Optuna and its dashboard take both; without a driver's name SQLAlchemy wants an older one.
-    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
-
-
-def without_password(url: str) -> str:
-    """Return a URL that may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-def storage_of(url: str) -> "RDBStorage":
-    """Open a storage.
-
-    Raises:
-        ConfigError: It cannot be reached, or Optuna has no driver for it.
-    """
-    from optuna.storages import RDBStorage
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    sqlite = url.startswith("sqlite")
-    options: dict[str, Any] = {"pool_pre_ping": True}
-    if sqlite:
-        options = {"connect_args": {"timeout": _WAIT_S}}
-    try:
-        return RDBStorage(url, engine_kwargs=options)
-    except (SQLAlchemyError, ArgumentError, ImportError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        raise ConfigError(
-            f"the storage {without_password(url)} cannot be used: {reason}"
-        ) from error
-
-
-def _optuna_study(name: str, url: str) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        study_name=name, storage=storage_of(url), direction="maximize",
-        pruner=Rungs(), load_if_exists=True,
-    )  # fmt: skip
 
 
 def _agreed(plan: Plan, folder: Path) -> str:

@@ -14,7 +14,8 @@ from training.errors import RunError
 from training.files import write_text
 from training.final import Final
 from training.rungs import rungs
-from training.study import Plan, read_plan, storage_of, url_of
+from training.storages import storage_of, url_of
+from training.study import Plan, read_plan
 from training.tuning import Outcome, outcome, ranking, saved_share
 
 _FEW = 5

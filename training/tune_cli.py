@@ -34,6 +34,7 @@ def tune(
     storage: Annotated[
         str | None,
         typer.Option(
+            envvar="HANSANG_STORAGE",
             help="URL of the study's database: postgresql://… for several machines.",
             show_default="SQLite in the study's folder",
         ),
@@ -89,7 +90,7 @@ def tune(
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from training.cache import prepare
     from training.recipes import recipe as recipe_of
-    from training.space import read_space
+    from training.space_file import read_space
     from training.study import Plan, open_study
     from training.tuning import work
     from training.workers import run_workers
@@ -118,8 +119,10 @@ def tune(
                 "--seed", str(seed), "--device", device, "--threads", str(share),
                 "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
                 "--pruning" if pruning else "--no-pruning",
-                *(["--storage", storage] if storage else []),
             ]  # fmt: skip
+            if storage is not None:
+                # Not an argument: everybody on the machine could read its password there.
+                os.environ["HANSANG_STORAGE"] = storage
             run_workers(arguments, workers, opened, trials=trials, should_stop=stop.is_set,
                         progress=report)  # fmt: skip
     if most is not None:

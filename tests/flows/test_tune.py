@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,22 +21,20 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    from flows.tune import tune
-
-    options = {
-        "study": "s", "epochs": 2, "trials": 3, "image_size": 32, "threads": 1,
-        "runs_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache",
-    }  # fmt: skip
-    text = ", ".join(
-        f"{name}=Path({str(value)!r})" if isinstance(value, Path) else f"{name}={value!r}"
-        for name, value in options.items()
+    script = (
+        "from pathlib import Path\n"
+        "from flows.parameters import Places, Search\n"
+        "from flows.tune import tune\n"
+        "search = Search(epochs=2, trials=3, image_size=32, threads=1)\n"
+        f"root = Path({str(tmp_path)!r})\n"
+        "places = Places(runs_dir=root / 'runs', cache_dir=root / 'cache')\n"
+        f"found = tune(Path({str(photos)!r}), search, 's', places)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", "from pathlib import Path\nfrom flows.tune import tune\n"
-         f"tune(Path({str(photos)!r}), {text})"],
+        [sys.executable, "-c", script],
         env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     first = tmp_path / "runs/s/trial-0000/metrics.jsonl"
     deadline = time.monotonic() + 200
     while not first.is_file():
@@ -45,7 +44,9 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
     process.send_signal(signal.SIGKILL)
     process.wait()
 
-    found = tune(photos, **options)
+    names: dict[str, Any] = {}
+    exec(script, names)  # noqa: S102
+    found = names["found"]
 
     assert [0, 1, 2] == sorted(one["number"] for one in found["trials"])
     assert 3 == found["complete"]
@@ -54,8 +55,8 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
         assert [1, 2] == [json.loads(line)["epoch"] for line in lines]
     with get_client(sync_client=True) as client:
         artifacts = {found.description: found for found in client.read_artifacts()}
-        names = {run.name: run.state.name for run in client.read_task_runs()}
+        states = {run.name: run.state.name for run in client.read_task_runs()}
     assert "3 complete, 0 pruned" in artifacts["What s found"].data
     assert 3 == len(json.loads(artifacts["Trials of s"].data))
     assert artifacts["s: history"].data.startswith("data:image/png;base64,")
-    assert "Completed" == names["trial, the 1. here"]
+    assert "Completed" == states["trial, the 1. here"]

@@ -15,7 +15,8 @@ from training.errors import ConfigError
 from training.policies import POLICIES, augmentation
 from training.recipes import recipe
 from training.rungs import Rungs, rungs
-from training.space import Space, read_space
+from training.space import Space
+from training.space_file import read_space
 
 BASE = recipe("scratch").with_overrides({"epochs": 20, "image_size": 64})
 
