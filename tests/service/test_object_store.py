@@ -191,7 +191,7 @@ async def test_network_that_fails_half_of_the_time_changes_nothing_but_the_time(
 async def test_bucket_that_is_away_costs_no_call(
     release, serve, connect, photo, eventually, s3, monkeypatch, caplog
 ):
-    """The loaded version serves on; failures are counted, and said once; it comes back by itself."""
+    """The loaded version serves on; failures are counted and said once; it comes back by itself."""
     release("red")
     async with Trouble(s3) as trouble:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{trouble.port}")
