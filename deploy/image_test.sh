@@ -1,13 +1,13 @@
 #!/bin/sh
 # Build the images and look at them as production would; `make image-test` calls it.
 #
-#   IMAGES      what to build and check             (serve-cpu serve)
+#   IMAGES      what to build and check             (serve-cpu serve train; Compose needs train)
 #   BASE_IMAGE  what to stand on                    (the Dockerfile's; where no image registry is
 #               reachable, `debootstrap` makes one of Debian's packages)
 #   BUILD_FLAGS more flags of docker build, such as --secret id=pip,src=pip.conf
 set -eu
 cd "$(dirname "$0")/.."
-IMAGES=${IMAGES:-serve-cpu serve}
+IMAGES=${IMAGES:-serve-cpu serve train}
 export DOCKER_BUILDKIT=1 HANSANG_IMAGES="$IMAGES"
 
 if ! docker info >/dev/null 2>&1; then
@@ -29,6 +29,16 @@ if [ -z "${BASE_IMAGE:-}" ] && ! docker pull -q "$(sed -n 's/^ARG BASE_IMAGE=//p
         tar -C "$root" -c . | docker import - $BASE_IMAGE
         rm -rf "$root"
     fi
+fi
+
+# Where the base cannot be pulled, neither can these; Debian has both, and has no Grafana.
+if [ -n "${BASE_IMAGE:-}" ]; then
+    for name in postgres prometheus; do
+        # shellcheck disable=SC2086
+        docker build --build-arg "BASE_IMAGE=$BASE_IMAGE" ${BUILD_FLAGS:-} --target $name \
+            --tag "hansang-standin:$name" tests/deploy/standins
+    done
+    export POSTGRES_IMAGE=hansang-standin:postgres PROMETHEUS_IMAGE=hansang-standin:prometheus
 fi
 
 for target in $IMAGES; do

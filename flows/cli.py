@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from terminal import UserError, print_json, print_table, progress, say, settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
-Repository = Annotated[Path, typer.Option(help="The model repository.")]
+Repository = Annotated[Path, typer.Option(help="The model repository, also s3://…")]
 Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
 ]
@@ -56,13 +56,16 @@ def release(
     Example: hansang release runs/first --model food42
     """
     from flows import steps
+    from service.object_store import working_copy
 
     rules = _rules(rule)
-    with progress("check") as report:
+    with progress("check") as report, working_copy(repository) as folder:
         released = steps.release(
-            run, model=model, repository=repository, keep=keep, rules=rules, force=force,
+            run, model=model, repository=folder, keep=keep, rules=rules, force=force,
             progress=report,
         )  # fmt: skip
+    path = released.path and repository / released.path.relative_to(folder)
+    released = replace(released, repository=repository, path=path)
     _print_release(released, as_json)
     if not released.released:
         serves = f"version {released.version} serves on" if released.version else "nothing serves"
@@ -239,4 +242,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
             ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
     )  # fmt: skip
-    say(f"serve it: hansang serve --repository {decided.repository}")
+    from service.object_store import bucket_url
+
+    at = bucket_url(decided.repository) or decided.repository
+    say(f"serve it: hansang serve --repository {at}")

@@ -7,7 +7,7 @@ import typer
 
 from terminal import print_json, say
 
-Repository = Annotated[Path, typer.Option(help="The model repository.")]
+Repository = Annotated[Path, typer.Option(help="The model repository, also s3://…")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -133,10 +133,13 @@ def rollback(
     Example: hansang rollback food42
     """
     from service.model_store import ModelStore
+    from service.object_store import working_copy
 
-    store = ModelStore(repository)
-    version = store.rollback(model)
+    with working_copy(repository) as folder:
+        store = ModelStore(folder)
+        version = store.rollback(model)
+        versions = store.versions(model)
     if as_json:
-        print_json({"model": model, "version": version, "versions": store.versions(model)})
+        print_json({"model": model, "version": version, "versions": versions})
         return
     print(f"{model}: version {version} serves now")

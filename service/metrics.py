@@ -116,6 +116,11 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self.pull_failures = Counter(
+            "hansang_pull_failures",
+            "Looks at a model repository in a bucket that failed.",
+            registry=registry,
+        )
         self.predictions = Counter(
             "hansang_predictions",
             "Images by the class that was found likeliest.",

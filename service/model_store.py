@@ -29,12 +29,12 @@ from service.files import replace, sha256, sync, write
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_SERVING = re.compile(r"version_policy: \{ specific \{ versions: \[ ([0-9]+) \] \} \}")
-_BEFORE = re.compile(r"^# Served before, the latest last:((?: [0-9]+)*)$", re.MULTILINE)
-_SUM = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
-_SUMS = "SHA256SUMS"
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+SERVING = re.compile(r"version_policy: \{ specific \{ versions: \[ ([0-9]+) \] \} \}")
+BEFORE = re.compile(r"^# Served before, the latest last:((?: [0-9]+)*)$", re.MULTILINE)
+SUM = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
+MANIFEST = "SHA256SUMS"
 _REMEMBERED = 20
 _CONFIG = """\
 # Written by hansang; the last line names the version that serves.
@@ -66,7 +66,7 @@ class ModelStore:
         return sorted(
             path.parent.name
             for path in self.root.glob("*/config.pbtxt")
-            if _NAME.fullmatch(path.parent.name)
+            if MODEL_NAME.fullmatch(path.parent.name)
         )
 
     def versions(self, model: str) -> list[int]:
@@ -77,7 +77,7 @@ class ModelStore:
         return sorted(
             int(path.name)
             for path in folder.iterdir()
-            if _VERSION.fullmatch(path.name) and (path / "model.onnx").is_file()
+            if VERSION.fullmatch(path.name) and (path / "model.onnx").is_file()
         )
 
     def serving(self, model: str) -> int:
@@ -89,7 +89,7 @@ class ModelStore:
         """
         config = self._folder(model) / "config.pbtxt"
         try:
-            found = _SERVING.search(config.read_text("utf-8"))
+            found = SERVING.search(config.read_text("utf-8"))
         except FileNotFoundError:
             raise NotFoundError(
                 f"no model {model!r} in {self.root}; there is {', '.join(self.models()) or 'none'}"
@@ -113,15 +113,15 @@ class ModelStore:
         """
         folder = self.path(model, version).parent
         try:
-            lines = (folder / _SUMS).read_text("utf-8").splitlines()
+            lines = (folder / MANIFEST).read_text("utf-8").splitlines()
         except FileNotFoundError:
             # A folder that was made by hand, or for Triton, has none.
-            logger.warning("%s has no %s: its files are not checked", folder, _SUMS)
+            logger.warning("%s has no %s: its files are not checked", folder, MANIFEST)
             return
         for line in lines:
-            found = _SUM.fullmatch(line)
+            found = SUM.fullmatch(line)
             if found is None:
-                raise ModelContractError(f"{folder / _SUMS} is damaged: {line!r}")
+                raise ModelContractError(f"{folder / MANIFEST} is damaged: {line!r}")
             try:
                 actual = sha256(folder / found[2])
             except OSError as error:
@@ -130,7 +130,7 @@ class ModelStore:
                 ) from error
             if actual != found[1]:
                 raise ModelContractError(
-                    f"{folder / found[2]} is damaged: its SHA-256 is not the one in {_SUMS};"
+                    f"{folder / found[2]} is damaged: its SHA-256 is not the one in {MANIFEST};"
                     " release the run again"
                 )
 
@@ -215,7 +215,7 @@ class ModelStore:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             versions = self.versions(model)
             # A folder that somebody emptied keeps its number.
-            numbers = [int(p.name) for p in folder.iterdir() if _VERSION.fullmatch(p.name)]
+            numbers = [int(p.name) for p in folder.iterdir() if VERSION.fullmatch(p.name)]
             version = max([*numbers, _last(folder)]) + 1
             replace(folder / ".last", f"{version}\n")
             new = folder / f".tmp-{version}"
@@ -229,7 +229,7 @@ class ModelStore:
                 for name, text in (files or {}).items():
                     write(new / name, text)
                 names = sorted(("labels.txt", "model.onnx", *(files or ())))
-                write(new / _SUMS, "".join(f"{sha256(new / x)}  {x}\n" for x in names))
+                write(new / MANIFEST, "".join(f"{sha256(new / x)}  {x}\n" for x in names))
                 sync(new)
             except BaseException:
                 shutil.rmtree(new)
@@ -287,7 +287,7 @@ class ModelStore:
         """Return the versions that served before the serving one and are still there."""
         versions = self.versions(model)
         config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
-        noted = _BEFORE.search(config)
+        noted = BEFORE.search(config)
         if noted is None:  # written by another hand
             serving = self.serving(model)
             return [version for version in versions if version < serving]
@@ -331,7 +331,7 @@ class ModelStore:
 
     def _folder(self, model: str) -> Path:
         # A name is never a path.
-        if not _NAME.fullmatch(model):
+        if not MODEL_NAME.fullmatch(model):
             raise InvalidArgumentError(
                 f"{model!r} is no model name: letters, digits, '_', '.' and '-', up to 128"
             )

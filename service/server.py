@@ -11,7 +11,10 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +31,7 @@ from service.health import Health
 from service.interceptors import Guard
 from service.memory import give_back, settle
 from service.metrics import Metrics, exposed
+from service.object_store import Bucket, bucket_url, follow
 from service.oip import Control, Inference
 from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
@@ -45,6 +49,9 @@ SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
 
 _MAX_CALLS = 2048
 """Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+
+_PULL_TURNS = 5
+"""A bucket is looked at once in so many turns of the poll: each look is a request that costs."""
 
 _TIDY_S = 30.0
 _HURRY_S = 1.0
@@ -65,6 +72,13 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig) -> None:
+        self._closers = contextlib.AsyncExitStack()
+        self._bucket: Bucket | None = None
+        if url := bucket_url(config.repository):
+            copy = tempfile.TemporaryDirectory(prefix="hansang-models-")
+            self._closers.callback(copy.cleanup)
+            self._bucket = Bucket(url, Path(copy.name))
+            config = replace(config, repository=Path(copy.name))
         self.config = config
         self.port = config.port
         self.metrics_port = config.metrics_port
@@ -81,7 +95,6 @@ class Server:
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
         self._grace_s = config.drain_s
-        self._closers = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -182,6 +195,8 @@ class Server:
         waiting = False
         while True:
             try:
+                if self._bucket:
+                    await asyncio.to_thread(self._bucket.pull, most=self.config.keep_versions)
                 await self.models.load()
                 break
             except NotFoundError as error:
@@ -191,9 +206,13 @@ class Server:
                     logger.warning("waiting for the first release: %s", error)
                 waiting = True
                 await asyncio.sleep(self.config.poll_interval_s)
-        for work in (
+        works = [
             self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens(), _tidy(),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        if self._bucket:
+            interval_s = _PULL_TURNS * self.config.poll_interval_s
+            works.append(follow(self._bucket, self.config.keep_versions, interval_s, self.metrics))
+        for work in works:
             watching = asyncio.create_task(work)
             self._closers.callback(watching.cancel)
         self._loaded = True

@@ -4,6 +4,7 @@ A call is tried again only where the server says UNAVAILABLE: it was not begun t
 doubles each time, or is what the server's RetryInfo asks for.
 """
 
+import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,14 @@ class ModelInfo:
     val_top1: float | None
 
 
+_EACH_IN_TURN = json.dumps(
+    {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": "hansang.v1.Classifier"},
+    }
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
     """How to reach a service.
@@ -86,7 +95,8 @@ class Connection:
     """
 
     address: str
-    """`host:port`; several are `ipv4:host:port,host:port`."""
+    """`host:port`. Several servers are `ipv4:host:port,host:port`, or `dns:///name:port` for every
+    address of a name: calls go to each in turn, and to none whose health is not SERVING."""
     timeout_s: float = 30.0
     """How long a call may take, retries included."""
     retries: int = 4
@@ -115,7 +125,9 @@ class Connection:
 
     def options(self) -> list[tuple[str, Any]]:
         """Return the channel's settings."""
+        several = "," in self.address or self.address.startswith("dns:")
         return [
+            *([("grpc.service_config", _EACH_IN_TURN)] if several else []),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             # gRPC sends even localhost through $http_proxy, which cannot reach it.

@@ -51,6 +51,7 @@ async def test_swap_under_load_fails_no_call(publish, serve, connect, photo, eve
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(call_again_and_again())
+        await eventually(lambda: answers)
         for number in range(1, 21):
             if number % 4 == 0:
                 serving = await asyncio.to_thread(store.rollback, "food")

@@ -1,0 +1,297 @@
+"""A model repository in a bucket, on a real S3 server whose network cuts, refuses and delays."""
+
+import asyncio
+import random
+import shutil
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows.demo import free_port
+from service.errors import ConflictError, ServiceError, UnavailableError
+from service.model_store import ModelStore
+from service.object_store import Bucket, bucket_url, working_copy
+from service.pb import classifier_pb2 as pb
+
+pytest.importorskip("s3fs")
+
+WEIGHTS = {
+    "red": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.05]],
+    "blue": [[0, 0, 0.05], [0, 0.05, 0], [0.05, 0, 0]],
+}
+URL = "s3://bucket/models"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Run moto's S3 server in a process of its own; give its port."""
+    if shutil.which("moto_server") is None:
+        pytest.skip("moto_server is not installed (make test-deploy)")
+    port = free_port()
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    server = subprocess.Popen(
+        ["moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    try:
+        end_s = time.monotonic() + 60
+        while subprocess.run(
+            ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"], stderr=subprocess.DEVNULL
+        ).returncode:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+        log.close()
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch):
+    """Give a fresh bucket, as a file system of s3fs; the environment points to it."""
+    from s3fs import S3FileSystem
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
+    there = S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    if there.exists("bucket"):
+        there.rm("bucket", recursive=True)
+    there.mkdir("bucket")
+    return there
+
+
+@pytest.fixture
+def release(bucket, tiny_onnx, tmp_path):
+    """Give `release("red")`, which publishes a tiny model into the bucket, as the verb does."""
+
+    def one(colour: str = "red", url: str = URL) -> int:
+        with working_copy(Path(url)) as folder:
+            return ModelStore(folder).publish(
+                "food", tiny_onnx(tmp_path / "tiny.onnx", weights=WEIGHTS[colour])
+            )
+
+    return one
+
+
+class Trouble:
+    """A network between the server and the store: seeded, and as bad as it is told."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self.bad = 0.0
+        self.hit = 0
+        self._rng = random.Random(1)
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> "Trouble":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fate = self._rng.choice(("close", "refuse", "cut")) if self._rng.random() < self.bad else ""
+        self.hit += bool(fate)
+        with closing(writer):
+            if fate == "close":
+                return
+            if fate == "refuse":
+                await reader.read(64)
+                body = b"<Error><Code>SlowDown</Code></Error>"
+                head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
+                await writer.drain()
+                return
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.to)
+            left = self._rng.randrange(100, 3000) if fate == "cut" else 2**40
+            with closing(to_writer):
+                up = asyncio.create_task(_copy(reader, to_writer, 2**40))
+                await _copy(to_reader, writer, left)
+                up.cancel()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int) -> None:
+    try:
+        while most > 0 and (data := await reader.read(min(most, 65536))):
+            writer.write(data)
+            await writer.drain()
+            most -= len(data)
+    except OSError:
+        return
+
+
+def test_path_that_typer_made_of_a_url_is_the_url_again():
+    """A Path keeps one slash of two; a folder is no bucket."""
+    assert URL == bucket_url(Path(URL))
+    assert bucket_url(Path("models")) is None
+    assert bucket_url(Path("/s3/models")) is None
+
+
+async def test_server_starts_from_a_bucket_and_swaps(
+    release, serve, connect, photo, eventually, bucket
+):
+    """A release into the bucket is served within its poll; so is the rollback."""
+    release("red")
+    server = await serve(repository=Path(URL))
+    stub = connect(server.port)
+
+    async def answer() -> tuple[int, str]:
+        found = await stub.Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
+        return found.model_version, found.results[0].classes[0].label
+
+    assert (1, "red") == await answer()
+    assert 2 == await asyncio.to_thread(release, "blue")
+    await eventually(lambda: server.models.find("food").version == 2)
+    assert (2, "blue") == await answer()
+
+    def back() -> None:
+        with working_copy(Path(URL)) as folder:
+            assert 1 == ModelStore(folder).rollback("food")
+
+    await asyncio.to_thread(back)
+    await eventually(lambda: server.models.find("food").version == 1)
+    assert (1, "red") == await answer()
+    copy = server.config.repository
+    assert ["1"] == [path.name for path in (copy / "food").glob("[0-9]*")]
+    await server.stop()
+    assert not copy.exists()
+
+
+async def test_network_that_fails_half_of_the_time_changes_nothing_but_the_time(
+    release, serve, connect, photo, eventually, s3, monkeypatch
+):
+    """Connections are closed, refused with 503 and cut in mid-body: every swap arrives, whole."""
+    release("red")
+    async with Trouble(s3) as trouble:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{trouble.port}")
+        server = await serve(repository=Path(URL))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
+        stub = connect(server.port)
+        trouble.bad = 0.5
+        for number, colour in enumerate(("blue", "red", "blue"), start=2):
+            assert number == await asyncio.to_thread(release, colour)
+            await eventually(lambda n=number: server.models.find("food").version == n, within_s=60)
+            found = await stub.Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
+            assert (number, colour) == (found.model_version, found.results[0].classes[0].label)
+        assert trouble.hit > 3
+        await server.stop()
+
+
+async def test_bucket_that_is_away_costs_no_call(
+    release, serve, connect, photo, eventually, s3, monkeypatch, caplog
+):
+    """The loaded version serves on; failures are counted and said once; it comes back by itself."""
+    release("red")
+    async with Trouble(s3) as trouble:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{trouble.port}")
+        server = await serve(repository=Path(URL))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
+        trouble.bad = 1.0
+        count = server.metrics.registry.get_sample_value
+        await eventually(lambda: count("hansang_pull_failures_total") > 0, within_s=60)
+        await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")]))
+        assert "what is loaded serves on" in caplog.text
+        await asyncio.to_thread(release, "blue")
+        trouble.bad = 0.0
+        await eventually(lambda: server.models.find("food").version == 2, within_s=60)
+        await server.stop()
+
+
+def test_half_a_version_does_not_count(release, bucket, tmp_path):
+    """What a killed publisher left is not pulled, and its number is not used again."""
+    release("red")
+    bucket.pipe_file("bucket/models/food/2/.claimed", b"somebody")
+    bucket.pipe_file("bucket/models/food/2/model.onnx", b"half")
+    Bucket(URL, tmp_path / "copy").pull()
+    assert [1] == ModelStore(tmp_path / "copy").versions("food")
+    assert 3 == release("blue")
+
+
+@pytest.mark.parametrize("broken", range(8))
+def test_publisher_that_dies_anywhere_leaves_the_old_version(
+    release, bucket, tmp_path, monkeypatch, broken
+):
+    """Its writes end after `broken` of them: readers get version 1 or 2, whole, and never less."""
+    release("red")
+    left = [broken]
+    outcome = None
+    with monkeypatch.context() as patched:
+        for name in ("pipe_file", "put_file"):
+            inner = getattr(type(bucket), name)
+
+            def write(self, *given, _inner=inner, **settings):
+                if not left[0]:
+                    raise OSError("the publisher is gone")
+                left[0] -= 1
+                return _inner(self, *given, **settings)
+
+            patched.setattr(type(bucket), name, write)
+        try:
+            release("blue")
+        except UnavailableError as error:
+            outcome = error
+    copy = Bucket(URL, tmp_path / "copy")
+    copy.pull()
+    store = ModelStore(tmp_path / "copy")
+    serving = store.serving("food")
+    store.verify("food", serving)
+    assert serving in (1, 2)
+    assert outcome or serving == 2
+
+
+def test_of_two_publishers_one_is_told_to_release_again(release, bucket, tiny_onnx, tmp_path):
+    """Both began from version 1: the second one's version is not taken, and nothing is lost."""
+    release("red")
+    onnx = tiny_onnx(tmp_path / "late.onnx", weights=WEIGHTS["red"])
+    with pytest.raises(ConflictError, match="release again"):  # noqa: PT012, SIM117
+        with working_copy(Path(URL)) as folder:
+            ModelStore(folder).publish("food", onnx)
+            assert 2 == release("blue")
+    copy = Bucket(URL, tmp_path / "copy")
+    copy.pull()
+    store = ModelStore(tmp_path / "copy")
+    assert 2 == store.serving("food")
+    store.verify("food", 2)
+
+
+async def test_damaged_object_is_refused_and_the_old_version_serves_on(
+    release, serve, connect, photo, eventually, tiny_onnx, tmp_path
+):
+    """A model file that is not its manifest's is refused, counted and named; a good one follows."""
+    release("red")
+    server = await serve(repository=Path(URL))
+
+    def damaged() -> None:
+        with working_copy(Path(URL)) as folder:
+            onnx = tiny_onnx(tmp_path / "tiny.onnx", weights=WEIGHTS["blue"])
+            path = ModelStore(folder).path("food", ModelStore(folder).publish("food", onnx))
+            path.write_bytes(path.read_bytes().replace(b"tiny-run", b"tiny-ruN"))
+
+    await asyncio.to_thread(damaged)
+    count = server.metrics.registry.get_sample_value
+    await eventually(
+        lambda: count("hansang_swap_failures_total", {"model": "food"}) == 1, within_s=30
+    )
+    assert "SHA-256" in server.models.refusal("food")
+    found = await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
+    assert (1, "red") == (found.model_version, found.results[0].classes[0].label)
+    assert 3 == await asyncio.to_thread(release, "blue")
+    await eventually(lambda: server.models.find("food").version == 3, within_s=30)
+    await server.stop()
+
+
+def test_wrong_bucket_is_a_clear_error(bucket, tmp_path):
+    """The sentence names the URL."""
+    with pytest.raises(ServiceError, match="s3://nowhere/models"):
+        Bucket("s3://nowhere/models", tmp_path / "copy").pull()
