@@ -95,14 +95,14 @@ class Rig:
             time.sleep(0.5)
 
     def get(self, path: str):
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310
             return json.load(answer)
 
     def post(self, path: str, body: dict):
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
             return json.load(answer)
 
     def close(self) -> None:

@@ -78,6 +78,7 @@ def begun(rig, photos, tmp_path):
 
 
 def epochs(run_dir: Path) -> list[tuple]:
+    """Return what each epoch so far measured."""
     path = run_dir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [
@@ -87,10 +88,12 @@ def epochs(run_dir: Path) -> list[tuple]:
 
 
 def trainer(run_dir: Path) -> int:
+    """Return the process that trains."""
     return int((run_dir / ".lock").read_text())
 
 
 def completes(rig, run: str, run_dir: Path, reference: list[tuple], within_s: float = 600) -> None:
+    """Wait until a run ends well, and compare it with one that nobody disturbed."""
     rig.until(lambda: rig.state(run)["type"] in ("COMPLETED", "FAILED"), within_s=within_s)
     assert "COMPLETED" == rig.state(run)["type"], rig.states(run)
     assert reference == epochs(run_dir), "what was resumed is not what was never stopped"
