@@ -27,10 +27,10 @@ _spec = importlib.util.spec_from_file_location("rig", Path(__file__).with_name("
 _rig = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_rig)
 
-EPOCHS = 40
+EPOCHS = 30
 TRAINING = {
     "epochs": EPOCHS, "image_size": 32, "device": "cpu",
-    "overrides": {"batch_size": "16", "threads": "1", "checkpoint_every_steps": "1"},
+    "overrides": {"batch_size": "16", "threads": "1"},
 }  # fmt: skip
 
 
