@@ -60,7 +60,7 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 	touch $@
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
-	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/test_survival.py tests/flows/test_production.py -v
+	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/test_production.py tests/flows/test_release.py tests/flows/test_survival.py -v
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz

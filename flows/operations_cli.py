@@ -51,7 +51,7 @@ def deploy(
         "Deployed", ["kind", "name", "what changed"], [[c.kind, c.name, c.what] for c in changes]
     )
     pools = " and ".join(change.name for change in changes if change.kind == "pool")
-    say(f"start a worker for each of the pools {pools}: prefect worker start --pool NAME")
+    say(f"start a worker for each of the pools {pools}: python -m flows.worker --pool NAME")
 
 
 def up(

@@ -85,13 +85,13 @@ class Town:
         changed = [change for change in changes if change.what != "unchanged"]
         say(f"deployed: {len(changed)} of {len(changes)} things changed")
         for pool in (LIGHT_POOL, *heavy_pools(self.gpus)):
-            self._start(f"worker-{pool}", "-m", "prefect", "worker", "start", "--pool", pool,
+            self._start(f"worker-{pool}", "-m", "flows.worker", "--pool", pool,
                         "--type", "process", "--name", f"{pool}-{os.uname().nodename}")  # fmt: skip
         repository = self.home / self.repository
         repository.mkdir(parents=True, exist_ok=True)
         self._start("service", "-m", "hansang", "serve", "--repository", str(repository),
                     "--port", str(self.port), "--metrics-port", str(self.metrics_port),
-                    "--host", "127.0.0.1")  # fmt: skip
+                    "--host", "127.0.0.1", "--wait-for-model")  # fmt: skip
         self._require_alive()
         print_table(
             "Up (Ctrl-C stops it)",
