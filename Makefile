@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow test-deploy image-test sbom trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow test-prefect test-deploy image-test sbom trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
 	$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
 	touch $@
+
+test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
+	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/test_production.py tests/flows/test_release.py tests/flows/test_survival.py -v
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz

@@ -33,6 +33,10 @@ VERBS = {
     "token": "service.cli:token",
     "classify": "service.classify_cli:classify",
     "pipeline": "flows.cli:pipeline",
+    "deploy": "flows.operations_cli:deploy",
+    "up": "flows.operations_cli:up",
+    "drift": "flows.operations_cli:drift",
+    "relabel": "flows.operations_cli:relabel",
 }
 """Verb → `module:function`. These modules import nothing heavy; their functions do."""
 

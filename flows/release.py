@@ -7,6 +7,7 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
@@ -15,8 +16,10 @@ from flows.artifacts import candidate_table, publish_decision
 from flows.gate import Rules
 from flows.parameters import Places
 from flows.steps import Candidate, Release, serving_version
+from service.errors import ConflictError
 
 _APPROVAL_S = 7 * 86400
+_ATTEMPTS = 2
 
 
 class Approval(RunInput):
@@ -65,17 +68,25 @@ def released(
     ask: bool = False,
 ) -> Release:
     """Weigh and decide, within a flow."""
-    # Of the inputs: measured against another champion, it is measured again.
-    champion = serving_version(model, places.repository)
-    candidate = Candidate(**tasks.weigh(run_dir, model, places.repository, rules, champion))
-    approved = refused = ""
-    if ask and (candidate.promote or force):
-        answer = _ask(candidate)
-        said = ", ".join(filter(None, (answer.reason, answer.who))) or "by a person"
-        approved, refused = (said, "") if answer.release else ("", said)
-    decided = tasks.decide(
-        candidate, places.repository, keep, force=force, approved=approved, refused=refused
-    )
+    for attempt in range(_ATTEMPTS):
+        # Of the inputs: measured against another champion, it is measured again.
+        champion = serving_version(model, places.repository)
+        candidate = Candidate(**tasks.weigh(run_dir, model, places.repository, rules, champion))
+        approved = refused = ""
+        if ask and (candidate.promote or force):
+            answer = _ask(candidate)
+            said = ", ".join(filter(None, (answer.reason, answer.who))) or "by a person"
+            approved, refused = (said, "") if answer.release else ("", said)
+        try:
+            decided = tasks.decide(
+                candidate, places.repository, keep, force=force, approved=approved, refused=refused
+            )
+            break
+        except ConflictError as error:
+            # Another release was quicker: what was measured does not hold any more.
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            get_run_logger().warning("%s", error)
     publish_decision(decided)
     return decided
 
@@ -90,7 +101,7 @@ def _ask(candidate: Candidate) -> Approval:
     text = f"{candidate_table(candidate)}\n\nIt waits for a week; after that nothing is released."
     form = Approval.with_initial_data(description=text, release=candidate.promote)
     # A key of its own: the flow begins anew when it is answered, and finds the answer.
-    key = f"approve-{runtime.flow_run.id}"
+    key = f"approve-{runtime.flow_run.id}-{candidate.champion}"
     return suspend_flow_run(wait_for_input=form, timeout=_APPROVAL_S, key=key)
 
 

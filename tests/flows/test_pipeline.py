@@ -25,10 +25,11 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     from flows.pipeline import pipeline
     from service.model_store import ModelStore
 
-    def run():
+    def run(run_id="first", **changes):
         return pipeline(
             photos,
-            run_id="first",
+            run_id=run_id,
+            **changes,
             training={"epochs": 2, "image_size": 32, "overrides": {"batch_size": "16"}},
             places={
                 "runs_dir": tmp_path / "runs",
@@ -53,6 +54,11 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     assert 1 == again.version == store.serving("food42")
     assert ["released", "kept"] == [line["event"] for line in store.history("food42")]
     assert epochs == (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
+    state = run("second", nightly={"min_changed": 0.01}, return_state=True)
+    assert "Unchanged" == state.name
+    assert "0 photos are new or relabelled" in state.message
+    assert run("second", nightly={"min_changed": 0.01}) is None
+    assert not (tmp_path / "runs/second/config.json").exists()
     with get_client(sync_client=True) as client:
         artifacts = client.read_artifacts()
     found = {artifact.description: artifact for artifact in artifacts}
@@ -63,6 +69,8 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     assert {"label", "support", "f1", "recall 95 %"} <= classes[0].keys()
     # Prefect keeps a link as markdown.
     assert "runs/first/report.html" in found["The report"].data
+    assert "kept out" in found["food42: kept out"].data
+    assert "| top-1 |" in found["food42: released as version 1"].data
     assert "nothing to mend" in found["What the photos are like"].data
     assert "sheet/index.html" in found["The data sheet"].data
 

@@ -1,0 +1,105 @@
+"""Corrected answers become photos of the right class, and nothing is lost or doubled."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import relabel
+from terminal import UserError
+
+
+@pytest.fixture
+def data(photos: Path, tmp_path: Path) -> Path:
+    """A copy of the drawn dishes."""
+    import shutil
+
+    return Path(shutil.copytree(photos, tmp_path / "photos"))
+
+
+def test_a_correction_moves_a_photo_within_its_split(data, tmp_path):
+    """The photo leaves the wrong class for the right one; the history says so; again is nothing."""
+    first, second, _ = sorted(path.name for path in (data / "val").iterdir())
+    photo = next((data / "val" / first).iterdir())
+    content = photo.read_bytes()
+    table = tmp_path / "fixed.csv"
+    table.write_text(f"photo,model,label\nval/{first}/{photo.name},food42,{second}\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "hansang", "relabel", str(table), "--data", str(data), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    (moved,) = json.loads(done.stdout)
+    assert (first, second) == (moved["before"], moved["label"])
+    assert Path(moved["photo"]).parent == (data / "val" / second).resolve()
+    assert not photo.exists()
+    assert content == Path(moved["photo"]).read_bytes()
+    (line,) = map(json.loads, (data / ".relabels.jsonl").read_text().splitlines())
+    assert (first, second) == (line["before"], line["label"])
+    assert [] == relabel.plan(relabel.read(table), data)
+
+
+def test_a_photo_from_outside_is_added_to_train_once(data, tmp_path):
+    """It is copied under the name of its content; given again, it is there already."""
+    from PIL import Image
+
+    label = sorted(path.name for path in (data / "train").iterdir())[0]
+    photo = tmp_path / "seen.jpg"
+    Image.new("RGB", (40, 30), (200, 80, 20)).save(photo)
+
+    moves = relabel.plan([(str(photo), label)], data)
+    relabel.apply(moves, data)
+
+    assert photo.exists()
+    assert photo.read_bytes() == moves[0].target.read_bytes()
+    assert moves[0].target.parent == (data / "train" / label).resolve()
+    assert [] == relabel.plan([(str(photo), label)], data)
+
+
+def test_what_a_correction_would_break_is_refused_before_anything_moves(data, tmp_path):
+    """All that is wrong is listed, and the good row beside it waits."""
+    first, second, third = sorted(path.name for path in (data / "train").iterdir())
+    good = next((data / "train" / first).iterdir())
+    copied = tmp_path / "copy.jpg"
+    copied.write_bytes(next((data / "test" / first).iterdir()).read_bytes())
+    junk = tmp_path / "junk.jpg"
+    junk.write_bytes(b"no photo")
+    rows = [
+        (f"train/{first}/{good.name}", second),
+        (f"train/{first}/{good.name}", third),
+        (str(copied), second),
+        (str(junk), first),
+        ("train/nowhere.jpg", first),
+        (str(junk), "a dish nobody knows"),
+        (str(junk), "../../up"),
+    ]
+
+    with pytest.raises(UserError) as refused:
+        relabel.plan(rows, data)
+
+    for words in ("two labels", "in the data set already", "not a JPEG", "no such photo",
+                  "no class 'a dish nobody knows'", "no class '../../up'"):  # fmt: skip
+        assert words in str(refused.value)
+    with pytest.raises(UserError, match="cannot be the name of a folder"):
+        relabel.plan([(str(junk), "../../up")], data, new_classes=True)
+    assert good.exists()
+    assert not (data / ".relabels.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "columns photo and label"),
+        ("photo,label\nx.jpg,\n", "line 2"),
+        ("", "column"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, text, words):
+    """The error names the column or the line."""
+    (tmp_path / "t.csv").write_text(text)
+
+    with pytest.raises(UserError, match=words):
+        relabel.read(tmp_path / "t.csv")

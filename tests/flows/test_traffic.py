@@ -1,0 +1,103 @@
+"""A day's answers beside those on held-out photos: alike, different, and too few to say."""
+
+import json
+
+import numpy as np
+import pytest
+from prometheus_client import start_http_server
+
+from flows import steps, traffic
+from service.metrics import Metrics
+from terminal import UserError
+
+LABELS = ("a", "b", "c", "d")
+
+
+def answers(rng, shares, confidence, count=500) -> dict:
+    """Draw what a model that answers so would count."""
+    predicted = rng.choice(LABELS, count, p=shares)
+    values = np.clip(rng.normal(confidence, 0.08, count), 0.01, 1)
+    return traffic.reference(list(predicted), list(values))
+
+
+def test_the_same_traffic_is_hardly_ever_an_alarm_and_another_always():
+    """Of 200 quiet days none is called drift; other dishes, or less sure answers, are."""
+    rng = np.random.default_rng(0)
+    even, skewed = [0.25] * 4, [0.7, 0.1, 0.1, 0.1]
+    known = answers(rng, even, 0.8)
+    rules = traffic.DriftRules()
+
+    def drifted(shares, confidence, count=500):
+        found = answers(rng, shares, confidence, count)
+        return traffic.compare(known, found, 24, rules).drifted
+
+    assert 0 == sum(drifted(even, 0.8) for _ in range(200))
+    assert drifted(skewed, 0.8)
+    assert drifted(even, 0.6)
+    assert not drifted(skewed, 0.8, count=100), "too few images to say"
+
+
+def test_equal_histograms_have_no_distance():
+    """The index is 0 for the same shares, and grows with the difference."""
+    assert 0 == traffic.stability_index([50, 50], [5000, 5000])
+    near, far = (traffic.stability_index([500, 500], [x, 1000 - x]) for x in (600, 900))
+    assert 0 < near < far
+
+
+def test_a_day_is_the_growth_between_looks_also_over_a_restart():
+    """A counter that begins anew is counted from nothing; another version is where it begins."""
+
+    def look(time_s, started_s, count, version=2):
+        bins = [0] * 11 + [count]
+        return {"time_s": time_s * 3600, "started_s": started_s, "version": version,
+                "predictions": {"a": count}, "confidence": bins}  # fmt: skip
+
+    looks = [look(0, 1, 1000), look(30, 1, 1400), look(40, 9, 30), look(50, 9, 50)]
+
+    found, hours = traffic.lately(looks, 24)
+
+    # 1000 were older than a day; 400 came until the restart, 30 and 20 after it.
+    assert 450 == found["predictions"]["a"]
+    assert 450 == sum(found["confidence"])
+    assert 50 == hours
+    recent, _ = traffic.lately([look(0, 1, 1000, version=1), look(50, 1, 1070)], 24)
+    assert 70 == recent["predictions"]["a"]
+
+
+def test_what_the_service_counts_is_read_and_compared(tmp_path):
+    """Real counters over HTTP: equal answers are no drift, the second look finds the change."""
+    metrics = Metrics()
+    metrics.model_version.labels("food42").set(3)
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "food42" / "3"
+    folder.mkdir(parents=True)
+    known = answers(rng, [0.25] * 4, 0.8)
+    (folder / "release.json").write_text(json.dumps({"reference": known}))
+    server, thread = start_http_server(0, "127.0.0.1", registry=metrics.registry)
+    url = f"http://127.0.0.1:{server.server_port}/metrics"
+
+    def serve(shares, confidence):
+        for label in rng.choice(LABELS, 600, p=shares):
+            metrics.predictions.labels("food42", label).inc()
+            metrics.confidence.labels("food42").observe(
+                float(np.clip(rng.normal(confidence, 0.08), 0.01, 1))
+            )
+
+    rules = traffic.DriftRules(hours=1e-9)
+    try:
+        serve([0.25] * 4, 0.8)
+        quiet = steps.look_for_drift("food42", url, tmp_path, rules)
+        serve([0.85, 0.05, 0.05, 0.05], 0.8)
+        other = steps.look_for_drift("food42", url, tmp_path, rules)
+        with pytest.raises(UserError, match="serves no model 'else'"):
+            steps.look_for_drift("else", url, tmp_path, rules)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    assert (600, False) == (quiet.images, quiet.drifted), quiet
+    assert (600, True) == (other.images, other.drifted)
+    assert "a" == other.moved[0][0]
+    with pytest.raises(UserError, match="is the service up"):
+        steps.look_for_drift("food42", url, tmp_path, rules)
