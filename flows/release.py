@@ -1,7 +1,7 @@
 """Flows: the best epoch of a run to the version that serves, if it earns the place; and back."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
@@ -39,6 +39,7 @@ def release(
     keep: int = 5,
     force: str = "",
     ask: bool = False,
+    precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32",
 ) -> State[Any]:
     """Export, check parity, measure beside what serves, and publish what is better.
 
@@ -51,10 +52,14 @@ def release(
         force: A reason to release it whatever the rules say.
         ask: Wait for a person's approval before a release. Needs a deployment: the run gives its
             process and its place in the pool back while it waits.
+        precision: In how many bits it is served; `auto`: the fastest that answers the same.
     """
     return outcome(
-        released(run_dir, model, places=places, rules=rules, keep=keep, force=force, ask=ask)
-    )
+        released(
+            run_dir, model, places=places, rules=rules, keep=keep, force=force, ask=ask,
+            precision=precision,
+        )
+    )  # fmt: skip
 
 
 def released(
@@ -66,12 +71,15 @@ def released(
     keep: int = 5,
     force: str = "",
     ask: bool = False,
+    precision: str = "fp32",
 ) -> Release:
     """Weigh and decide, within a flow."""
     for attempt in range(_ATTEMPTS):
         # Of the inputs: measured against another champion, it is measured again.
         champion = serving_version(model, places.repository)
-        candidate = Candidate(**tasks.weigh(run_dir, model, places.repository, rules, champion))
+        candidate = Candidate(
+            **tasks.weigh(run_dir, model, places.repository, rules, champion, precision)
+        )
         approved = refused = ""
         if ask and (candidate.promote or force):
             answer = _ask(candidate)

@@ -49,6 +49,8 @@ class Candidate:
     """Photos that a server of its own answered over gRPC as the file itself does."""
     reference: dict[str, Any] = field(default_factory=dict)
     """What it predicts on held-out photos; `hansang drift` compares a day's traffic with it."""
+    precision: dict[str, Any] = field(default_factory=dict)
+    """`training.precision.Cost` as plain values: what its precision costs and gains."""
 
     def summary(self) -> dict[str, Any]:
         """Return what the history says of it: plain numbers, no table of classes."""
@@ -62,6 +64,7 @@ class Candidate:
             "val_top1": self.val_top1,
             **{name: self.verdict[name] for name in named},
             "ms_per_photo": self.speed_ms[0][0],
+            "precision": self.precision.get("precision", "fp32"),
         }
 
 
@@ -112,6 +115,7 @@ def weigh(
     model: str = "food42",
     repository: Path = Path("models"),
     rules: Rules | None = None,
+    precision: str = "fp32",
     progress: Progress = no_progress,
 ) -> Candidate:
     """Export the best epoch of a run and measure it beside the version that serves.
@@ -132,7 +136,7 @@ def weigh(
     rules = rules or Rules()
     champion = serving_version(model, repository)
     (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
-    exported = export(run_dir, run_dir / EXPORT, progress=progress)
+    exported = export(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
     challenger, serving, unusable = Model(exported.path, device="cpu"), None, ""
     if champion is not None:
         try:
@@ -180,6 +184,7 @@ def weigh(
         speed_ms=(times[0], times[1] if len(times) > 1 else None),
         smoke_photos=smoke_photos,
         reference=traffic.reference(answered.predicted, answered.confidence),
+        precision=asdict(exported.cost),
     )
 
 
@@ -249,6 +254,7 @@ def release(
     keep: int = 5,
     rules: Rules | None = None,
     force: str = "",
+    precision: str = "fp32",
     progress: Progress = no_progress,
 ) -> Release:
     """Measure the best epoch of a run; publish it if it is better than what serves.
@@ -257,7 +263,10 @@ def release(
         TrainingError: As `weigh`.
         ServiceError: As `decide`.
     """
-    candidate = weigh(run_dir, model=model, repository=repository, rules=rules, progress=progress)
+    candidate = weigh(
+        run_dir, model=model, repository=repository, rules=rules, precision=precision,
+        progress=progress,
+    )  # fmt: skip
     return decide(candidate, repository=repository, keep=keep, force=force)
 
 

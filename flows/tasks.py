@@ -154,6 +154,7 @@ def weigh(
     repository: Path,
     rules: Rules,
     champion: int | None,  # noqa: ARG001
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Export the best epoch and measure it beside `champion`, the version that serves.
 
@@ -161,7 +162,12 @@ def weigh(
     """
     return asdict(
         steps.weigh(
-            run_dir, model=model, repository=repository, rules=rules, progress=_log_every(25)
+            run_dir,
+            model=model,
+            repository=repository,
+            rules=rules,
+            precision=precision,
+            progress=_log_every(25),
         )
     )
 

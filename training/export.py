@@ -22,6 +22,7 @@ from training.cache import DatasetCache, Split
 from training.calibration import fit_temperature
 from training.errors import ExportError, RunError
 from training.files import replacing
+from training.precision import Cost, reduce
 from training.resnet import Served, build
 
 BATCHES = (7, 1)
@@ -42,16 +43,28 @@ class Export:
     """Of the exported file, counted by onnxruntime, as a fraction."""
     photos_checked: int
     max_difference: float
-    """Largest difference of a probability between torch and onnxruntime."""
+    """Largest difference of a probability between torch and onnxruntime, in fp32."""
+    cost: Cost
+    """What its precision costs and gains."""
 
 
-def export(run_dir: Path, out: Path, *, progress: Progress = no_progress) -> Export:
+def export(
+    run_dir: Path, out: Path, *, precision: str = "fp32", progress: Progress = no_progress
+) -> Export:
     """Export the best epoch and check it on every validation photo; `out` exists if it passed.
+
+    Args:
+        run_dir: The run directory.
+        out: Where the ONNX file goes.
+        precision: `fp32`, `fp16`, `int8`, or `auto` for the fastest on this device that passes
+            the gate of `training/precision.py`.
+        progress: Hears how far it is.
 
     Raises:
         RunError: The run has no best epoch.
         DataError: Its dataset cache is gone.
-        ExportError: onnxruntime does not answer as torch does; the message names the photo.
+        ExportError: onnxruntime does not answer as torch does; the message names the photo. Or the
+            precision changes too much.
     """
     about = run_directory.read(run_dir)
     best = run_dir / "checkpoints" / checkpoint.BEST
@@ -92,12 +105,17 @@ def export(run_dir: Path, out: Path, *, progress: Progress = no_progress) -> Exp
                 f"{run_dir} reports {num_reported} of {num_photos} validation photos right, and the"
                 f" exported model has {num_correct}; nothing was published"
             )
+        cost = reduce(
+            temporary, precision, cache.splits["train"], cache.splits["val"],
+            num_correct=num_correct,
+        )  # fmt: skip
     return Export(
         path=out,
         epoch=record["epoch"],
-        val_top1=num_correct / num_photos,
+        val_top1=cost.val_top1,
         photos_checked=num_photos,
         max_difference=difference,
+        cost=cost,
     )
 
 

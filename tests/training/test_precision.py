@@ -1,0 +1,130 @@
+"""Fewer bits for the same answers, and a gate that refuses what is not the same model any more."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from training import checkpoint, run_directory
+from training.cache import DatasetCache
+from training.errors import ExportError
+from training.export import export, write_onnx
+from training.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce
+from training.resnet import Served, build
+
+
+@pytest.fixture(scope="module")
+def learnt(run_dir):
+    """Return a trained network, its cache, and the split it is judged on: that it learnt from.
+
+    Six validation photos would tell nothing of half a point.
+    """
+    about = run_directory.read(run_dir)
+    cache = DatasetCache.open(Path(about["cache"]))
+    model = build(len(cache.labels), seed=0)
+    tensors, _ = checkpoint.load(run_dir / "checkpoints" / checkpoint.BEST)
+    model.load_state_dict(checkpoint.model_tensors(tensors))
+    return model.eval(), cache, cache.splits["train"]
+
+
+def released(model, path, split, precision):
+    """Write a network as fp32 and reduce it."""
+    properties = {"schema_version": "1", "labels": '["a"]', "test_top1": "0.5"}
+    write_onnx(Served(model).eval(), 32, path, properties)
+    return reduce(path, precision, split, split, num_correct=correct(path, split))
+
+
+def correct(path, split):
+    """Return how many photos a file gets right."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    images = np.ascontiguousarray(split.images[:, 2:34, 2:34])
+    (rows,) = session.run(None, {"images": images})
+    return int((rows.argmax(1) == split.targets).sum())
+
+
+def properties(path):
+    """Return what a file says of itself, and its operators."""
+    model = onnx.load(path)
+    return {each.key: each.value for each in model.metadata_props}, {
+        node.op_type for node in model.graph.node
+    }
+
+
+def test_int8_answers_as_fp32_does(learnt, tmp_path):
+    """A calibrated file keeps accuracy and answers within the gate, is small, and says so."""
+    model, _, split = learnt
+    path = tmp_path / "model.onnx"
+    cost = released(model, path, split, "int8")
+    assert path.stat().st_size < 15 * 2**20, "ResNet18 has 45 MB in fp32"
+    assert cost.agreement > MIN_AGREEMENT
+    assert cost.fp32_val_top1 - cost.val_top1 <= MAX_TOP1_LOSS
+    assert cost.val_top1 == correct(path, split) / len(split.targets)
+    assert "static, per channel" in cost.how
+    said, operators = properties(path)
+    assert "QuantizeLinear" in operators
+    assert "int8" == said["precision"] == json.loads(said["precision_cost"])["precision"]
+    assert json.loads(said["precision_cost"])["agreement"] == cost.agreement
+    assert said["labels"] == '["a"]'
+    assert "" == said["test_top1"], "the test split was never asked in int8"
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_what_int8_ruins_is_refused(learnt, tmp_path):
+    """A network whose channels differ by powers of two answers the same in fp32, not in int8.
+
+    A channel that is multiplied before a ReLU and divided after it changes nothing, but one scale
+    for all of them leaves most of them nothing but zeros.
+    """
+    model, cache, split = learnt
+    spread = build(len(cache.labels), seed=0)
+    spread.load_state_dict(model.state_dict())
+    spread.eval()
+    with torch.no_grad():
+        for layer in (spread.layer1, spread.layer2, spread.layer3, spread.layer4):
+            for block in layer:
+                scale = 2.0 ** (torch.arange(block.bn1.num_features) % 20)
+                block.bn1.weight *= scale
+                block.bn1.bias *= scale
+                block.conv2.weight /= scale[None, :, None, None]
+    same, path = tmp_path / "same.onnx", tmp_path / "model.onnx"
+    assert "fp32" == released(spread, same, split, "fp32").precision
+    before = correct(same, split)
+    with pytest.raises(ExportError, match=r"int8 changes this model too much.*agreement"):
+        released(spread, path, split, "int8")
+    assert before == correct(path, split), "the fp32 file is as it was"
+    assert "precision" not in properties(path)[0]
+    assert "fp32" == released(spread, path, split, "auto").precision or correct(path, split)
+    assert {"same.onnx", "model.onnx"} == {each.name for each in tmp_path.iterdir()}
+
+
+def test_fp16_answers_as_fp32_does(learnt, tmp_path):
+    """Half precision keeps the contract: uint8 in, float32 probabilities out."""
+    model, _, split = learnt
+    path = tmp_path / "model.onnx"
+    assert released(model, path, split, "fp16").agreement > MIN_AGREEMENT
+    assert path.stat().st_size < 25 * 2**20
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert "tensor(uint8)" == session.get_inputs()[0].type
+    assert "tensor(float)" == session.get_outputs()[0].type
+
+
+def test_auto_is_the_fastest_that_passes(learnt, tmp_path):
+    """What is published is no slower than fp32 here, and passes the gate."""
+    model, _, split = learnt
+    cost = released(model, tmp_path / "model.onnx", split, "auto")
+    assert cost.speedup >= 1
+    assert cost.agreement > MIN_AGREEMENT
+    assert cost.precision == properties(tmp_path / "model.onnx")[0]["precision"]
+
+
+def test_a_run_is_exported_in_the_precision_asked_for(run_dir, tmp_path):
+    """`export` knows each precision by its name, and no other."""
+    with pytest.raises(ExportError, match="precision must be one of fp32, fp16, int8, auto"):
+        export(run_dir, tmp_path / "model.onnx", precision="int4")
+    assert [] == list(tmp_path.iterdir())
+    found = export(run_dir, tmp_path / "model.onnx", precision="fp16")
+    assert ("fp16", found.val_top1) == (found.cost.precision, found.cost.val_top1)
