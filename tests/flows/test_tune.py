@@ -59,4 +59,5 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
     assert "3 complete, 0 pruned" in artifacts["What s found"].data
     assert 3 == len(json.loads(artifacts["Trials of s"].data))
     assert artifacts["s: history"].data.startswith("data:image/png;base64,")
-    assert "Completed" == states["trial, the 1. here"]
+    # The killed flow's first trial was never told to end; the second flow's is that trial, ended.
+    assert ("trial, the 1. here", "Completed") in states
