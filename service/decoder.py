@@ -8,7 +8,8 @@ Shapes: H height, W width, C channels.
 import asyncio
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from time import monotonic
 
@@ -43,7 +44,6 @@ class Decoder:
         self._free = 2 * threads
         self._waiting: Lines[_Job] = Lines()
         self._large = threading.Lock()
-        self._working: set[asyncio.Task[None]] = set()
 
     async def decode(
         self, data: bytes, image_size: int, *, priority: Priority, deadline_s: float
@@ -83,24 +83,23 @@ class Decoder:
                 job.done.set_exception(DeadlineError("the deadline passed in the queue"))
                 continue
             self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._work(job))
-            self._working.add(task)
-            task.add_done_callback(self._working.discard)
+            work = self._threads.submit(self._pixels, job)
+            # Without a task for each image: they are the many.
+            work.add_done_callback(self._told(job))
 
-    async def _work(self, job: _Job) -> None:
-        try:
-            pixels = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._pixels, job
-            )
-        except Exception as error:
-            if not job.done.done():
-                job.done.set_exception(error)
+    def _told(self, job: _Job) -> Callable[[Future[Pixels]], object]:
+        loop = asyncio.get_running_loop()
+        return lambda work: loop.call_soon_threadsafe(self._ended, job, work)
+
+    def _ended(self, job: _Job, work: Future[Pixels]) -> None:
+        self._free += 1
+        self._dispatch()
+        if job.done.done() or work.cancelled():
+            return
+        if error := work.exception():
+            job.done.set_exception(error)
         else:
-            if not job.done.done():
-                job.done.set_result(pixels)
-        finally:
-            self._free += 1
-            self._dispatch()
+            job.done.set_result(work.result())
 
     def _pixels(self, job: _Job) -> Pixels:
         with self._metrics.decode_seconds.time():

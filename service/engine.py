@@ -12,10 +12,11 @@ Shapes: H height, W width, C channels, K classes.
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,18 +112,12 @@ class Engine:
             start_s = monotonic()
             size = instance.model.metadata.image_size
             decoding = [
-                asyncio.ensure_future(
-                    self._decoder.decode(
-                        data, size, priority=terms.priority, deadline_s=terms.deadline_s
-                    )
+                self._decoder.decode(
+                    data, size, priority=terms.priority, deadline_s=terms.deadline_s
                 )
                 for data in images
             ]
-            try:
-                decoded = await asyncio.gather(*decoding)
-            finally:
-                for task in decoding:  # when one is too late, all are
-                    task.cancel()
+            decoded = [await decoding[0]] if len(decoding) == 1 else await _all(decoding)
             stage("decode", start_s, monotonic())
             pixels = [each for each in decoded if not isinstance(each, ServiceError)]
             rows = iter(await self._compute(instance, pixels, terms))
@@ -203,3 +198,14 @@ class Engine:
             self._metrics.predictions.labels(instance.name, labels[best]).inc()
             confidence.observe(float(row_K[best]))
         return rows
+
+
+async def _all(
+    decoding: Sequence[Coroutine[Any, Any, Pixels | ServiceError]],
+) -> list[Pixels | ServiceError]:
+    tasks = [asyncio.ensure_future(each) for each in decoding]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:  # when one is too late, all are
+            task.cancel()

@@ -8,6 +8,7 @@ can be. What a refusal costs is what overload takes from those who are let in.
 
 import asyncio
 import inspect
+import itertools
 import logging
 import math
 import uuid
@@ -33,6 +34,8 @@ from service.tracing import NoTracing, Tracing
 logger = logging.getLogger(__name__)
 
 _MAX_ID = 128
+_PROCESS = uuid.uuid4().hex[:8]
+_numbers = itertools.count()
 _HEALTH = "/grpc.health.v1.Health/"
 
 Door = Callable[[float], ServiceError | None]
@@ -247,7 +250,7 @@ def _id(metadata: dict[str, str]) -> str:
     # What goes into a log must not be able to forge one.
     if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable():
         return given
-    return uuid.uuid4().hex[:16]
+    return f"{_PROCESS}-{next(_numbers):x}"
 
 
 def _gone(context: Any) -> StatusCode:

@@ -135,9 +135,15 @@ def _variants(
         return
     for calibration, ends_in_float in _ATTEMPTS:
         target = folder / f"{calibration}-{ends_in_float}.onnx"
-        photos = _to_int8(source, target, train, size, calibration, ends_in_float=ends_in_float)
+        most = _CALIBRATION_PHOTOS
+        if calibration != "minmax":
+            most = max(min(most, _HISTOGRAM_PIXELS // size**2), 1)
+        # Evenly over the split, which is sorted by class: every class is in it.
+        rows = np.unique(np.linspace(0, len(train.targets) - 1, most).astype(int))
+        images = np.stack([centre_crop(train.images[row], size) for row in rows])
+        to_int8(source, target, images, calibration=calibration, ends_in_float=ends_in_float)
         ends = ", first and last layer in float" if ends_in_float else ""
-        yield f"static, per channel, {calibration} over {photos} training photos{ends}", target
+        yield f"static, per channel, {calibration} over {len(rows)} training photos{ends}", target
 
 
 class _Judge:
@@ -220,10 +226,23 @@ def _to_fp16(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def _to_int8(
-    source: Path, target: Path, train: Split, size: int, calibration: str, *, ends_in_float: bool
-) -> int:
-    """Write an int8 file; return how many photos it was calibrated on."""
+def to_int8(
+    source: Path,
+    target: Path,
+    images_NHWC: NDArray[np.uint8],
+    *,
+    calibration: str = "minmax",
+    ends_in_float: bool = False,
+) -> None:
+    """Write an int8 file of an fp32 one: static, per channel, weights and activations.
+
+    Args:
+        source: The fp32 file.
+        target: Where the other goes.
+        images_NHWC: What the activations' ranges are taken from, (N, S, S, 3).
+        calibration: `minmax`, `percentile` or `entropy`.
+        ends_in_float: Whether the first and the last layer stay as they are.
+    """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -233,21 +252,14 @@ def _to_int8(
         "percentile": quantization.CalibrationMethod.Percentile,
         "entropy": quantization.CalibrationMethod.Entropy,
     }[calibration]
-    most = _CALIBRATION_PHOTOS
-    if calibration != "minmax":
-        most = max(min(most, _HISTOGRAM_PIXELS // size**2), 1)
-    # Evenly over the split, which is sorted by class: every class is in it.
-    chosen = np.unique(np.linspace(0, len(train.targets) - 1, most).astype(int))
 
     class Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(np.array_split(chosen, max(len(chosen) // 16, 1)))
+            self._left = iter(np.array_split(images_NHWC, max(len(images_NHWC) // 16, 1)))
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            for rows in self._left:
-                images = np.stack([centre_crop(train.images[row], size) for row in rows])
-                return {"images": images}
-            return None
+            images = next(self._left, None)
+            return None if images is None else {"images": images}
 
     prepared = target.with_name("prepared.onnx")
     with _quiet():
@@ -271,7 +283,6 @@ def _to_int8(
             calibrate_method=method,
             extra_options={"CalibPercentile": 99.99} if calibration == "percentile" else {},
         )
-    return len(chosen)
 
 
 def _note(made: Path, path: Path, cost: Cost) -> None:
