@@ -25,6 +25,7 @@ VERBS = {
     "train": "training.train_cli:train",
     "tune": "training.tune_cli:tune",
     "study": "training.study_cli:study",
+    "finetune": "flows.finetune_cli:finetune",
     "report": "training.look_cli:report",
     "compare": "training.look_cli:compare",
     "release": "flows.cli:release",

@@ -76,6 +76,30 @@ class Search(BaseModel):
         return [*found, "--threads", str(self.threads or max(cores // self.workers, 1))]
 
 
+class Finetuning(BaseModel):
+    """How to take trained weights to other photos."""
+
+    model_config = _CONFIG
+
+    strategy: str = Field("auto", description="auto, or one strategy by name.")
+    epochs: int | None = Field(None, ge=1, description="Epochs of a full run; 30 if empty.")
+    image_size: int | None = Field(
+        None, ge=32, le=512, description="Side of the square, in pixels; the source's if empty."
+    )
+    seeds: int = Field(3, ge=1, description="Seeds of the finalists.")
+    keep: tuple[str, ...] = Field((), description="Strategies that auto never drops.")
+    overrides: dict[str, str] = Field(
+        default_factory=dict, description="Settings, e.g. transfer.views: 4."
+    )
+
+    def arguments(self) -> list[str]:
+        """Return what every run shares, as options of `hansang finetune`."""
+        found = [] if self.image_size is None else ["--image-size", str(self.image_size)]
+        for key, value in self.overrides.items():
+            found += ["--set", f"{key}={value}"]
+        return found
+
+
 class Nightly(BaseModel):
     """When new photos are worth a training, and when they are refused."""
 

@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 
 from flows import steps
 from flows.gate import Rules
+from flows.parameters import Places
 from flows.survival import gpu, holding
 from terminal import Progress, UserError
 
@@ -83,6 +84,29 @@ def train(arguments: list[str]) -> dict[str, Any]:
         RuntimeError: The process died or was stopped. Retried.
     """
     return run_training(arguments)
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
+def finetune(arguments: list[str]) -> dict[str, Any]:
+    """Run `hansang finetune` for one strategy and one seed; as `train` in all else."""
+    result: dict[str, Any] = run_child(["-m", "hansang", "finetune", *arguments])
+    return result
+
+
+@task
+def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
+    """Measure how large new photos are, and how like those that the weights learnt from."""
+    from training.cache import prepare as build
+    from training.finetuning import config_for
+    from training.similarity import measure
+
+    start = steps.start_from(source, repository=places.repository, runs_dir=places.runs_dir)
+    size = config_for("full", start, image_size=image_size).image_size
+    cache = build(data, size, cache_root=places.cache_dir, progress=_log_every(10))
+    found = measure(cache, start)
+    for sentence in found.sentences:
+        get_run_logger().info(sentence)
+    return found
 
 
 def run_training(arguments: list[str]) -> dict[str, Any]:

@@ -29,9 +29,14 @@ def trained(data: Path, training: Training, run_id: str, places: Places) -> dict
         [str(data), "--run", run_id, *training.arguments(),
          "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir)]
     )  # fmt: skip
+    publish(places.runs_dir / run_id)
+    return result
+
+
+def publish(run_dir: Path) -> None:
+    """Show a run in Prefect."""
     try:
-        publish_run(places.runs_dir / run_id)
+        publish_run(run_dir)
     except Exception as error:
         # A run that is trained never fails for what shows it.
         get_run_logger().warning("the run's artifacts were not published: %s", error)
-    return result

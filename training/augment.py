@@ -31,7 +31,7 @@ _COLUMNS = 20
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The random parameters of a batch, on the CPU; cut by slices as the batch is."""
+    """The random parameters of a batch, on the CPU; cut as the batch is, or picked by row."""
 
     uniform: Tensor
     """[B, columns], from 0 to 1."""
@@ -40,7 +40,7 @@ class Draws:
     cut: Tensor
     """[B], whether the rest is a rectangle (CutMix) rather than a fade (mixup)."""
 
-    def __getitem__(self, rows: slice) -> "Draws":
+    def __getitem__(self, rows: slice | Tensor) -> "Draws":
         return Draws(self.uniform[rows], self.share[rows], self.cut[rows])
 
 

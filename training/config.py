@@ -105,6 +105,46 @@ class AugmentConfig:
     The others' are seen as in validation."""
 
 
+Strategy = Literal[
+    "scratch", "linear-probe", "last-layers", "full", "lp-ft", "gradual", "first-block"
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
+class TransferConfig:
+    """What a run starts from, and which parts of the network learn when."""
+
+    strategy: Strategy = "scratch"
+    """All but `scratch` start from the weights of another run, under a new head."""
+
+    weights: str = ""
+    """SHA-256 of the weights it starts from; empty for random ones."""
+
+    last_parts: Annotated[int, Field(ge=1, le=5)] = 1
+    """`last-layers`: parts that learn beside the head, counted from it; 1 is layer4."""
+
+    head_epochs: Annotated[int, Field(ge=1)] = 5
+    """`lp-ft`: epochs of the head alone, before everything learns."""
+
+    unfreeze_epochs: Annotated[int, Field(ge=1)] = 2
+    """`gradual`: epochs until the next part, towards the first, learns as well."""
+
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a part, as a fraction of that of the part after it (Howard and Ruder 2018);
+    the head has the whole."""
+
+    views: Annotated[int, Field(ge=0, le=256)] = 8
+    """Augmented views of each photo that the first parts see while they are frozen, without mixup
+    and CutMix; made once, so that epochs need not compute them. 0 draws new ones at each step."""
+
+    def __post_init__(self) -> None:
+        if (self.strategy == "scratch") == bool(self.weights):
+            raise ValueError(
+                f"strategy {self.strategy!r} {'takes no' if self.weights else 'needs'} weights to"
+                " start from; hansang finetune DATA --from SOURCE gives them"
+            )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class TrainConfig:
     """A training run. Its dataset is named by hash in the run directory."""
@@ -170,6 +210,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     augment: AugmentConfig = AugmentConfig()
+    transfer: TransferConfig = TransferConfig()
 
     def __post_init__(self) -> None:
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:

@@ -6,8 +6,8 @@ Shapes: B batch, C side of the cached square, S side of the model's square, K cl
 import contextlib
 import copy
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from torch.nn import functional as F
 
 from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
-from training.config import TrainConfig
+from training.config import TrainConfig, TransferConfig
 from training.errors import ConfigError, RunError
 from training.feed import Feed
+from training.parts import HEAD, Phase, freeze, part_of, set_modes, split
 from training.resnet import Normalise, build, flip_averaged
 from training.world import ALONE, World
 
@@ -60,6 +61,7 @@ class Engine:
         *,
         world: World = ALONE,
         class_weights: NDArray[np.float32] | None = None,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config = config
         self.device = device
@@ -67,6 +69,9 @@ class Engine:
         self.num_classes = num_classes
         _deterministic(config.deterministic)
         model = build(num_classes, seed=config.seed).to(device)
+        if start is not None:
+            # All but the head, which is new.
+            model.load_state_dict({**model.state_dict(), **start})
         # Convolutions are faster with the channels innermost, on CUDA and on a CPU.
         self.model: nn.Module = model.to(memory_format=torch.channels_last)
         self.normalise = Normalise().to(device)
@@ -94,7 +99,20 @@ class Engine:
         self.precision = "bf16" if bf16 else "fp32"
         self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
         self._graphs = config.compile == "graphs" and cuda
-        self._network = self._wrap(self.model)
+        self.enter(Phase(0))
+
+    def enter(self, phase: Phase, *, cached: bool = False) -> None:
+        """Let the parts of a phase learn; `cached`: steps get the output of the frozen parts."""
+        self.phase = phase
+        self.cached = cached
+        # A mixture of two photos has no features of its own.
+        self.augment = (
+            replace(self.config.augment, mixup=0.0, cutmix=0.0)
+            if phase.views
+            else self.config.augment
+        )
+        freeze(self.model, phase.learning)
+        self._network = self._wrap(split(self.model, phase.frozen)[1] if cached else self.model)
 
     def _wrap(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return the model as steps call it: shared between processes, compiled."""
@@ -113,14 +131,17 @@ class Engine:
             if hasattr(torch._inductor.config, "deterministic"):
                 # Or a resumed run could choose another kernel by timing it.
                 torch._inductor.config.deterministic = self.config.deterministic
-            self._prepared = torch.compile(self._prepared, dynamic=False)  # type: ignore
+            if "_prepared" not in vars(self):
+                # Once: each phase comes by here.
+                self._prepared = torch.compile(self._prepared, dynamic=False)  # type: ignore
             mode = "reduce-overhead" if self.config.compile == "graphs" else "default"
             network = torch.compile(network, mode=mode, dynamic=False)
         if self._graphs and self.world.size == 1:
             # A graph writes gradients to the same place each time: they must be added to tensors
             # of ours, or those of one micro-batch would be lost in the next.
             for parameter in self.model.parameters():
-                parameter.grad = torch.zeros_like(parameter)
+                # Frozen ones have none, or decay and momentum would move them.
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         self._no_sync = getattr(network, "no_sync", contextlib.nullcontext)
         call: Callable[[Tensor], Tensor] = network
         return call
@@ -137,14 +158,14 @@ class Engine:
         self, images: Tensor, targets: Tensor, draws: Draws, *, size: int, lr: float,
         late: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Learn from this process's part of a batch, uint8 (B, C, C, 3).
+        """Learn from this process's part of a batch, uint8 (B, C, C, 3), or features of it.
 
         Returns the mean loss of the part, still on the device.
 
         Raises:
             RunError: The device has no memory for it.
         """
-        self.model.train()
+        set_modes(self.model, self.phase.learning)
         self.optimizer.zero_grad(set_to_none=not self._graphs)
         each = self.config.micro_batch_size // self.world.size or len(targets)
         total = torch.zeros((), device=self.device)
@@ -164,22 +185,25 @@ class Engine:
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         for group in self.optimizer.param_groups:
+            rate = lr * group.get("scale", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
+                group["lr"].fill_(rate)
             else:
-                group["lr"] = lr
+                group["lr"] = rate
         self.optimizer.step()
         return total
 
     def _loss(self, images: Tensor, targets: Tensor, draws: Draws, size: int, late: bool) -> Tensor:
         """Return the summed loss of a micro-batch."""
         config = self.config
-        chosen = None if self.augmented is None else self.augmented[targets]
-        pixels, share = augment(
-            images, size, config.image_size, config.augment, draws, late=late, chosen=chosen,
-            compiled=self.compiled,
-        )  # fmt: skip
-        inputs = self._prepared(pixels)
+        inputs, share = images, draws.share
+        if not self.cached:
+            chosen = None if self.augmented is None else self.augmented[targets]
+            pixels, share = augment(
+                images, size, config.image_size, self.augment, draws, late=late, chosen=chosen,
+                compiled=self.compiled,
+            )  # fmt: skip
+            inputs = self._prepared(pixels)
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
@@ -191,7 +215,7 @@ class Engine:
                 label_smoothing=config.label_smoothing,
             )  # fmt: skip
 
-        if not (config.augment.mixup or config.augment.cutmix) or late:
+        if not (self.augment.mixup or self.augment.cutmix) or late:
             return against(targets).sum()
         return torch.lerp(against(partners(targets)), against(targets), share).sum()
 
@@ -202,7 +226,11 @@ class Engine:
         # A low decay at first: the random weights must not linger (as in Tensorflow's averages).
         decay = min(self.config.optimizer.ema, (1 + step) / (10 + step)) ** pace
         mine, theirs = self.average.state_dict(), self.model.state_dict()
-        floats = [name for name, value in mine.items() if value.is_floating_point()]
+        floats = [
+            name
+            for name, value in mine.items()
+            if value.is_floating_point() and part_of(name) in self.phase.learning
+        ]
         torch._foreach_lerp_(
             [mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay
         )
@@ -212,6 +240,8 @@ class Engine:
     def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate on the pixels that a server would make: the centre of each cached square.
 
+        Or on what the frozen parts make of them, if that is what the feed gives.
+
         In fp32 whatever the training step computes in: the exported file does, and its top-1 must
         be the one that the run reports.
         """
@@ -220,6 +250,7 @@ class Engine:
         # Each process has its own BatchNorm statistics; those of rank 0 are saved, so they count.
         self.world.align(model.buffers())
         network = flip_averaged(model) if self.config.flip_average else model
+        rest = split(model, self.phase.frozen)[1]
         first, last = (
             feed.num_photos * rank // self.world.size
             for rank in (self.world.rank, self.world.rank + 1)
@@ -231,9 +262,12 @@ class Engine:
         logits = [torch.zeros(0, self.num_classes, device=self.device)]
         targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
         for images, goal in feed.batches(rows):
-            pixels = centre_crop(images, self.config.image_size).permute(0, 3, 1, 2).float()  # type: ignore
-            inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
-            logits.append(network(inputs))
+            if images.is_floating_point():
+                logits.append(rest(images))
+            else:
+                pixels = centre_crop(images, self.config.image_size).permute(0, 3, 1, 2).float()  # type: ignore
+                inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
+                logits.append(network(inputs))
             targets.append(goal)
             after_batch()
         all_logits = self.world.gather(torch.cat(logits))
@@ -253,10 +287,12 @@ def optimizer_of(
     # Decay on norms and biases only costs accuracy (He et al. 2019, bag of tricks).
     groups = [
         {
-            "params": [p for p in model.parameters() if p.ndim > 1],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+            "params": [p for p in parameters if (p.ndim > 1) == decays],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+            "scale": scale,
+        }
+        for scale, parameters in _by_part(model, config.transfer)
+        for decays in (True, False)
     ]
     optimizer: torch.optim.Optimizer
     if settings.name == "adamw":
@@ -273,6 +309,21 @@ def optimizer_of(
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(settings.lr, device=device)
     return optimizer
+
+
+def _by_part(model: nn.Module, transfer: TransferConfig) -> list[tuple[float, list[nn.Parameter]]]:
+    """Return (share of the learning rate, parameters): a part of the model each, or all at once.
+
+    Parts that begin to learn later need groups of their own, decay or not: fused SGD cannot step
+    parameters with and without momentum in one group.
+    """
+    if transfer.strategy == "scratch" and transfer.layer_decay == 1:
+        return [(1.0, list(model.parameters()))]
+    named = list(model.named_parameters())
+    return [
+        (transfer.layer_decay ** (HEAD - part), [p for name, p in named if part_of(name) == part])
+        for part in range(HEAD + 1)
+    ]
 
 
 def out_of_memory(batch_size: int, micro_batch_size: int) -> str:

@@ -55,10 +55,28 @@ def baseline() -> TrainConfig:
     )
 
 
+def finetune() -> TrainConfig:
+    """Train from the weights of another run: what the strategies of `hansang finetune` share.
+
+    hansang finetune DATA --from runs/first --strategy auto
+    # measured in docs/experiments.md
+    """
+    plain = scratch()
+    return dataclasses.replace(
+        plain,
+        recipe="finetune",
+        epochs=30,
+        start_scale=1.0,
+        scheduler=dataclasses.replace(plain.scheduler, warmup_epochs=1),
+        augment=dataclasses.replace(plain.augment, off_epochs=3),
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "scratch": scratch,
     "long": long,
     "baseline": baseline,
+    "finetune": finetune,
 }
 
 

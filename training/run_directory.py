@@ -72,11 +72,12 @@ def read(run_dir: Path) -> dict[str, Any] | None:
 
 
 def open_or_create(
-    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *, extend: bool = False
-) -> dict[str, Any]:
+    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *,
+    extend: bool = False, start: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write `config.json`, or check that the run that began here is this very one.
 
-    With `extend`, it may be given more epochs.
+    With `extend`, it may be given more epochs. `start` says where its first weights come from.
 
     Raises:
         RunError: It has another config, dataset or class list; the differences are listed.
@@ -93,6 +94,7 @@ def open_or_create(
             **wanted,
             "cache": str(cache.path.resolve()),
             "threads": threads,
+            **({"start": dict(start)} if start else {}),
             "git_commit": _git_commit(),
             "versions": _versions(),
         }

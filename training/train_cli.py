@@ -132,17 +132,17 @@ def train(
             with tracked(run_dir, tensorboard=tensorboard) if world.leads else nullcontext():
                 with progress("train") if world.leads else nullcontext(no_progress) as report:
                     result = train_run(
-                        config, cache, run_dir, device=device, placement=_placement(placement),
+                        config, cache, run_dir, device=device, placement=placement_of(placement),
                         extend=extend, world=world, should_stop=stop.is_set, progress=report,
                     )  # fmt: skip
                 if world.leads:
-                    _report(run_dir)
+                    write_report(run_dir)
             results.append(result)
         if world.leads:
-            _show(results, as_json)
+            show(results, as_json)
 
 
-def _report(run_dir: Path) -> None:
+def write_report(run_dir: Path) -> None:
     """Write the run's page; a run that is finished never fails for its report."""
     try:
         from training import report
@@ -152,7 +152,7 @@ def _report(run_dir: Path) -> None:
         say(f"no report ({error}); make it with: hansang report {run_dir}")
 
 
-def _show(results: "list[TrainResult]", as_json: bool) -> None:
+def show(results: "list[TrainResult]", as_json: bool) -> None:
     """Print one result, or several seeds' and their mean."""
     from training.intervals import mean_interval
 
@@ -204,7 +204,12 @@ def _without_nproc(arguments: list[str], run: str) -> list[str]:
     return kept if named else [*kept, "--run", run]
 
 
-def _placement(name: str) -> "Placement":
+def placement_of(name: str) -> "Placement":
+    """Return a placement by name.
+
+    Raises:
+        ConfigError: There is none; those that there are, are listed.
+    """
     from training.errors import ConfigError
     from training.feed import PLACEMENTS
 

@@ -7,26 +7,25 @@ weights, optimizer state, and where the run was: a run resumed at any step is ex
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from terminal import Progress, no_progress, say
 from training import checkpoint, run_directory
-from training.augment import draw
 from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.engine import Engine, device_of
 from training.errors import RunError
 from training.feed import Feed, Placement, feed_for
+from training.lessons import Lessons
 from training.order import Order, class_weights
 from training.probe import as_if_ended
 from training.result import TrainResult, conclude
 from training.schedule import learning_rate
+from training.transfer import Start
 from training.world import ALONE, World
 
 AfterEpoch = Callable[[Sequence[Mapping[str, Any]], Callable[[], float]], None]
@@ -52,6 +51,8 @@ def train(
     device: str = "auto",
     placement: Placement = "auto",
     extend: bool = False,
+    start: Start | None = None,
+    use_features: bool = True,
     world: World = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     after_epoch: AfterEpoch | None = None,
@@ -60,8 +61,10 @@ def train(
     """Train, or go on with the run that began in `run_dir`.
 
     With `extend`, a run that exists may be given more epochs; nothing else of it may change.
-    `after_epoch` is called when an epoch's checkpoint is saved, and once when a run goes on; what
-    it raises ends the run there, and it can go on later.
+    `start` gives the weights that `config.transfer` names. Without `use_features`, parts that are
+    frozen are computed at each step, for the same result in more time. `after_epoch` is called when
+    an epoch's checkpoint is saved, and once when a run goes on; what it raises ends the run there,
+    and it can go on later.
 
     Raises:
         StoppedError: `should_stop` said so; a checkpoint was saved.
@@ -74,7 +77,12 @@ def train(
         cores = len(os.sched_getaffinity(0))
         about = (
             run_directory.open_or_create(
-                run_dir, config, cache, config.threads or max(cores // world.size, 1), extend=extend
+                run_dir,
+                config,
+                cache,
+                config.threads or max(cores // world.size, 1),
+                extend=extend,
+                start=None if start is None else start.about,
             )
             if world.leads
             else None
@@ -83,7 +91,10 @@ def train(
         # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
         torch.set_num_threads(about["threads"])
         where = device_of(device, world.local_rank)
-        run = _Run(config, cache, run_dir, where, placement, world, should_stop, progress)
+        run = _Run(
+            config, cache, run_dir, where, placement, start, use_features, world, should_stop,
+            progress,
+        )  # fmt: skip
         try:
             run.resume()
             if run.history and after_epoch is not None:
@@ -109,6 +120,8 @@ class _Run:
         run_dir: Path,
         device: torch.device,
         placement: Placement,
+        start: Start | None,
+        use_features: bool,
         world: World,
         should_stop: Callable[[], bool],
         progress: Progress,
@@ -130,17 +143,20 @@ class _Run:
             device,
             world=world,
             class_weights=weights if config.balance == "loss" else None,
+            start=None if start is None else start.for_config(config),
         )
+        self.starts = start is not None
         self.order = Order(
             targets,
             config.batch_size,
             seed=config.seed,
             weights=weights if config.balance == "sampling" else None,
         )
-        self.part = world.part(self.order.batch_size)
         self.steps = self.order.steps_before(config.epochs)
-        self.feed = feed_for(cache.splits["train"], device, placement)
-        self.val_feed = feed_for(cache.splits["val"], device, placement)
+        self.lessons = Lessons(
+            config, cache, self.engine, self.order, placement, world,
+            use_features=use_features, after_batch=self._note_features,
+        )  # fmt: skip
         # All that a checkpoint holds beside the tensors of the model and the optimizer:
         self.epoch = 0
         self.step = 0
@@ -151,7 +167,7 @@ class _Run:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         if world.leads:
             computing = f"{self.engine.precision}{', compiled' if self.engine.compiled else ''}"
-            say(f"photos: {self.feed.description}; {computing} on {device.type}")
+            say(f"photos: {self.lessons.photos.description}; {computing} on {device.type}")
 
     @property
     def unfinished(self) -> bool:
@@ -184,6 +200,11 @@ class _Run:
             name = checkpoint.newest_good(self.checkpoints)
         name = self.world.share(name)
         if name is None:
+            if self.config.transfer.weights and not self.starts:
+                raise RunError(
+                    f"{self.run_dir} has no checkpoint yet, so the weights that it starts from are"
+                    " needed: give the command that began it, hansang finetune … --from …"
+                )
             return
         tensors, state = checkpoint.load(self.checkpoints / name)
         checkpoint.restore(self.engine, tensors)
@@ -195,20 +216,16 @@ class _Run:
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch."""
-        config = self.config
+        config, lessons = self.config, self.lessons
         last = self.order.steps_before(self.epoch + 1)
-        late = self.epoch >= config.epochs - config.augment.off_epochs
-        size = config.size_at(self.epoch)
+        lessons.enter(self.epoch)
+        feed, late, size = lessons.feed, lessons.late_at(self.epoch), lessons.size_at(self.epoch)
         started_s = time.perf_counter() - self.train_s
-        waited_before_s = self.feed.waited_s - self.waited_s
-        for images, targets in self.feed.batches(self._rows(self.step, last)):
+        waited_before_s = feed.waited_s - self.waited_s
+        for images, targets in lessons.batches(self.step, last):
             rate = self._learning_rate(self.step)
-            draws = draw(
-                self.order.batch_size, config.augment, seed=config.seed, step=self.step, late=late
-            )
-            loss = self.engine.step(
-                images, targets, draws[self.part], size=size, lr=rate, late=late
-            )
+            draws = lessons.draws(self.step, self.epoch)
+            loss = self.engine.step(images, targets, draws, size=size, lr=rate, late=late)
             self.engine.follow(self.step)
             self.loss_sum += loss
             # Noted on the device: asking after each step would make CUDA wait.
@@ -216,7 +233,7 @@ class _Run:
             self.bad_step = torch.where(first_bad, self.step, self.bad_step)
             self.step += 1
             self.train_s = time.perf_counter() - started_s
-            self.waited_s = self.feed.waited_s - waited_before_s
+            self.waited_s = feed.waited_s - waited_before_s
             on_cpu = self.engine.device.type == "cpu"
             if on_cpu:
                 self._require_finite()
@@ -234,7 +251,7 @@ class _Run:
         started_s = time.perf_counter()
         alone = self.world.size == 1
         evaluation = self.engine.evaluate(
-            self.val_feed, self._stop_if_asked if alone else lambda: None
+            self.lessons.val_feed, self._stop_if_asked if alone else lambda: None
         )
         self.history.append(
             {
@@ -243,14 +260,16 @@ class _Run:
                 "val_loss": evaluation.loss,
                 "val_top1": evaluation.top1,
                 "learning_rate": self._learning_rate(self.step - 1),
-                "train_size": self.config.size_at(self.epoch),
+                "train_size": self.lessons.size_at(self.epoch),
                 "steps": self.step,
                 "photos_per_s": self.photos_per_s,
                 "train_s": self.train_s,
                 "data_wait_s": self.waited_s,
                 "eval_s": time.perf_counter() - started_s,
+                "features_s": self.lessons.features_s,
             }
         )
+        self.lessons.features_s = 0.0
         self.epoch, self.train_s, self.waited_s = self.epoch + 1, 0.0, 0.0
         self.loss_sum.zero_()
         self._save()
@@ -258,8 +277,8 @@ class _Run:
     def as_if_ended(self) -> float:
         """Return the best top-1 that the run would have, did its schedule end about here."""
         guess = as_if_ended(
-            self.engine, self.order, self.feed, self.val_feed, self._learning_rate,
-            epoch=self.epoch, should_stop=self.should_stop,
+            self.engine, self.order, self.lessons.photos, self.lessons.val_photos,
+            self._learning_rate, epoch=self.epoch, should_stop=self.should_stop,
         )  # fmt: skip
         if guess is None:
             self._stop_if_asked()
@@ -280,12 +299,13 @@ class _Run:
 
     def _feed(self, name: str) -> Feed:
         if name == "val":
-            return self.val_feed
+            return self.lessons.val_photos
         return feed_for(self.cache.splits[name], self.engine.device, "auto")
 
-    def _rows(self, start: int, stop: int) -> Iterator[NDArray[np.int64]]:
-        for step in range(start, stop):
-            yield self.order.rows(step)[self.part]
+    def _note_features(self, done: int, total: int) -> None:
+        self.progress(self.step, self.steps, f"features of {done:,} of {total:,} views")
+        if self.world.size == 1:
+            self._stop_if_asked()
 
     def _mean_loss(self) -> float:
         return self.loss_sum.item() / max(self.steps_done, 1)

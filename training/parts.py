@@ -1,0 +1,129 @@
+"""ResNet18 in six parts, and which of them learn in which epoch.
+
+stem → layer1 → layer2 → layer3 → layer4 (and the mean over its squares) → head
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from training.config import TrainConfig
+
+PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
+HEAD = len(PARTS) - 1
+EVERYTHING = frozenset(range(len(PARTS)))
+
+_CHILDREN = (
+    ("conv1", "bn1", "relu", "maxpool"),
+    ("layer1",),
+    ("layer2",),
+    ("layer3",),
+    ("layer4", "avgpool"),
+    ("fc",),
+)
+"""The children of torchvision's ResNet that each part consists of, in the order of its forward."""
+
+_PART_OF = {child: part for part, children in enumerate(_CHILDREN) for child in children}
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Epochs in a row in which the same parts learn."""
+
+    start: int
+    """Its first epoch, from 0."""
+    learning: frozenset[int] = EVERYTHING
+    """Positions in `PARTS`; the others are frozen, their BatchNorm statistics too."""
+    views: int = 0
+    """Augmented views of each photo, fixed for the phase; 0 draws new ones at each step."""
+
+    @property
+    def frozen(self) -> int:
+        """Return how many parts are frozen in a row from the first: their output never changes."""
+        return min(self.learning)
+
+
+def phase_at(config: TrainConfig, epoch: int) -> Phase:
+    """Return the phase of an epoch (from 0)."""
+    return [phase for phase in phases(config) if phase.start <= epoch][-1]
+
+
+def phases(config: TrainConfig) -> list[Phase]:
+    """Return the phases of a run.
+
+    One whose first parts are frozen, and which is longer than its views are many, has views: the
+    frozen parts need to see them once.
+    """
+    plan = [(start, parts) for start, parts in _plan(config) if start < config.epochs]
+    ends = [start for start, _ in plan[1:]] + [config.epochs]
+    found = []
+    for (start, parts), end in zip(plan, ends, strict=True):
+        phase = Phase(start, parts)
+        if phase.frozen and end - start > config.transfer.views:
+            phase = Phase(start, parts, config.transfer.views)
+        found.append(phase)
+    return found
+
+
+def _plan(config: TrainConfig) -> list[tuple[int, frozenset[int]]]:
+    """Return (first epoch, parts that learn from it on)."""
+    settings = config.transfer
+    head = frozenset({HEAD})
+    match settings.strategy:
+        case "linear-probe":
+            return [(0, head)]
+        case "last-layers":
+            return [(0, frozenset(range(HEAD - settings.last_parts, HEAD + 1)))]
+        case "first-block":
+            return [(0, frozenset({0, 1, HEAD}))]
+        case "lp-ft":
+            # Of a run of one epoch, nothing would be left for the second phase.
+            return [(0, head), (min(settings.head_epochs, config.epochs - 1), EVERYTHING)]
+        case "gradual":
+            return [
+                (index * settings.unfreeze_epochs, frozenset(range(HEAD - index, HEAD + 1)))
+                for index in range(len(PARTS))
+            ]
+        case _:
+            return [(0, EVERYTHING)]
+
+
+def part_of(name: str) -> int:
+    """Return the part that a parameter, a buffer or a child of the model belongs to."""
+    return _PART_OF[name.split(".", 1)[0]]
+
+
+def split(model: nn.Module, first: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Return the first parts and the rest as networks of their own, sharing the model's weights."""
+    return (
+        nn.Sequential(*_modules(model, range(first))),
+        nn.Sequential(*_modules(model, range(first, len(PARTS)))),
+    )
+
+
+def freeze(model: nn.Module, learning: frozenset[int]) -> None:
+    """Let the parts that learn take gradients, and no others."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in learning)
+
+
+def set_modes(model: nn.Module, learning: frozenset[int]) -> None:
+    """Put what learns into training mode; the BatchNorm of frozen parts keeps its statistics."""
+    model.train()
+    for name, child in model.named_children():
+        child.train(part_of(name) in learning)
+
+
+def num_trained(model: nn.Module, config: TrainConfig) -> int:
+    """Return how many parameters ever learn in a run."""
+    learning = frozenset[int]().union(*(phase.learning for phase in phases(config)))
+    return sum(p.numel() for name, p in model.named_parameters() if part_of(name) in learning)
+
+
+def _modules(model: nn.Module, parts: range) -> Iterator[nn.Module]:
+    children = dict(model.named_children())
+    for part in parts:
+        yield from (children[name] for name in _CHILDREN[part])
+        if part == HEAD - 1:
+            yield nn.Flatten(1)
