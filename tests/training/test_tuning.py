@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from optuna.trial import TrialState
 
 from training import checkpoint
 from training.cache import DatasetCache, prepare
@@ -20,7 +22,7 @@ from training.config import TrainConfig
 from training.errors import ConfigError
 from training.recipes import recipe
 from training.space_file import read_space
-from training.storages import url_of, without_password
+from training.storages import storage_of, url_of, without_password
 from training.study import Plan, Study, open_study
 from training.trainer import train
 from training.tuning import best_run, outcome, ranking, saved_share, work
@@ -320,7 +322,7 @@ def worker(dishes: Path, cache: DatasetCache, tmp_path: Path) -> Iterator[Callab
         process.stdout.close()
 
 
-def until(happens: Callable[[], object], timeout_s: float = 120) -> None:
+def until(happens: Callable[[], object], timeout_s: float = 400) -> None:
     """Wait for something to happen."""
     deadline = time.monotonic() + timeout_s
     while not happens():
@@ -328,7 +330,7 @@ def until(happens: Callable[[], object], timeout_s: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_workers_trial_is_taken_up_by_another(postgres, worker, tmp_path):
     """Two workers on PostgreSQL, one SIGKILLed in mid-trial: no trial is lost or run twice."""
     doomed, survivor = worker(postgres), worker(postgres)
@@ -338,22 +340,29 @@ def test_a_killed_workers_trial_is_taken_up_by_another(postgres, worker, tmp_pat
         lines = (tmp_path / f"log-{number}").read_text().splitlines()
         return [line.split(":")[0] for line in lines if line.startswith("trial ")]
 
-    def killed_in_mid_trial() -> bool:
-        if not (begun(0) and begun(1)):
+    def held_in_mid_trial() -> bool:
+        if not begun(0):
             return False
         # Held still, so that the trial cannot end between the look and the kill.
         doomed.send_signal(signal.SIGSTOP)
-        run = folder / f"trial-{int(begun(0)[-1].split()[1]):04}"
-        if (run / "metrics.jsonl").is_file() and not (run / "result.json").is_file():
-            doomed.kill()
-            return True
+        number = int(begun(0)[-1].split()[1])
+        if (folder / f"trial-{number:04}" / "metrics.jsonl").is_file():
+            study = optuna.load_study(
+                study_name="k", storage=storage_of(url_of(postgres, tmp_path))
+            )
+            if study.get_trials()[number].state == TrialState.RUNNING:
+                return True
         doomed.send_signal(signal.SIGCONT)
         return False
 
-    until(killed_in_mid_trial)
+    until(held_in_mid_trial)
+    # It lives still, and holds its trial: the other one takes another.
+    until(lambda: begun(1))
+    doomed.kill()
     doomed.communicate()
     killed = begun(0)[-1]
-    output, _ = survivor.communicate(timeout=240)
+    assert begun(1) != [killed]
+    output, _ = survivor.communicate(timeout=400)
     assert 0 == survivor.returncode, (tmp_path / "log-1").read_text()
     result = json.loads(output)
     assert set(range(4)) == {one["number"] for one in result["trials"]}
