@@ -180,6 +180,8 @@ class Engine:
             compiled=self.compiled,
         )  # fmt: skip
         inputs = self._prepared(pixels)
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
