@@ -24,7 +24,7 @@ from benchmarks.gpu_models import (
     Served,
     classify,
     decode_on_device,
-    export_halved,
+    halve,
     infer,
     random_model,
 )
@@ -275,11 +275,9 @@ class Check:
         if not run.exists():
             train(self.config(precision="fp32"), self.cache, run, device=self.device)
         export(run, path)
-        whole = Model(path, device="cpu")
-        temperature = float(whole.properties["temperature"])
-        export_halved(run, half, self.cache, self.scale.size, temperature)
+        halve(path, half)
         images = self._val_images()
-        expected = _in_parts(whole, images)
+        expected = _in_parts(Model(path, device="cpu"), images)
         rows = []
         for name, file, most in (("fp32", path, 1e-4), ("fp16", half, 3e-2)):
             model = Model(file, device=self.device)
@@ -290,6 +288,13 @@ class Check:
             assert rows[-1]["most_apart"] < most, rows
             assert rows[-1]["clear_top1_changed"] == 0, rows
         return {"rows": rows}
+
+    def released(self) -> Found:
+        """Release with `--precision auto`: its gate runs on the device, and names the fastest."""
+        found = export(self.work / "runs" / "fp32", self.work / "auto.onnx", precision="auto")
+        model = Model(self.work / "auto.onnx", device=self.device)
+        model.warm_up(16)
+        return {"cost": found.cost.properties()["precision_cost"], "provider": model.provider}
 
     def graphs(self) -> Found:
         """Compare CUDA graphs, layouts, TF32 and cuDNN's search with the plain session."""
@@ -412,6 +417,7 @@ def main() -> None:
             (check.resume, 150),
             (check.jpeg, 30),
             (check.server, 60),
+            (check.released, 90),
             (check.out_of_memory, 60),
             (check.marked_tests, 230),
             (check.compiled, 120),

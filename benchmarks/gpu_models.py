@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu_load import WIDE, raw_request
@@ -17,50 +17,27 @@ from service.client import Classifier
 from service.model_store import ModelStore
 from service.pb import inference_pb2_grpc as oip_grpc
 from service.preprocessing import PREPROCESSING, resize_size
-from training import checkpoint, run_directory
-from training.cache import DatasetCache
 from training.export import write_onnx
-from training.resnet import Normalise, build
+from training.precision import _to_fp16
 from training.resnet import Served as ServedModel
+from training.resnet import build
 
 NUM_CLASSES = 42
 
 
-class Halved(nn.Module):
-    """The model as it is served, its layers in fp16; pixels and softmax stay in fp32."""
-
-    def __init__(self, model: nn.Module, temperature: float = 1.0) -> None:
-        super().__init__()
-        self.temperature = temperature
-        self.model = model.half()
-        self.normalise = Normalise()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities, float32 (N, K), of uint8 (N, S, S, 3)."""
-        pixels = self.normalise(images.permute(0, 3, 1, 2).float().contiguous())
-        probabilities: Tensor = (self.model(pixels.half()).float() / self.temperature).softmax(1)
-        return probabilities
-
-
 def random_model(path: Path, *, image_size: int, half: bool = False) -> Path:
     """Write a ResNet18 with random weights, in fp32 or fp16."""
-    model = build(NUM_CLASSES, seed=0).eval()
-    served = Halved(model) if half else ServedModel(model)
+    served = ServedModel(build(NUM_CLASSES, seed=0)).eval()
     labels = [f"dish-{number}" for number in range(NUM_CLASSES)]
-    write_onnx(served.eval(), image_size, path, properties(labels, image_size))
+    write_onnx(served, image_size, path, properties(labels, image_size))
+    if half:
+        halve(path, path)
     return path
 
 
-def export_halved(
-    run: Path, path: Path, cache: DatasetCache, image_size: int, temperature: float
-) -> None:
-    """Write the best epoch of a run in fp16, with the temperature of its fp32 file."""
-    assert run_directory.read(run) is not None
-    tensors, _ = checkpoint.load(run / "checkpoints" / checkpoint.BEST)
-    model = build(len(cache.labels), seed=0)
-    model.load_state_dict(checkpoint.model_tensors(tensors))
-    served = Halved(model.eval(), temperature).eval()
-    write_onnx(served, image_size, path, properties(cache.labels, image_size))
+def halve(source: Path, target: Path) -> None:
+    """Write an fp32 file in fp16, as a release does."""
+    _to_fp16(source, target)
 
 
 def properties(labels: Sequence[str], image_size: int) -> dict[str, str]:
@@ -94,7 +71,7 @@ def decoded_tensor(data: Sequence[bytes], size: int, device: str) -> Tensor:
         short = min(height, width)
         top, left = (height - short) // 2, (width - short) // 2
         square = image[:, top : top + short, left : left + short].unsqueeze(0).float()
-        resized = F.interpolate(square, (side, side), mode="bicubic", antialias=True)
+        resized = F.interpolate(square, (side, side), mode="bilinear", antialias=True)
         start = (side - size) // 2
         squares.append(resized[0, :, start : start + size, start : start + size])
     pixels = torch.stack(squares).round_().clamp_(0, 255).to(torch.uint8)

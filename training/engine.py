@@ -204,6 +204,8 @@ class Engine:
                 compiled=self.compiled,
             )  # fmt: skip
             inputs = self._prepared(pixels)
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
         ):
