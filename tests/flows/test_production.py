@@ -174,9 +174,9 @@ def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
             line = up.stdout.readline()
             assert line, (printed, up.wait())
             printed += line
-        for url in (f"http://localhost:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
+        for url in (f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
             assert url in printed
-        _answers(f"http://localhost:{ports[0]}/")
+        _answers(f"http://127.0.0.1:{ports[0]}/")
         _answers(f"http://localhost:{ports[2]}/metrics")
         running = _children(up.pid)
         assert len(running) >= 4
