@@ -74,7 +74,11 @@ def candidate_table(candidate: Candidate) -> str:
 
     rows = [
         ("top-1", percent(verdict["champion_top1"]), percent(verdict["challenger_top1"])),
-        ("photos it alone has right", str(verdict["lost"]), str(verdict["gained"])),
+        *(
+            [("photos it alone has right", str(verdict["lost"]), str(verdict["gained"]))]
+            if verdict["champion_top1"] is not None
+            else []
+        ),
         ("ms for one photo", f"{before[0]:.1f}" if before else "", f"{own[0]:.1f}"),
         ("ms a photo in a batch of 32", f"{before[1]:.1f}" if before else "", f"{own[1]:.1f}"),
         ("image size", str(candidate.image_sizes[1] or ""), str(candidate.image_sizes[0])),
@@ -100,7 +104,7 @@ def candidate_table(candidate: Candidate) -> str:
             "| --- | ---: | ---: |",
             *(f"| {name} | {old} | {new} |" for name, old, new in rows),
             "",
-            f"- McNemar p: {'' if p_value is None else f'{p_value:.3g}'}",
+            *([] if p_value is None else [f"- McNemar p: {p_value:.3g}"]),
             f"- parity: {candidate.photos_checked} photos, largest difference"
             f" {candidate.max_difference:.1e}; smoke call: {candidate.smoke_photos} photos",
             f"- photos left out: {left_out}",

@@ -5,7 +5,6 @@ pools (a GPU each, limit 1; one for light work) ─► prefect.yaml ─► autom
 Everything is found by its name, so doing it again changes nothing.
 """
 
-import glob
 import os
 import subprocess
 import sys
@@ -23,10 +22,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pools
 from terminal import UserError
 
-LIGHT_POOL = "hansang"
-LIGHT_LIMIT = 4
 _TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hansang"}
 _HEARTBEATS_MISSED_S = 95.0
 """Three heartbeats of 30 s and a little: a run that is silent for so long is dead."""
@@ -51,16 +49,6 @@ class Change:
     name: str
     what: str
     """created, unchanged, or what changed."""
-
-
-def heavy_pools(gpus: int) -> list[str]:
-    """Return the pools of trainings: a GPU each; one for the CPU where there is none."""
-    return [f"hansang-gpu-{number}" for number in range(gpus)] or ["hansang-cpu"]
-
-
-def num_gpus() -> int:
-    """Count this machine's GPUs by their devices: the driver's library is slow to load."""
-    return len(glob.glob("/dev/nvidia[0-9]*"))  # noqa: PTH207
 
 
 def deploy(

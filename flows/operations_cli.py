@@ -38,7 +38,7 @@ def deploy(
     Example: hansang deploy --data photos --model food42
     """
     from flows.deploy import deploy as apply
-    from flows.deploy import num_gpus
+    from flows.pools import num_gpus
 
     changes = apply(
         home=home, data=data, model=model, file=home / "prefect.yaml",
@@ -74,7 +74,7 @@ def up(
 
     Example: hansang up
     """
-    from flows.deploy import num_gpus
+    from flows.pools import num_gpus
     from flows.up import Town
 
     Town(

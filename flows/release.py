@@ -109,7 +109,8 @@ def _ask(candidate: Candidate) -> Approval:
     text = f"{candidate_table(candidate)}\n\nIt waits for a week; after that nothing is released."
     form = Approval.with_initial_data(description=text, release=candidate.promote)
     # A key of its own: the flow begins anew when it is answered, and finds the answer.
-    key = f"approve-{runtime.flow_run.id}-{candidate.champion}"
+    # Prefect takes lower case alone in a key, or loses the form.
+    key = f"approve-{runtime.flow_run.id}-{candidate.champion or 0}"
     return suspend_flow_run(wait_for_input=form, timeout=_APPROVAL_S, key=key)
 
 

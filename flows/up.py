@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.pools import LIGHT_POOL, heavy_pools
 from terminal import UserError, print_table, say
 
 SERVER_SETTINGS: Mapping[str, str] = {
@@ -76,7 +77,7 @@ class Town:
             return
         say("deploying")
         # Prefect reads its settings when it is imported: the URL must be set before.
-        from flows.deploy import LIGHT_POOL, deploy, heavy_pools
+        from flows.deploy import deploy
 
         changes = deploy(
             home=self.home, data=self.data, model=self.model, gpus=self.gpus,

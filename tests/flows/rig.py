@@ -95,15 +95,14 @@ class Rig:
             time.sleep(0.5)
 
     def get(self, path: str):
-        with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310
-            return json.load(answer)
+        return self._ask(urllib.request.Request(self.url + path))  # noqa: S310
 
     def post(self, path: str, body: dict):
-        request = urllib.request.Request(  # noqa: S310
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        return self._ask(
+            urllib.request.Request(  # noqa: S310
+                self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            )
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            return json.load(answer)
 
     def close(self) -> None:
         for process in (*self.workers, self.server):
@@ -111,6 +110,18 @@ class Rig:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         shutil.rmtree(self.home / "prefect", ignore_errors=True)
+
+    def _ask(self, request: urllib.request.Request):
+        for _ in range(30):
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                # SQLite was busy: Prefect's own clients ask again, too.
+                if error.code != 503:
+                    raise
+                time.sleep(1)
+        raise AssertionError(f"{request.full_url}: the server stays busy")
 
     def _healthy(self) -> bool:
         assert self.server.poll() is None, self._logs()

@@ -92,7 +92,9 @@ def test_a_release_waits_for_a_person_without_a_process_and_is_then_published(
     rig.until(lambda: not Path(f"/proc/{pid}").exists(), within_s=60)
     assert not (repository / "food42" / "config.pbtxt").exists()
     keyset = rig.state(run)["state_details"]["run_input_keyset"]
-    text = rig.get(f"/flow_runs/{run}/input/{keyset['description']}")
+    form = f"{rig.url}/flow_runs/{run}/input/{keyset['description']}"
+    with urllib.request.urlopen(form, timeout=10) as answer:  # noqa: S310
+        text = answer.read().decode()
     assert "| top-1 |" in text
     assert "report.html" in text
     before = (run_dir / "export" / "model.onnx").stat().st_mtime_ns
@@ -172,9 +174,9 @@ def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
             line = up.stdout.readline()
             assert line, (printed, up.wait())
             printed += line
-        for url in (f"http://localhost:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
+        for url in (f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
             assert url in printed
-        _answers(f"http://localhost:{ports[0]}/")
+        _answers(f"http://127.0.0.1:{ports[0]}/")
         _answers(f"http://localhost:{ports[2]}/metrics")
         running = _children(up.pid)
         assert len(running) >= 4

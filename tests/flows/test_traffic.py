@@ -101,3 +101,37 @@ def test_what_the_service_counts_is_read_and_compared(tmp_path):
     assert "a" == other.moved[0][0]
     with pytest.raises(UserError, match="is the service up"):
         steps.look_for_drift("food42", url, tmp_path, rules)
+
+
+@pytest.mark.timeout(400)
+def test_drift_raises_an_event_that_automations_can_hear(prefect_server):
+    """The event is on Prefect's server, with the model as its resource and the numbers in it."""
+    import time
+    import urllib.request
+
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.drift import raise_event_from_anywhere
+
+    known = {"predictions": {"a": 300, "b": 300}, "confidence": [0] * 11 + [600]}
+    found = {"predictions": {"a": 600, "b": 0}, "confidence": [0] * 11 + [600]}
+    drift = traffic.compare(known, found, 24, traffic.DriftRules())
+    assert drift.drifted
+
+    raise_event_from_anywhere("food42", drift)
+
+    wanted = {"filter": {"event": {"name": ["hansang.drift"]}}, "limit": 5}
+    deadline = time.monotonic() + 60
+    while True:
+        request = urllib.request.Request(  # noqa: S310
+            f"{PREFECT_API_URL.value()}/events/filter", json.dumps(wanted).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            events = json.load(answer)["events"]
+        if events:
+            break
+        assert time.monotonic() < deadline, "no event came"
+        time.sleep(0.5)
+    assert "hansang.model.food42" == events[0]["resource"]["prefect.resource.id"]
+    assert 600 == events[0]["payload"]["images"]
