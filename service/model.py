@@ -139,8 +139,10 @@ def _open(path: Path, device: str, intra_op_threads: int) -> ort.InferenceSessio
     # Threads that spin while they wait took three quarters of the throughput of shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    # cuDNN's default search runs every algorithm at each new batch size, which callers wait for.
+    providers = [(CUDA, {"cudnn_conv_algo_search": "HEURISTIC"}), CPU] if wanted == CUDA else [CPU]
     try:
-        session = ort.InferenceSession(path, options, providers=list(dict.fromkeys([wanted, CPU])))
+        session = ort.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime has no common base of its errors
         raise ModelContractError(f"{path}: onnxruntime cannot open it: {error}") from error
     # onnxruntime falls back to the CPU with no more than a warning.
