@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow test-prefect test-deploy image-test sbom trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-serve test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,14 @@ test-prefect: setup  ## runs killed in every way, with a real server and workers
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
 
+bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServe, mosec and plain grpc
+	$(BIN)/python -m benchmarks.serving --peers $(VENV)-bench
+
+$(VENV)-bench/.ready: requirements/bench.txt
+	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	touch $@
+
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
 	$(BIN)/python -m benchmarks.soak --minutes 30
 
@@ -106,6 +114,8 @@ lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url -o deploy.txt deploy.in
+	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url -o bench.txt bench.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

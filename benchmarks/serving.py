@@ -62,12 +62,11 @@ class Subject:
         else:
             environment |= {"MODEL": str(model), "SIZE": str(size), "PORT": str(self.port)}
             environment.pop("PYTHONPATH")
-            script = {"litserve": "litserve_server", "mosec": "mosec_server"}.get(
-                name, "naive_grpc"
-            )
-            file = script.get(name, "naive_grpc")
+            script = {
+                "litserve": "litserve_server", "mosec": "mosec_server", "naive grpc": "naive_grpc",
+            }[name]  # fmt: skip
             python = (peers or Path()) / "bin" / "python"
-            command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{file}.py")]
+            command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{script}.py")]
             if name == "mosec":
                 command += ["--port", str(self.port), "--address", "127.0.0.1"]
         self._log = (Path(self._folder.name) / "log").open("w+")

@@ -5,8 +5,10 @@
     submit(images) ─► lines, by priority ─► batch ─► predict, in a worker thread ─► one row each
 
 A batch leaves as soon as a worker is free and nothing else runs; beside a running one it waits
-until it is full, or until an image has waited `max_delay_s`. So a lone caller never waits
-for company that does not come. Everything but `predict` happens on the event loop.
+until it is full, or until an image has waited for a quarter of what such a batch takes, and
+`max_delay_s` at most. So a lone caller never waits for company that does not come, and under load,
+where waiting costs a small part of what the model takes anyway, batches fill: each run reads all of
+the weights once, however many images it has. Everything but `predict` happens on the event loop.
 
 Shapes: N batch, H height, W width, C channels, K classes.
 """
@@ -35,6 +37,9 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 BULK_SHARE = 0.75
 """The part of the places that bulk may hold: somebody who waits always finds one."""
+
+DELAY = 0.25
+"""The part of its own run that a batch waits for company, beside a running one."""
 
 HEADROOM = 0.75
 """The part of a call's time that its wait may take, as far as is foreseen when it is let in. A line
@@ -70,7 +75,7 @@ class Batcher:
         *,
         metrics: Metrics,
         max_batch: int = 32,
-        max_delay_s: float = 0.001,
+        max_delay_s: float = 0.025,
         queue_size: int = 512,
         workers: int = 1,
         pace_s: float = 0.0,
@@ -102,6 +107,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._waiting: Lines[_Item] = Lines()
         self._running: dict[asyncio.Task[None], float] = {}
+        self._last_batch = 0
         self._timer: asyncio.TimerHandle | None = None
         self._admitted = dict.fromkeys(Priority, 0)
         self._wanting: deque[asyncio.Future[None]] = deque()
@@ -288,7 +294,7 @@ class Batcher:
         idle = not self._running
         while (free := self._workers - len(self._running)) and self._drop_dead():
             first_s = min(item.arrival_s for item in self._waiting)
-            leaves_in_s = first_s + self._max_delay_s - monotonic()
+            leaves_in_s = first_s + self._delay_s() - monotonic()
             if not idle and len(self._waiting) < self._max_batch and leaves_in_s > 0:
                 self._timer = self._loop.call_later(leaves_in_s, self._dispatch)
                 return
@@ -297,6 +303,11 @@ class Batcher:
                 self._run(self._take(math.ceil(len(self._waiting) / free)))
             )
             self._running[task] = monotonic()
+
+    def _delay_s(self) -> float:
+        """Return how long the first image waits for company now: no longer than it is worth."""
+        run_s = self._run_pace.expected_s(max(len(self._waiting), self._last_batch))
+        return min(self._max_delay_s, DELAY * run_s) if run_s else self._max_delay_s
 
     def _drop_dead(self) -> int:
         """Remove what nobody waits for, or would wait for in vain; return how many wait."""
@@ -333,6 +344,7 @@ class Batcher:
             if batch and now_s + self._run_pace.bound_s(len(batch) + 1) > until_s:
                 break
             batch.append(self._waiting.pop())
+        self._last_batch = len(batch)
         for item in batch:
             item.start_s = now_s
             self._metrics.queue_seconds.observe(now_s - item.arrival_s)

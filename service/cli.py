@@ -36,7 +36,7 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Most images in a run.")] = 32,
     max_delay_ms: Annotated[
         float, typer.Option(min=0, help="Longest wait for a fuller batch, while busy.")
-    ] = 1.0,
+    ] = 25.0,
     queue_size: Annotated[int, typer.Option(min=64, help="Most images in the server.")] = 512,
     workers: Annotated[
         int, typer.Option(min=0, help="Runs at a time; 0: one per core, two on CUDA.")

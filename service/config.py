@@ -69,9 +69,9 @@ class ServerConfig:
     max_batch: int = 32
     """Most images in one run of the model."""
 
-    max_delay_ms: float = 1.0
-    """How long the first image of a batch waits for company while other batches run. Nothing
-    waits while the model is idle."""
+    max_delay_ms: float = 25.0
+    """How long the first image of a batch waits for company while other batches run, at most: it
+    waits a quarter of what the batch will take. Nothing waits while the model is idle."""
 
     queue_size: int = 512
     """Most images in the server, from arrival to answer; calls beyond it are refused at once."""

@@ -107,6 +107,20 @@ async def test_delay_is_counted_from_the_first_image(batcher, model, eventually)
     assert delay_s <= waited_s < 1.7 * delay_s
 
 
+async def test_the_delay_is_a_part_of_what_the_batch_takes(batcher, model, eventually):
+    """Where runs are known to be short, company is waited for no longer than it is worth."""
+    queue = batcher(max_batch=8, workers=2, max_delay_s=1000, pace_s=0.4)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(submit(queue, 1))
+        await eventually(lambda: model.batches)
+        start_s = monotonic()
+        group.create_task(submit(queue, 2))
+        await eventually(lambda: len(model.batches) == 2)
+        waited_s = monotonic() - start_s
+        model.gate.set()
+    assert 0.1 <= waited_s < 5
+
+
 async def test_full_batch_does_not_wait(batcher, model, eventually):
     """A batch that is full leaves for a free worker before its delay is over."""
     queue = batcher(max_batch=2, workers=2, max_delay_s=1000)
