@@ -81,7 +81,9 @@ COPY --from=packages-serve /opt/hansang /opt/hansang
 FROM runtime AS train
 ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_HOME=/tmp/prefect
-COPY --chmod=0644 hansang.py terminal.py /app/
+# Flows run in /app, and find by their usual names what lies on volumes.
+RUN install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
+COPY --chmod=0644 hansang.py terminal.py prefect.yaml /app/
 COPY service /app/service
 COPY training /app/training
 COPY flows /app/flows

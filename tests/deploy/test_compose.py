@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rig
-from service.model_store import ModelStore
 
 docker = rig.load(Path(__file__).with_name("conftest.py")).docker
 
 ROOT = Path(__file__).parents[2]
 # Grafana is left out: Debian has none, and where images can be pulled it is one of five.
-SERVICES = ("postgres", "prefect", "worker", "service", "prometheus")
+SERVICES = ("postgres", "prefect", "worker", "worker-light", "service", "prometheus")
 PROJECT = "hansang-test"
 
 needs_train = pytest.mark.skipif(
@@ -93,7 +92,7 @@ def project(tmp_path_factory):
 
 @needs_train
 def test_start_is_gated_on_health(project):
-    """The database is healthy before Prefect's server begins, and that before the worker."""
+    """The database is healthy before Prefect's server begins, and that before the workers."""
     project.until("prefect", "healthy", within_s=240)
     project.until("worker", "running", within_s=60)
     started = {
@@ -119,8 +118,9 @@ def test_worker_joins_its_pool(project):
             break
         assert time.monotonic() < end_s, told + project("logs", "worker")[-3000:]
         time.sleep(2)
+    database = project.container("postgres")
     tables = docker(
-        *("exec", "--user", "postgres", "--env", "PGPASSFILE=/dev/null", project.container("postgres")),
+        *("exec", "--user", "postgres", "--env", "PGPASSFILE=/dev/null", database),
         *("sh", "-c", "PGPASSWORD=$(cat /run/secrets/postgres) psql -h 127.0.0.1 -U prefect -Atc"
           " 'select name from work_pool' prefect"),
     )  # fmt: skip
@@ -128,22 +128,46 @@ def test_worker_joins_its_pool(project):
 
 
 @needs_train
-def test_first_release_is_served_and_scraped(project, tmp_path):
-    """The service waits for a model; released into the volume, it is served and scraped."""
-    service = project.container("service")
-    assert "healthy" != json.loads(
-        docker("inspect", "-f", "{{json .State.Health.Status}}", service)
+@pytest.mark.timeout(900)
+def test_deployed_flow_trains_releases_and_is_served_and_scraped(project):
+    """`hansang deploy` gives a schedule; its pipeline, run by the worker, gives a served model."""
+    docker(
+        *("run", "--rm", "--read-only", "--volume", f"{PROJECT}_data:/data", "hansang:train"),
+        *("sample", "/data/drawn", "--classes", "2", "--per-class", "20"),
     )
-    store = ModelStore(tmp_path / "models")
-    store.publish("food", rig.tiny_model(tmp_path / "tiny.onnx"))
-    subprocess.run(["chmod", "-R", "a+rX", store.root], check=True)
-    docker("cp", f"{store.root}/food", f"{project.container('worker')}:/models/food")
-    project.until("service", "healthy", within_s=90)
+    worker = project.container("worker")
+    assert "healthy" != docker(
+        "inspect", "-f", "{{.State.Health.Status}}", project.container("service")
+    )
+    deploy = (
+        "from pathlib import Path; from flows.deploy import deploy;"
+        "changes = deploy(home=Path('/app'), data='photos/drawn', file=Path('/app/prefect.yaml'));"
+        "print([c.name for c in changes])"
+    )
+    for _ in range(2):  # doing it again changes nothing
+        assert "pipeline/pipeline" in docker("exec", worker, "python", "-c", deploy, timeout=300)
+    shown = docker("exec", worker, "prefect", "deployment", "inspect", "pipeline/pipeline")
+    assert "0 2 * * *" in shown
+    training = {"epochs": 1, "image_size": 32, "overrides": {"batch_size": "16"}}
+    docker(
+        *("exec", worker, "prefect", "deployment", "run", "pipeline/pipeline", "--watch"),
+        *("--param", f"training={json.dumps(training)}", "--param", "run_id=first"),
+        *("--param", "nightly={}", "--param", 'force="a test"'),
+        timeout=600,
+    )
+    project.until("service", "healthy", within_s=120)
     answer = docker(
-        *("run", "--rm", "--network", f"{PROJECT}_default", "--entrypoint", "python"),
-        *("hansang:serve-cpu", "-m", "service.probe", "service:8500"),
+        *("run", "--rm", "--network", f"{PROJECT}_default", "--volume", f"{PROJECT}_data:/data:ro"),
+        *(
+            "hansang:serve-cpu",
+            "classify",
+            "/data/drawn/val",
+            "--address",
+            "service:8500",
+            "--json",
+        ),
     )
-    assert "SERVING\n" == answer
+    assert answer.count('"classes"') >= 2, answer
     end_s = time.monotonic() + 90
     while True:
         asked = project.get("PROMETHEUS_PORT", "/api/v1/query?query=hansang_ready")
@@ -157,7 +181,7 @@ def test_first_release_is_served_and_scraped(project, tmp_path):
 
 @needs_train
 def test_stops_in_order_and_nobody_is_killed(project):
-    """The worker ends before the server that it reports to, that before its database; all with 0."""
+    """The worker ends before its server, that before its database; all of them with 0."""
     containers = {service: project.container(service) for service in SERVICES}
     start_s = time.monotonic()
     project("stop")
