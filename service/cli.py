@@ -1,5 +1,7 @@
 """The verbs of the service: serve, token, rollback. `classify` has a module of its own."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,6 +98,8 @@ def serve(
     Example: hansang serve --repository models --port 8500
     """
     settings = dict(locals())
+    # The first process of a container is deaf to SIGTERM until it listens; imports take a while.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from service.config import ServerConfig
     from service.logs import set_up
     from service.server import run

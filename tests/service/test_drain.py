@@ -94,3 +94,22 @@ service.model.Model.warm_up = warm_up
     server.send_signal(signal.SIGTERM)
     assert 0 == await asyncio.to_thread(server.wait, 20)
     assert time.monotonic() - start_s < 10
+
+
+async def test_sigterm_is_heard_before_anything_is_imported(publish, tmp_path):
+    """As soon as the process listens for it, be it seconds before it serves; the exit code is 0."""
+    publish("food")
+    server = rig.Server(tmp_path / "models")
+    try:
+        status = Path(f"/proc/{server.process.pid}/status")
+        bit = 1 << (signal.SIGTERM - 1)
+        while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) & bit:
+            assert server.process.poll() is None
+            await asyncio.sleep(0.005)
+        loaded = Path(f"/proc/{server.process.pid}/maps").read_text()
+        assert "onnxruntime" not in loaded
+        server.process.send_signal(signal.SIGTERM)
+        assert 0 == await asyncio.to_thread(server.process.wait, 20)
+        assert "serving" not in server.logs.read_text()
+    finally:
+        server.__exit__()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.demo import free_port
+from benchmarks.rig import free_port
 from service.errors import ConflictError, ServiceError, UnavailableError
 from service.model_store import ModelStore
 from service.object_store import Bucket, bucket_url, working_copy
