@@ -69,6 +69,7 @@ class Subject:
             command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{script}.py")]
             if name == "mosec":
                 command += ["--port", str(self.port), "--address", "127.0.0.1"]
+                command += ["--timeout", "60000"]  # ms, as the others have
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._start_s = time.monotonic()
         self._process = subprocess.Popen(
