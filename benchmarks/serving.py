@@ -58,6 +58,8 @@ class Subject:
                 *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
                 *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
                 *("--metrics-port", "0", "--reflection", "off"),
+                # To its watchdog, standing still looks as if it hung.
+                *("--run-timeout-s", "3600"),
             ]
         else:
             environment |= {"MODEL": str(model), "SIZE": str(size), "PORT": str(self.port)}
