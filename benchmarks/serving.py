@@ -58,6 +58,8 @@ class Subject:
                 *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
                 *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
                 *("--metrics-port", "0", "--reflection", "off"),
+                # To its watchdog, standing still looks as if it hung.
+                *("--run-timeout-s", "3600"),
             ]
         else:
             environment |= {"MODEL": str(model), "SIZE": str(size), "PORT": str(self.port)}
@@ -69,6 +71,7 @@ class Subject:
             command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{script}.py")]
             if name == "mosec":
                 command += ["--port", str(self.port), "--address", "127.0.0.1"]
+                command += ["--timeout", "60000"]  # ms, as the others have
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._start_s = time.monotonic()
         self._process = subprocess.Popen(
