@@ -347,10 +347,12 @@ def test_a_killed_workers_trial_is_taken_up_by_another(postgres, worker, tmp_pat
         doomed.send_signal(signal.SIGSTOP)
         number = int(begun(0)[-1].split()[1])
         if (folder / f"trial-{number:04}" / "metrics.jsonl").is_file():
-            study = optuna.load_study(
-                study_name="k", storage=storage_of(url_of(postgres, tmp_path))
-            )
-            if study.get_trials()[number].state == TrialState.RUNNING:
+            storage = storage_of(url_of(postgres, tmp_path))
+            study = optuna.load_study(study_name="k", storage=storage)
+            running = study.get_trials()[number].state == TrialState.RUNNING
+            storage.remove_session()
+            storage.engine.dispose()
+            if running:
                 return True
         doomed.send_signal(signal.SIGCONT)
         return False
