@@ -55,8 +55,8 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
     assert {"created"} == {change["what"] for change in first}
     assert {"unchanged"} == {change["what"] for change in again}
     names = {change["name"] for change in first}
-    assert {f"{x}/{x}" for x in ("pipeline", "train", "tune", "prepare", "release", "rollback",
-                                 "drift")} <= names  # fmt: skip
+    flows = ("pipeline", "train", "tune", "finetune", "prepare", "release", "rollback", "drift")
+    assert {f"{flow}/{flow}" for flow in flows} <= names
     pipeline = rig.get("/deployments/name/pipeline/pipeline")
     assert "0 2 * * *" == pipeline["schedules"][0]["schedule"]["cron"]
     assert 1 == pipeline["global_concurrency_limit"]["limit"]
