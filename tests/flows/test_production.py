@@ -55,8 +55,8 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
     assert {"created"} == {change["what"] for change in first}
     assert {"unchanged"} == {change["what"] for change in again}
     names = {change["name"] for change in first}
-    assert {f"{x}/{x}" for x in ("pipeline", "train", "tune", "prepare", "release", "rollback",
-                                 "drift")} <= names  # fmt: skip
+    flows = ("pipeline", "train", "tune", "finetune", "prepare", "release", "rollback", "drift")
+    assert {f"{flow}/{flow}" for flow in flows} <= names
     pipeline = rig.get("/deployments/name/pipeline/pipeline")
     assert "0 2 * * *" == pipeline["schedules"][0]["schedule"]["cron"]
     assert 1 == pipeline["global_concurrency_limit"]["limit"]
@@ -73,6 +73,20 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
 
     changed = [change for change in rig.deploy() if change["what"] != "unchanged"]
     assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
+
+
+def test_the_nights_to_come_are_scheduled(rig):
+    """The cron of the deployment becomes runs, or no night would ever come.
+
+    SQLAlchemy 2.1 breaks Prefect 3.8.8's scheduler, which says so in the server's log alone.
+    """
+    rig.deploy()
+    wanted = {
+        "deployments": {"name": {"any_": ["pipeline"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+
+    rig.until(lambda: rig.post("/flow_runs/count", wanted) > 0, within_s=150)
 
 
 def test_a_release_waits_for_a_person_without_a_process_and_is_then_published(
