@@ -200,3 +200,29 @@ def test_compose_reads_its_files(files, tmp_path):
     )
     assert 0 == ran.returncode, ran.stderr
     assert ("nvidia" in ran.stdout) == (len(files) == 2)
+
+
+@pytest.mark.parametrize(
+    ("role", "there", "absent"),
+    [
+        ("serve-cpu", "onnxruntime", {"torch", "prefect", "nvidia-cudnn-cu13"}),
+        ("serve", "nvidia-cudnn-cu13", {"torch", "prefect"}),
+    ],
+)
+def test_bill_of_materials_names_what_an_image_holds(role, there, absent, tmp_path):
+    """`make sbom` lists every package of the lock with its hashes, and none that only trains."""
+    if shutil.which("cyclonedx-py") is None:
+        pytest.skip("cyclonedx-py is not installed (make test-deploy)")
+    made = tmp_path / "sbom.json"
+    subprocess.run(
+        ["cyclonedx-py", "requirements", "--output-reproducible", "-o", made,
+         ROOT / "requirements" / f"{role}.txt"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    bill = json.loads(made.read_text())
+    names = {component["name"] for component in bill["components"]}
+    assert "CycloneDX" == bill["bomFormat"]
+    assert there in names
+    assert not names & absent
+    lock = (ROOT / "requirements" / f"{role}.txt").read_text()
+    assert names == set(re.findall(r"^([a-z0-9_.-]+)==", lock, re.MULTILINE))
