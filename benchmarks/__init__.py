@@ -1,1 +1,1 @@
-"""How fast it is, and how it bears trouble. A package, so that no other `benchmarks` comes first."""
+"""How fast it is, and how it bears trouble. A package: no other `benchmarks` may come first."""
