@@ -316,22 +316,33 @@ class Check:
                 # The very batch again, and each photo alone, must not depend on what ran between.
                 found = _compare(expected[: len(answer)], answer)
                 assert found["most_apart"] < most, (name, found)
-            assert np.array_equal(answers[1], answers[4]), f"{name}: the same batch, other answers"
+            # Two lanes that each timed their algorithms may have chosen different ones.
+            if options.search != "EXHAUSTIVE":
+                same = np.array_equal(answers[1], answers[4])
+                assert same, f"{name}: the same batch, other answers"
             rows.append({"options": name, **_compare(expected, answers[3])})
         return {"rows": rows}
 
     def jpeg(self) -> Found:
-        """Decode the validation photos on the device and as the server does; compare the top-1."""
+        """Decode the validation photos on the device and on the CPU; compare the top-1.
+
+        With the same resizing, so that the decoder is all that differs. How far the pixels are from
+        those that the server makes, which resizes in another way, is noted beside it.
+        """
         size = self.scale.size
         files = sorted((self.work / "photos" / "val").glob("*/*.jpg"))
         data = [path.read_bytes() for path in files]
-        ours = np.stack([preprocess(photo, size) for photo in data])
-        theirs = decode_on_device(data, size, self.device)
+        cpu = decode_on_device(data, size, "cpu")
+        device = decode_on_device(data, size, self.device)
+        served = np.stack([preprocess(photo, size) for photo in data])
         model = Model(self.work / "fp32.onnx", device=self.device)
         model.warm_up(32)
-        found = _compare(model.predict(ours), model.predict(theirs))
-        apart = np.abs(ours.astype(int) - theirs).mean()
-        found = {"photos": len(data), "mean_levels_apart": round(float(apart), 3), **found}
+        expected, answered = model.predict(cpu), model.predict(device)
+        found = {
+            "mean_levels_apart": round(float(np.abs(cpu.astype(int) - device).mean()), 3),
+            **_compare(expected, answered),
+            "served": _compare(model.predict(served), answered),
+        }
         assert found["clear_top1_changed"] == 0, found
         return found
 

@@ -108,7 +108,9 @@ class _Resident:
         self.description = f"{_size(split)} resident on {torch.cuda.get_device_name(device)}"
         self.waited_s = 0.0
         self._device = device
-        self._images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)
+        # Photos are uint8, and features of them float32.
+        kind = torch.from_numpy(np.empty(0, split.images.dtype)).dtype
+        self._images = torch.empty(split.images.shape, dtype=kind, device=device)
         # In parts: a whole copy in host memory would hold the array twice.
         for start in range(0, len(split.targets), 1024):
             # A copy: torch warns of arrays that cannot be written to, as mapped files are.

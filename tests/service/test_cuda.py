@@ -62,16 +62,16 @@ def test_lanes_answer_several_threads_at_once(tiny_onnx, tmp_path):
 def test_a_model_that_is_let_go_ends_its_threads(tiny_onnx, tmp_path):
     """Nothing of a lane is left when its model was swapped out."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
-    before = threading.active_count()
+    before = set(threading.enumerate())
     lanes = Lanes([session(path)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
-    assert before < threading.active_count()
+    started = set(threading.enumerate()) - before
 
     del lanes
 
-    for thread in threading.enumerate():
-        if thread.name.startswith("cuda"):
-            thread.join(10)
-    assert before == threading.active_count()
+    assert ["cuda_0"] == [thread.name for thread in started]
+    for thread in started:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_who_is_alone_behind_the_gate_is_alone():

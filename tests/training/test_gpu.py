@@ -91,6 +91,17 @@ def test_every_batch_is_the_photos_that_were_asked_for(placement):
         assert photos.targets[chosen].tolist() == targets.cpu().tolist()
 
 
+@pytest.mark.parametrize("placement", ["resident", "pinned"])
+def test_features_keep_their_fractions(placement):
+    """What frozen parts make of photos is float32 on the device, to the last bit."""
+    features = np.random.default_rng(0).normal(size=(40, 8, 2, 2)).astype(np.float32)
+    feed = feed_for(Split(features, np.arange(40), ("",) * 40), CUDA, placement)
+
+    ((seen, _),) = feed.batches([np.arange(40)[::-1].copy()])
+
+    assert np.array_equal(features[::-1], seen.cpu().numpy())
+
+
 def test_photos_that_fit_lie_on_the_device_by_themselves():
     """`auto` chooses resident for what fits, and says what it will take."""
     photos = split()

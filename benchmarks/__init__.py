@@ -1,0 +1,1 @@
+"""How fast it is, and how it bears trouble. A package: no other `benchmarks` may come first."""
