@@ -109,16 +109,16 @@ proto: setup  ## generate service/pb from proto/
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
-	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-deps -o peers.txt peers.in
+	    --no-emit-index-url --no-strip-extras --no-deps -o peers.txt peers.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
+	    --no-emit-index-url --no-strip-extras -o mlflow-server.txt mlflow-server.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url -o deploy.txt deploy.in
+	    --no-emit-index-url --no-strip-extras -o deploy.txt deploy.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url -o bench.txt bench.in
+	    --no-emit-index-url --no-strip-extras -o bench.txt bench.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
