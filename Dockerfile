@@ -20,13 +20,13 @@ WORKDIR /requirements
 FROM pip AS packages-serve-cpu
 COPY requirements/serve-cpu.txt requirements/otel.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
-    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
     -r serve-cpu.txt -r otel.txt
 
 FROM pip AS packages-serve
 COPY requirements/serve.txt requirements/otel.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
-    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
     -r serve.txt -r otel.txt \
     # What only compilers want, and a second NVRTC that no library here asks for: 125 MB.
     && find /opt/hansang/lib/python3.*/site-packages/nvidia \
@@ -35,7 +35,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
 FROM pip AS packages-train
 COPY requirements/train.txt requirements/otel.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
-    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --require-hashes \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
     -r train.txt -r otel.txt
 
 # hadolint ignore=DL3006

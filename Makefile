@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The locks name every package: --no-deps installs just those. pip's resolver would look at a newer
+# version of what a package asks for with an extra, and refuse it for want of a hash.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
@@ -15,8 +17,8 @@ setup: $(VENV)/.ready  ## install everything, pinned and hashed, into .venv
 
 $(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes -r requirements/dev.txt
-	$(PIP) --require-hashes --no-deps -r requirements/peers.txt
+	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
+	$(PIP) --no-deps --require-hashes -r requirements/peers.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -34,7 +36,7 @@ test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is insta
 
 $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 	test -x $(VENV)-serve/bin/python || $(PYTHON) -m venv $(VENV)-serve
-	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/serve-test.txt
+	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/serve-test.txt
 	touch $@
 
 test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
@@ -42,7 +44,7 @@ test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server o
 
 $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	test -x $(VENV)-mlflow/bin/python || $(PYTHON) -m venv $(VENV)-mlflow
-	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mlflow-server.txt
+	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
@@ -59,7 +61,7 @@ sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
 
 $(VENV)-deploy/.ready: requirements/deploy.txt
 	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
-	$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/deploy.txt
 	touch $@
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
@@ -73,7 +75,7 @@ bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServ
 
 $(VENV)-bench/.ready: requirements/bench.txt
 	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
 	touch $@
 
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
@@ -109,16 +111,16 @@ proto: setup  ## generate service/pb from proto/
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
-	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-strip-extras \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-strip-extras --no-deps -o peers.txt peers.in
+	    --no-emit-index-url --no-deps -o peers.txt peers.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-strip-extras -o mlflow-server.txt mlflow-server.in
+	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-strip-extras -o deploy.txt deploy.in
+	    --no-emit-index-url -o deploy.txt deploy.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url --no-strip-extras -o bench.txt bench.in
+	    --no-emit-index-url -o bench.txt bench.in
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -77,7 +77,7 @@ class Bucket:
             from s3fs import S3FileSystem
         except ImportError as error:
             raise UnavailableError(
-                "repositories on s3:// need s3fs: pip install -r requirements/serve.txt"
+                "repositories on s3:// need s3fs: pip install --no-deps -r requirements/serve.txt"
             ) from error
         self.url = url
         self.folder = folder

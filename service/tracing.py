@@ -97,7 +97,7 @@ class OpenTelemetry:
         except ImportError as error:
             raise InvalidArgumentError(
                 "--otlp-endpoint needs OpenTelemetry, which is not installed:"
-                " pip install --require-hashes -r requirements/otel.txt"
+                " pip install --no-deps -r requirements/otel.txt"
             ) from error
         self._trace = trace
         self._extract = propagate.extract
