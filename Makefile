@@ -25,8 +25,8 @@ $(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
 demo: setup  ## the whole road on drawn photos: draw, train, release, serve, classify
 	$(BIN)/hansang demo
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
+test: setup  ## every test, two files at a time: most of them wait for processes of their own
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
 SERVE_TESTS := $(addprefix tests/service/test_, client.py metadata.py metrics.py model_store.py oip.py \
