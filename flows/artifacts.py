@@ -1,6 +1,7 @@
 """What Prefect shows of a run and of its photos: summary, curves, classes, links to the pages."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,7 @@ def publish_run(run_dir: Path) -> None:
         f"## {record.name}\n\n" + "\n".join(lines) + f"\n\n[Report]({page.resolve().as_uri()})",
         description=f"What {record.name} reached",
     )
-    for name in _CURVES:
-        picture = run_dir / "plots" / f"{name}.png"
-        if picture.is_file():
-            # Inside the artifact: a browser may not open files of the machine that trained.
-            data = base64.b64encode(picture.read_bytes()).decode()
-            create_image_artifact(
-                f"data:image/png;base64,{data}", description=f"{record.name}: {name}"
-            )
+    publish_pictures(run_dir, _CURVES)
     if numbers.per_class is not None:
         rows = [_flat(row) for row in report.class_rows(numbers.per_class, record.labels)]
         create_table_artifact(rows, description=f"Classes of {record.name}, the lowest F1 first")
@@ -48,6 +42,18 @@ def publish_run(run_dir: Path) -> None:
     create_link_artifact(
         run_dir.resolve().as_uri(), link_text=record.name, description="The run directory"
     )
+
+
+def publish_pictures(folder: Path, names: Sequence[str]) -> None:
+    """Publish those of the figures in `plots/` of a run or a study that are there."""
+    for name in names:
+        picture = folder / "plots" / f"{name}.png"
+        if picture.is_file():
+            # Inside the artifact: a browser may not open files of the machine that trained.
+            data = base64.b64encode(picture.read_bytes()).decode()
+            create_image_artifact(
+                f"data:image/png;base64,{data}", description=f"{folder.name}: {name}"
+            )
 
 
 def publish_sheet(found: dict[str, Any], page: Path) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from service.cli import Repository
 from terminal import UserError, print_json, print_table, progress, say, settings
+from training.options import CacheDir, Json, RunsDir
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
-Repository = Annotated[Path, typer.Option(help="The model repository, also s3://…")]
 Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
 ]
@@ -89,8 +89,8 @@ def pipeline(
     image_size: ImageSize = 224,
     setting: Set = None,
     model: Model = "food42",
-    runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
+    runs_dir: RunsDir = Path("runs"),
+    cache_dir: CacheDir = Path("cache"),
     repository: Repository = Path("models"),
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse photos that leak, conflict or are broken.")

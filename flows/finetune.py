@@ -28,9 +28,9 @@ def finetune(
 
     Killed or cancelled at any moment, the same run id goes on.
     """
-    from training import finetuning, outcome_page
-    from training.outcome import summarise
+    from training import finetuning, strategies_page
     from training.recipes import recipe
+    from training.strategies import summarise
 
     study_dir = places.runs_dir / (run_id or str(runtime.flow_run.id))
     epochs = search.epochs or recipe("finetune").epochs
@@ -64,7 +64,7 @@ def finetune(
     # A study of one run is that run's folder: its own report stays.
     folder = study_dir if len(jobs) > 1 else study_dir / "study"
     folder.mkdir(parents=True, exist_ok=True)
-    found = outcome_page.write(folder, source, summarise(jobs), similarity, None)
+    found = strategies_page.write(folder, source, summarise(jobs), similarity, None)
     _publish(found, study_dir.name)
     if model is not None:
         found["released"] = released(Path(found["release"]), model, places=places, rules=rules)

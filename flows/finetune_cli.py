@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from terminal import print_json, print_table, progress, say, settings
+from training.options import (
+    CacheDir,
+    Device,
+    Json,
+    PlacementName,
+    RunsDir,
+    StopWithParent,
+    Tensorboard,
+    Threads,
+)
 
 if TYPE_CHECKING:
-    from training.outcome import Outcome
     from training.retention import Retention
+    from training.strategies import Strategies
 
 
 def finetune(
@@ -74,25 +84,15 @@ def finetune(
         bool,
         typer.Option(help="Keep what frozen parts make of photos; without, the same but slower."),
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    placement: Annotated[
-        str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")
-    ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
+    device: Device = "auto",
+    placement: PlacementName = "auto",
+    threads: Threads = None,
+    runs_dir: RunsDir = Path("runs"),
+    cache_dir: CacheDir = Path("cache"),
     repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write event files into RUN/tensorboard.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
-    ] = False,
-    stop_with_parent: Annotated[
-        bool, typer.Option(hidden=True, help="Stop when standard input ends.")
-    ] = False,
+    tensorboard: Tensorboard = False,
+    as_json: Json = False,
+    stop_with_parent: StopWithParent = False,
 ) -> None:
     """Fine-tune trained weights to another set of photos, by one strategy or the best of all.
 
@@ -109,7 +109,7 @@ def finetune(
 
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    from flows.steps import start_from
+    from flows.start import start_from
     from training.cache import prepare
     from training.finetuning import STRATEGIES, config_for, search, single
     from training.recipes import recipe
@@ -147,9 +147,9 @@ def finetune(
         kept = None if old is None else _retention(start, jobs[0].run_dir, old)
         _show_single(results, kept, as_json)
         return
-    from training import outcome_page
-    from training.outcome import summarise
+    from training import strategies_page
     from training.similarity import measure
+    from training.strategies import summarise
 
     similarity = measure(cache, start)
     for sentence in similarity.sentences:
@@ -157,7 +157,7 @@ def finetune(
     jobs = search(run_dir, num_epochs, numbers, runner.run_all, strategies=field, keep=keep or ())
     study = summarise(jobs)
     kept = None if old is None else _retention(start, Path(study.recommended.runs[0]), old)
-    found = outcome_page.write(run_dir, start.name, study, similarity, kept)
+    found = strategies_page.write(run_dir, start.name, study, similarity, kept)
     if as_json:
         print_json(found)
         return
@@ -207,7 +207,7 @@ def _show_single(results: Sequence[Any], kept: "Retention | None", as_json: bool
         print_table("Old classes", ["what", "value"], _retention_rows(kept))
 
 
-def _show_study(study: "Outcome", kept: "Retention | None") -> None:
+def _show_study(study: "Strategies", kept: "Retention | None") -> None:
     from training.page import percent, points, points_span, span
 
     rows: list[list[object]] = []

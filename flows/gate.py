@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from training.intervals import mcnemar
+
 _RESAMPLES = 4000
 _SEED = 0
 
@@ -128,7 +130,7 @@ def judge(
     difference, interval = _mean_recall(both, rules.alpha)
     added = tuple(label for label in labels if label not in known)
     removed = tuple(label for label in champion_labels if label not in known)
-    p_value = mcnemar(gained, lost)
+    p_value = mcnemar(gained, lost, one_sided=True)
     changed = bool(added or removed)
     refusals = [
         *_too_low(float(right.mean()), rules),
@@ -137,7 +139,7 @@ def judge(
     ]
     if changed:
         # The class list is a person's decision: what both know must not be worse.
-        worse = mcnemar(lost, gained) < rules.alpha
+        worse = mcnemar(lost, gained, one_sided=True) < rules.alpha
         if worse:
             refusals.insert(0, f"worse on the classes that both know (-{lost} +{gained} photos)")
         grounds = f"the class list changed, and what both know is no worse (+{gained} -{lost})"
@@ -161,13 +163,6 @@ def judge(
         removed=removed,
         classes=rows,
     )
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Return the chance of `gained` or more of `gained + lost` by the toss of a fair coin."""
-    from scipy.stats import binom
-
-    return float(binom.sf(gained - 1, gained + lost, 0.5))
 
 
 def _first(

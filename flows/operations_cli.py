@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from terminal import UserError, print_json, print_table, say
+from training.options import Json
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 Home = Annotated[
@@ -103,10 +103,10 @@ def drift(
 
     Example: hansang drift --model food42
     """
-    from flows import steps, traffic
+    from flows import traffic
 
     rules = traffic.DriftRules(hours=hours, max_psi=max_psi, min_images=min_images)
-    found = steps.look_for_drift(model, metrics, repository, rules)
+    found = traffic.look_for_drift(model, metrics, repository, rules)
     if as_json:
         print_json(found.to_dict())
     else:

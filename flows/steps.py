@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.gate import Rules
-from terminal import Progress, UserError, no_progress
+from terminal import Progress, no_progress
 
 if TYPE_CHECKING:
-    from flows import traffic
-    from training.transfer import Start
+    pass
 
 EXPORT = "export/model.onnx"
 """Where in a run directory the exported model lies."""
@@ -271,32 +270,6 @@ def release(
     return decide(candidate, repository=repository, keep=keep, force=force)
 
 
-def look_for_drift(
-    model: str, metrics: str, repository: Path, rules: "traffic.DriftRules"
-) -> "traffic.Drift":
-    """Compare what the service answered lately with what its version answered when released.
-
-    Raises:
-        UserError: The service cannot be reached, or its version was not released by the gate.
-    """
-    from flows import traffic
-    from service.model_store import ModelStore
-
-    found = traffic.look(metrics, model)
-    store = ModelStore(repository)
-    looks = traffic.remember(store.path(model, found["version"]).parents[1], found)
-    known = store.path(model, found["version"]).with_name("release.json")
-    try:
-        reference = json.loads(known.read_text("utf-8"))["reference"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{known} has no held-out answers to compare with ({error}); release with:"
-            " hansang release"
-        ) from error
-    counts, hours = traffic.lately(looks, rules.hours)
-    return traffic.compare(reference, counts, hours, rules)
-
-
 def _sizes(challenger: Any, champion: Any) -> tuple[int, int | None]:
     return challenger.metadata.image_size, champion.metadata.image_size if champion else None
 
@@ -317,36 +290,3 @@ def _too_slow(times: list[tuple[float, float]], sizes: tuple[int, int | None], r
             " allowed"
         )
     return ""
-
-
-def start_from(
-    source: str, *, repository: Path = Path("models"), runs_dir: Path = Path("runs")
-) -> "Start":
-    """Read the weights to fine-tune: a run, a released MODEL[:VERSION], a file, or torchvision.
-
-    Raises:
-        TrainingError: The weights are not there, or are not ResNet18's.
-        ServiceError: The model or the version is not in the repository.
-        UserError: Nothing has that name.
-    """
-    from service.model_store import ModelStore
-    from training import transfer
-
-    if source == "torchvision" or Path(source).exists():
-        return transfer.read(source)
-    model, _, number = source.partition(":")
-    models = ModelStore(repository).models() if repository.is_dir() else []
-    if model in models:
-        store = ModelStore(repository)
-        version = int(number) if number.isdecimal() else store.serving(model)
-        known = store.versions(model)
-        if (number and not number.isdecimal()) or version not in known:
-            raise UserError(
-                f"{model} has no version {number or version}; there are"
-                f" {', '.join(map(str, known))}"
-            )
-        return transfer.released(store.path(model, version), f"{model}:{version}", runs_dir)
-    raise UserError(
-        f"nothing to start from at {source!r}: no run directory, no file, and no model in"
-        f" {repository} ({', '.join(models) or 'which has none'}); or give torchvision"
-    )

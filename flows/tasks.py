@@ -20,6 +20,7 @@ from prefect.logging import get_run_logger
 from flows import steps
 from flows.gate import Rules
 from flows.parameters import Places
+from flows.start import start_from
 from flows.survival import gpu, holding
 from terminal import Progress, UserError
 
@@ -100,7 +101,7 @@ def similarity(data: Path, source: str, image_size: int | None, places: Places) 
     from training.finetuning import config_for
     from training.similarity import measure
 
-    start = steps.start_from(source, repository=places.repository, runs_dir=places.runs_dir)
+    start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
     size = config_for("full", start, image_size=image_size).image_size
     cache = build(data, size, cache_root=places.cache_dir, progress=_log_every(10))
     found = measure(cache, start)

@@ -214,3 +214,26 @@ def stability_index(known: Sequence[float], found: Sequence[float]) -> float:
 def _mean(bins: Sequence[float]) -> float:
     middles = [(low + high) / 2 for low, high in zip((0.0, *BINS[:-1]), BINS, strict=True)]
     return sum(m * count for m, count in zip(middles, bins, strict=True)) / max(sum(bins), 1)
+
+
+def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -> Drift:
+    """Compare what the service answered lately with what its version answered when released.
+
+    Raises:
+        UserError: The service cannot be reached, or its version was not released by the gate.
+    """
+    from service.model_store import ModelStore
+
+    found = look(metrics, model)
+    store = ModelStore(repository)
+    looks = remember(store.path(model, found["version"]).parents[1], found)
+    known = store.path(model, found["version"]).with_name("release.json")
+    try:
+        reference = json.loads(known.read_text("utf-8"))["reference"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{known} has no held-out answers to compare with ({error}); release with:"
+            " hansang release"
+        ) from error
+    counts, hours = lately(looks, rules.hours)
+    return compare(reference, counts, hours, rules)

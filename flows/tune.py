@@ -4,14 +4,12 @@ Every worker of a study is equal: this flow, the command line and other machines
 one study at the same time, if they name the same --storage and see the same folder of runs.
 """
 
-import base64
 import os
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import (
-    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_table_artifact,
@@ -22,6 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows import tasks
+from flows.artifacts import publish_pictures
 from flows.parameters import Places, Search
 
 _FIGURES = ("history", "curves", "parallel", "importances")
@@ -124,13 +123,7 @@ def _show(folder: Path, page: Path, numbers: dict[str, Any]) -> None:
         f" {numbers['saved_share']:.0%} of the epochs saved\n\n[Report]({page.resolve().as_uri()})",
         description=f"What {folder.name} found",
     )
-    for name in _FIGURES:
-        picture = folder / "plots" / f"{name}.png"
-        if picture.is_file():
-            data = base64.b64encode(picture.read_bytes()).decode()
-            create_image_artifact(
-                f"data:image/png;base64,{data}", description=f"{folder.name}: {name}"
-            )
+    publish_pictures(folder, _FIGURES)
     rows = [
         {key: one[key] for key in ("number", "state", "value", "epochs", "recipe")} | one["params"]
         for one in numbers["trials"]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from terminal import UserError, print_json, print_table, progress, say
+from training.options import CacheDir, Json
 
 if TYPE_CHECKING:
     from training.inspection import Sheet
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 _MOST = 10
 """So many findings of a kind are printed; the sheet has more, its JSON all."""
 
@@ -117,7 +117,7 @@ def prepare(
     image_size: Annotated[
         int, typer.Option(min=32, max=512, help="Side of the model's square, in pixels.")
     ] = 224,
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
+    cache_dir: CacheDir = Path("cache"),
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

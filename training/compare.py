@@ -16,7 +16,7 @@ from training import page
 from training.config import flatten
 from training.errors import RunError
 from training.figures import Drawn
-from training.intervals import Z95, wilson_of
+from training.intervals import mcnemar, paired_interval, wilson_of
 from training.metrics import Predictions
 from training.report import Measured, measured
 from training.run_record import RunRecord
@@ -133,18 +133,15 @@ def difference(
 ) -> Delta:
     """Return by how much `second` is right more often than `first`, with a 95 % interval.
 
-    Paired: the interval of Agresti and Min (2005), which adds half a photo to each of the four
-    outcomes. Otherwise Newcombe's (1998), from the two Wilson intervals.
+    Paired: by photo (`paired_interval`). Otherwise Newcombe's (1998), of the two Wilson intervals.
     """
     if paired:
         gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
-        n, up, down = len(first) + 2.0, gained + 0.5, lost + 0.5
-        middle = (up - down) / n
-        half = Z95 * math.sqrt(up + down - (up - down) ** 2 / n) / n
+        middle, half = paired_interval(second.astype(np.float64) - first)
         value = (gained - lost) / len(first)
         interval = (max(-1.0, middle - half), min(1.0, middle + half))
         return Delta(value=value, interval=interval, paired=True, gained=gained, lost=lost,
-                     p=_mcnemar(gained, lost))  # fmt: skip
+                     p=mcnemar(gained, lost))  # fmt: skip
     a, b = float(first.mean()), float(second.mean())
     low_a, high_a = wilson_of(int(first.sum()), len(first))
     low_b, high_b = wilson_of(int(second.sum()), len(second))
@@ -175,13 +172,6 @@ def _joined(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[
         return None
     rows_a, rows_b = np.argsort(np.array(a.files)), np.argsort(np.array(b.files))
     return (rows_a, rows_b) if (a.targets[rows_a] == b.targets[rows_b]).all() else None
-
-
-def _mcnemar(gained: int, lost: int) -> float:
-    """Return the two-sided exact p of a fair coin's `gained` heads of `gained + lost`."""
-    from scipy.stats import binomtest
-
-    return 1.0 if gained + lost == 0 else float(binomtest(gained, gained + lost).pvalue)
 
 
 def _classes(

@@ -5,7 +5,6 @@ Shapes: B batch, C side of the cached square, S side of the model's square, K cl
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,10 +17,12 @@ from torch.nn import functional as F
 
 from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
-from training.config import TrainConfig, TransferConfig
+from training.config import TrainConfig
+from training.device import be_deterministic, out_of_memory
 from training.errors import ConfigError, RunError
 from training.feed import Feed
-from training.parts import HEAD, Phase, freeze, part_of, set_modes, split
+from training.optimizer import optimizer_of
+from training.parts import Phase, freeze, part_of, set_modes, split
 from training.resnet import Normalise, build, flip_averaged
 from training.world import ALONE, World
 
@@ -67,7 +68,7 @@ class Engine:
         self.device = device
         self.world = world
         self.num_classes = num_classes
-        _deterministic(config.deterministic)
+        be_deterministic(config.deterministic)
         model = build(num_classes, seed=config.seed).to(device)
         if start is not None:
             # All but the head, which is new.
@@ -279,112 +280,3 @@ class Engine:
             targets=all_targets.cpu().numpy(),
             loss=F.cross_entropy(all_logits, all_targets).item(),
         )
-
-
-def optimizer_of(
-    config: TrainConfig, model: nn.Module, device: torch.device
-) -> torch.optim.Optimizer:
-    """Return the optimizer that a config names, fused; on CUDA its rate is a tensor."""
-    settings = config.optimizer
-    # Decay on norms and biases only costs accuracy (He et al. 2019, bag of tricks).
-    groups = [
-        {
-            "params": [p for p in parameters if (p.ndim > 1) == decays],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-            "scale": scale,
-        }
-        for scale, parameters in _by_part(model, config.transfer)
-        for decays in (True, False)
-    ]
-    optimizer: torch.optim.Optimizer
-    if settings.name == "adamw":
-        betas = (settings.momentum, 0.999)
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=True)
-    else:
-        optimizer = torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0,
-            fused=True,
-        )  # fmt: skip
-    if device.type == "cuda":
-        # A number would be compiled into a graph anew each time that it changes. Each group has a
-        # tensor of its own: the groups share what is given to the optimizer.
-        for group in optimizer.param_groups:
-            group["lr"] = torch.tensor(settings.lr, device=device)
-    return optimizer
-
-
-def _by_part(model: nn.Module, transfer: TransferConfig) -> list[tuple[float, list[nn.Parameter]]]:
-    """Return (share of the learning rate, parameters): a part of the model each, or all at once.
-
-    Parts that begin to learn later need groups of their own, decay or not: fused SGD cannot step
-    parameters with and without momentum in one group.
-    """
-    if transfer.strategy == "scratch" and transfer.layer_decay == 1:
-        return [(1.0, list(model.parameters()))]
-    named = list(model.named_parameters())
-    return [
-        (transfer.layer_decay ** (HEAD - part), [p for name, p in named if part_of(name) == part])
-        for part in range(HEAD + 1)
-    ]
-
-
-def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
-    """Return what to say, and to try, when a batch does not fit the device."""
-    smaller = max(micro_batch_size // 2, 1)
-    while batch_size % smaller:
-        smaller -= 1
-    return (
-        f"the device has no memory for {micro_batch_size} photos at a time; use --batch-size auto,"
-        f" or --set micro_batch_size={smaller} under another --run: either keeps the batch of"
-        f" {batch_size} by adding up gradients"
-    )
-
-
-def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest even divisor of the batch, by halves, that `fits`.
-
-    Raises:
-        RunError: Not even two photos fit.
-    """
-    size = batch_size
-    while not fits(size):
-        if size % 4:
-            raise RunError(
-                f"the device has no memory for {size} photos at a time, and {size} cannot be halved"
-                " into pairs; choose a smaller --image-size, or a --batch-size that is a power of 2"
-            )
-        size //= 2
-    return size
-
-
-def _deterministic(wanted: bool) -> None:
-    # cuBLAS reads this when it is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    # Nothing here reads what it has not written: filling each new tensor would only cost.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = wanted
-    # fp32 is fp32, as in the exported file; who wants speed has bf16.
-    torch.backends.cudnn.allow_tf32 = False
-    # Searching for the fastest convolution may choose another one after a resume.
-    torch.backends.cudnn.benchmark = not wanted
-
-
-def device_of(name: str, local_rank: int = 0) -> torch.device:
-    """Return the device for `auto` (CUDA if it can be had), `cuda` or `cpu`.
-
-    Raises:
-        ConfigError: CUDA was asked for and cannot be had, or the name is unknown.
-    """
-    if name not in ("auto", "cuda", "cpu"):
-        raise ConfigError(f"device must be auto, cuda or cpu, not {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch sees no CUDA device; use --device cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            f"process {local_rank} has no CUDA device: there are {torch.cuda.device_count()};"
-            " start no more processes than devices"
-        )
-    return torch.device("cuda", local_rank)

@@ -92,13 +92,13 @@ class Job:
     run_dir: Path
 
 
-def rungs(epochs: int, num_strategies: int) -> list[tuple[int, int]]:
+def halvings(epochs: int, num_strategies: int) -> list[tuple[int, int]]:
     """Return (epochs, survivors) of each rung before the finals, by successive halving.
 
     Epochs triple from rung to rung and half of the strategies go on (Jamieson and Talwalkar 2016),
     until two are left.
 
-    >>> rungs(36, 7)
+    >>> halvings(36, 7)
     [(4, 4), (12, 2)]
     """
     found: list[tuple[int, int]] = []
@@ -127,7 +127,7 @@ def search(
     """
     left = list(strategies)
     jobs: list[Job] = []
-    for number, (rung_epochs, survivors) in enumerate(rungs(epochs, len(left)), 1):
+    for number, (rung_epochs, survivors) in enumerate(halvings(epochs, len(left)), 1):
         stage = f"rung-{number}"
         trials = [
             Job(strategy=name, epochs=rung_epochs, seed=seeds[0], stage=stage,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-from training.intervals import Z95, mean_interval
+from training.intervals import mean_interval, paired_interval
 from training.metrics import Predictions
 from training.run_record import RunRecord
 
@@ -65,18 +65,23 @@ def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> G
     files = sorted(pairs[0][0])
     if any(sorted(side) != files for pair in pairs for side in pair):
         raise RunError("the runs answered other photos; compare runs of one dataset")
-    a, b = (
-        np.array([[pair[side][file] for file in files] for pair in pairs], np.float64)
-        for side in (0, 1)
+    first, second = (
+        np.array([[pair[side][file] for file in files] for pair in pairs]) for side in (0, 1)
     )
-    differences: NDArray[np.float64] = (b - a).mean(1)
-    value, seeds_half = mean_interval(differences.tolist())
+    return gain_between(first, second)
+
+
+def gain_between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Gain:
+    """Compare what was right, (S, N): S seeds, a pair for each, N photos in one order."""
+    each = second.astype(np.float64) - first
+    value, seeds_half = mean_interval(each.mean(1).tolist())
     # A photo that is right more often pulls all seeds alike, so it counts once.
-    deviation = float((b - a).mean(0).std(ddof=1)) if len(files) > 1 else 0.0
-    half = math.hypot(seeds_half, Z95 * deviation / math.sqrt(len(files)))
+    middle, photos_half = paired_interval(each.mean(0))
+    half = math.hypot(seeds_half, photos_half)
     return Gain(
-        first=float(a.mean()), second=float(b.mean()), value=value, low=value - half,
-        high=value + half, seeds=len(pairs), photos=len(files),
+        first=float(first.mean()), second=float(second.mean()), value=value,
+        low=max(-1.0, middle - half), high=min(1.0, middle + half),
+        seeds=len(first), photos=first.shape[1],
     )  # fmt: skip
 
 

@@ -24,10 +24,34 @@ def wilson(
     return np.maximum((centre - spread) / scale, 0), np.minimum((centre + spread) / scale, 1)
 
 
-def wilson_of(num_correct: int, num_photos: int) -> tuple[float, float]:
+def wilson_of(num_correct: float, num_photos: int) -> tuple[float, float]:
     """Return the same for one accuracy, as plain fractions."""
     low, high = wilson(num_correct, num_photos)
     return float(low), float(high)
+
+
+def paired_interval(each: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the middle and half the width of the 95 % interval of a mean difference, (N,).
+
+    Of two models that answered the same N photos: half a photo is added to each of the four
+    outcomes, so that the interval stays open where they never differ (Agresti and Min 2005).
+    """
+    n = len(each) + 2
+    total, squares = float(each.sum()), float(np.square(each).sum()) + 1
+    return total / n, Z95 * math.sqrt(squares - total**2 / n) / n
+
+
+def mcnemar(gained: int, lost: int, *, one_sided: bool = False) -> float:
+    """Return McNemar's exact p: how likely a fair coin gives such counts (McNemar 1947).
+
+    One-sided: `gained` heads or more of `gained + lost`; else counts as unequal either way.
+    """
+    from scipy.stats import binomtest
+
+    if gained + lost == 0:
+        return 1.0
+    way = "greater" if one_sided else "two-sided"
+    return float(binomtest(gained, gained + lost, alternative=way).pvalue)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

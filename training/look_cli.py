@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from terminal import print_json, print_table, say
+from training.options import Json
 
 if TYPE_CHECKING:
     from training.compare import Comparison
     from training.report import Measured
     from training.run_record import RunRecord
-
-Json = Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on stdout.")]
 
 
 def report(

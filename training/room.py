@@ -9,7 +9,8 @@ from terminal import say
 from training.augment import draw
 from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.engine import Engine, device_of, largest_micro_batch
+from training.device import device_of, largest_micro_batch
+from training.engine import Engine
 from training.errors import RunError
 from training.feed import resident_bytes
 from training.world import World

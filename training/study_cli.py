@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from terminal import print_json, print_table, progress, say
+from training.options import CacheDir, Device, Json, RunsDir
 
 
 class Question(StrEnum):
@@ -42,15 +43,13 @@ def study(
         str | None,
         typer.Option("--name", help="Its folder in RUNS.", show_default="<DATA's name>-<question>"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")
     ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
-    ] = False,
+    runs_dir: RunsDir = Path("runs"),
+    cache_dir: CacheDir = Path("cache"),
+    as_json: Json = False,
 ) -> None:
     """Compare ways of training at equal budgets: a table with intervals, and what follows from it.
 

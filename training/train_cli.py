@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from terminal import no_progress, print_json, print_table, progress, say, settings
+from training.options import (
+    CacheDir,
+    Device,
+    Json,
+    PlacementName,
+    RunsDir,
+    StopWithParent,
+    Tensorboard,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -53,27 +63,17 @@ def train(
     seeds: Annotated[
         int, typer.Option(min=1, help="Train so many times, from --seed on, and sum up.")
     ] = 1,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    placement: Annotated[
-        str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")
-    ] = "auto",
+    device: Device = "auto",
+    placement: PlacementName = "auto",
     nproc: Annotated[
         int, typer.Option(min=1, help="Processes that share each batch, one a device.")
     ] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")
-    ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write event files into RUN/tensorboard.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
-    ] = False,
-    stop_with_parent: Annotated[
-        bool, typer.Option(hidden=True, help="Stop when standard input ends.")
-    ] = False,
+    threads: Threads = None,
+    runs_dir: RunsDir = Path("runs"),
+    cache_dir: CacheDir = Path("cache"),
+    tensorboard: Tensorboard = False,
+    as_json: Json = False,
+    stop_with_parent: StopWithParent = False,
 ) -> None:
     """Train ResNet18 on a folder of photos, or go on with a run.
 
@@ -94,7 +94,7 @@ def train(
         launch(nproc, _without_nproc(sys.argv[1:], run))
         return
     from training.cache import prepare
-    from training.engine import device_of
+    from training.device import device_of
     from training.tracking import tracked
     from training.trainer import train as train_run
     from training.world import joined

@@ -17,7 +17,8 @@ from terminal import Progress, no_progress, say
 from training import checkpoint, run_directory
 from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.engine import Engine, device_of
+from training.device import device_of
+from training.engine import Engine
 from training.errors import RunError
 from training.feed import Feed, Placement, feed_for
 from training.lessons import Lessons

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from terminal import print_json, print_table, progress, say
+from training.options import CacheDir, Device, Json, StopWithParent
 
 if TYPE_CHECKING:
     from training.final import Final
@@ -56,19 +57,15 @@ def tune(
     ] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the final run.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Decides the search and every trial.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="CPU threads of a worker.", show_default="its share of cores"),
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs and studies lie.")] = Path("runs"),
-    cache_dir: Annotated[Path, typer.Option(help="Where dataset caches lie.")] = Path("cache"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
-    ] = False,
-    stop_with_parent: Annotated[
-        bool, typer.Option(hidden=True, help="Stop when standard input ends.")
-    ] = False,
+    cache_dir: CacheDir = Path("cache"),
+    as_json: Json = False,
+    stop_with_parent: StopWithParent = False,
     most: Annotated[
         int | None, typer.Option(hidden=True, help="Do so many trials at most, and no report.")
     ] = None,

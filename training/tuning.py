@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from terminal import Progress, no_progress, say
 from training import checkpoint
 from training.cache import DatasetCache
-from training.engine import device_of
+from training.device import device_of
 from training.feed import sharing
 from training.rungs import rungs
 from training.study import Claim, Study

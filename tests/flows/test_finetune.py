@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.steps import release, start_from
+from flows.start import start_from
+from flows.steps import release
 from service.client import Classifier
 from service.config import ServerConfig
 from service.server import Server

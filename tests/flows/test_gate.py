@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from flows.gate import Rules, judge, mcnemar
+from flows.gate import Rules, judge
+from training.intervals import mcnemar
 
 LABELS = ("김밥", "라면", "전")
 
@@ -37,7 +38,7 @@ def test_mcnemar_counts_the_tosses_of_a_coin(gained, lost):
         heads = [sum(tosses) for tosses in itertools.product((0, 1), repeat=n)]
         expected = pytest.approx(sum(h >= gained for h in heads) / len(heads))
 
-    assert expected == mcnemar(gained, lost)
+    assert expected == mcnemar(gained, lost, one_sided=True)
 
 
 def test_a_model_that_is_better_beyond_chance_is_promoted():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from prometheus_client import start_http_server
 
-from flows import steps, traffic
+from flows import traffic
 from service.metrics import Metrics
 from terminal import UserError
 
@@ -86,11 +86,11 @@ def test_what_the_service_counts_is_read_and_compared(tmp_path):
     rules = traffic.DriftRules(hours=1e-9)
     try:
         serve([0.25] * 4, 0.8)
-        quiet = steps.look_for_drift("food42", url, tmp_path, rules)
+        quiet = traffic.look_for_drift("food42", url, tmp_path, rules)
         serve([0.85, 0.05, 0.05, 0.05], 0.8)
-        other = steps.look_for_drift("food42", url, tmp_path, rules)
+        other = traffic.look_for_drift("food42", url, tmp_path, rules)
         with pytest.raises(UserError, match="serves no model 'else'"):
-            steps.look_for_drift("else", url, tmp_path, rules)
+            traffic.look_for_drift("else", url, tmp_path, rules)
     finally:
         server.shutdown()
         server.server_close()
@@ -100,7 +100,7 @@ def test_what_the_service_counts_is_read_and_compared(tmp_path):
     assert (600, True) == (other.images, other.drifted)
     assert "a" == other.moved[0][0]
     with pytest.raises(UserError, match="is the service up"):
-        steps.look_for_drift("food42", url, tmp_path, rules)
+        traffic.look_for_drift("food42", url, tmp_path, rules)
 
 
 @pytest.mark.timeout(400)

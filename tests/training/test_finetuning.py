@@ -20,12 +20,13 @@ from training.cache import DatasetCache, prepare
 from training.config import TrainConfig
 from training.engine import Engine
 from training.errors import ConfigError, RunError
-from training.finetuning import STRATEGIES, Job, config_for, rungs, search
-from training.outcome import difference, summarise
+from training.finetuning import STRATEGIES, Job, config_for, halvings, search
+from training.gain import gain_between
 from training.parts import EVERYTHING, PARTS, part_of, phases
 from training.retention import retention
 from training.sample import draw
 from training.similarity import measure
+from training.strategies import summarise
 from training.trainer import StoppedError, train
 from training.transfer import Start
 
@@ -285,9 +286,9 @@ def test_a_probe_forgets_nothing_and_is_told_so(run_dir, start, cache, tmp_path)
 
 def test_rungs_triple_the_epochs_and_halve_the_field():
     """Seven strategies meet in two rungs; two go straight to the finals."""
-    assert [(4, 4), (12, 2)] == rungs(36, 7)
-    assert [] == rungs(10, 2)
-    assert [(1, 4), (1, 2)] == rungs(3, 7)
+    assert [(4, 4), (12, 2)] == halvings(36, 7)
+    assert [] == halvings(10, 2)
+    assert [(1, 4), (1, 2)] == halvings(3, 7)
 
 
 def planted(run_dir: Path, right: int, time_s: float, strategy: str = "full") -> None:
@@ -349,10 +350,10 @@ def test_a_difference_is_paired_and_holds_the_spread_of_the_seeds():
     wild = np.zeros((2, 100), bool)
     wild[0, :60] = True
 
-    assert not difference(base, better).is_tie
-    assert 0.1 == pytest.approx(difference(base, better).value)
-    assert difference(base, base).low < 0 < difference(base, base).high
-    assert difference(base, wild).is_tie
+    assert gain_between(base, better).certain
+    assert 0.1 == pytest.approx(gain_between(base, better).value)
+    assert gain_between(base, base).low < 0 < gain_between(base, base).high
+    assert not gain_between(base.repeat(2, 0), wild).certain
 
 
 def test_unfinished_jobs_have_no_table(tmp_path):

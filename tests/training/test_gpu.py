@@ -8,9 +8,10 @@ from training import checkpoint
 from training.augment import augment, draw
 from training.cache import DatasetCache, Split, prepare
 from training.config import AugmentConfig, TrainConfig
-from training.engine import Engine, optimizer_of
+from training.engine import Engine
 from training.errors import RunError
 from training.feed import feed_for, resident_bytes
+from training.optimizer import optimizer_of
 from training.resnet import build
 from training.room import find_micro_batch
 from training.trainer import StoppedError, train

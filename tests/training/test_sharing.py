@@ -18,7 +18,8 @@ from training.augment import draw
 from training.cache import prepare
 from training.calibration import expected_calibration_error, fit_temperature, softmax
 from training.config import TrainConfig
-from training.engine import Engine, largest_micro_batch
+from training.device import largest_micro_batch
+from training.engine import Engine
 from training.errors import ConfigError, RunError
 from training.intervals import mean_interval, wilson_of
 from training.order import Order, class_weights

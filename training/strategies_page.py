@@ -10,14 +10,18 @@ from matplotlib.ticker import PercentFormatter
 from training import compare_plots, page
 from training.figures import BLUE, GREEN, MUTED, Drawn, axes, save
 from training.files import write_text
-from training.outcome import Outcome
 from training.retention import Retention
 from training.run_record import RunRecord
 from training.similarity import Similarity
+from training.strategies import Strategies
 
 
 def write(
-    folder: Path, source: str, study: Outcome, similarity: Similarity | None, kept: Retention | None
+    folder: Path,
+    source: str,
+    study: Strategies,
+    similarity: Similarity | None,
+    kept: Retention | None,
 ) -> dict[str, Any]:
     """Write `finetune.json`, `report.html` and its figures into a study; return the former."""
     found = {
@@ -48,7 +52,7 @@ def write(
     return found
 
 
-def _cost(study: Outcome, folder: Path) -> Drawn:
+def _cost(study: Strategies, folder: Path) -> Drawn:
     """Draw accuracy against time, a point a strategy with its interval."""
     with axes() as (figure, (axis,)):
         for row in study.rows:
@@ -70,5 +74,5 @@ def _cost(study: Outcome, folder: Path) -> Drawn:
         )  # fmt: skip
 
 
-def _sentence(study: Outcome) -> Sequence[str]:
+def _sentence(study: Strategies) -> Sequence[str]:
     return [f"{row.strategy} {row.val_top1:.1%} in {row.time_s:.0f} s" for row in study.rows]

@@ -15,24 +15,11 @@ from numpy.typing import NDArray
 from training.config import TrainConfig
 from training.errors import RunError
 from training.finetuning import Job
-from training.intervals import Z95, wilson
+from training.gain import Gain, gain_between
+from training.intervals import mean_interval, wilson_of
 from training.parts import num_trained
 from training.resnet import build
 from training.run_record import RunRecord
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """By how much one strategy is right more often than another, as a fraction, with 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def is_tie(self) -> bool:
-        """Return whether it may be chance."""
-        return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +39,7 @@ class Row:
     """Mean over the seeds: steps, validation and features, as this machine was then."""
     num_trained: int
     """Parameters that learn at some time."""
-    behind: Difference | None
+    behind: Gain | None
     """Against the most accurate finalist; None for itself and for what was dropped."""
     recommended: bool
     runs: tuple[str, ...]
@@ -67,16 +54,16 @@ class Row:
             return f"dropped after {self.stage}"
         if self.behind is None:
             return "most accurate; a cheaper one ties"
-        return "tie, and dearer" if self.behind.is_tie else "worse"
+        return "tie, and dearer" if not self.behind.certain else "worse"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Strategies:
     """The table, and the classes in which the finalists differ."""
 
     rows: tuple[Row, ...]
     """Finalists first, the most accurate first in each stage."""
-    classes: tuple[tuple[str, float, tuple[tuple[str, Difference], ...]], ...]
+    classes: tuple[tuple[str, float, tuple[tuple[str, Gain], ...]], ...]
     """(label, recall of the recommended strategy, (other finalist, its difference to that))."""
 
     @property
@@ -97,7 +84,7 @@ class Outcome:
         }
 
 
-def summarise(jobs: Sequence[Job]) -> Outcome:
+def summarise(jobs: Sequence[Job]) -> Strategies:
     """Read the runs of a study and recommend one strategy.
 
     The most accurate finalist is the measure; of those whose difference to it may be chance, the
@@ -114,37 +101,22 @@ def summarise(jobs: Sequence[Job]) -> Outcome:
     right = {name: _right(records) for name, records in read.items()}
     finals = [name for name, of in last.items() if of[0].stage in ("final", "")]
     best = max(finals, key=lambda name: (right[name].mean(), -_time_s(read[name])))
-    behind = {n: difference(right[best], right[n]) for n in finals if n != best}
-    tied = [n for n in finals if n == best or behind[n].is_tie]
+    behind = {n: gain_between(right[best], right[n]) for n in finals if n != best}
+    tied = [n for n in finals if n == best or not behind[n].certain]
     winner = min(tied, key=lambda name: _time_s(read[name]))
     rows = [
         _row(last[name], read[name], right[name], behind.get(name), recommended=name == winner)
         for name in last
     ]
     rows.sort(key=lambda row: (row.stage == "final", row.epochs, row.val_top1), reverse=True)
-    return Outcome(rows=tuple(rows), classes=_classes(winner, finals, read, right))
-
-
-def difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
-    """Return by how much `second` (S, N) is right more often than `first`, on the same photos.
-
-    The variance of the paired photos, plus that of the seeds' means. One pseudo-photo gained and
-    one lost keep the interval open where the two never differ (Agresti and Min 2005).
-    """
-    each = second.mean(0) - first.mean(0)
-    n = len(each) + 2
-    value = float(each.mean())
-    spread = float((np.square(each - value).sum() + 2) / n**2)
-    spread += sum(float(of.mean(1).var(ddof=1)) / len(of) for of in (first, second) if len(of) > 1)
-    half = Z95 * math.sqrt(spread)
-    return Difference(value=value, low=max(-1.0, value - half), high=min(1.0, value + half))
+    return Strategies(rows=tuple(rows), classes=_classes(winner, finals, read, right))
 
 
 def _row(
     jobs: Sequence[Job],
     records: Sequence[RunRecord],
     right: NDArray[np.bool_],
-    behind: Difference | None,
+    behind: Gain | None,
     *,
     recommended: bool,
 ) -> Row:
@@ -169,12 +141,12 @@ def _row(
 
 def _interval(right: NDArray[np.bool_]) -> tuple[float, float]:
     """Return Wilson's interval of the mean over the seeds, widened by their spread."""
-    mean, num_photos = float(right.mean()), right.shape[1]
-    low, high = wilson(mean * num_photos, num_photos)
-    seeds = Z95 * math.sqrt(float(right.mean(1).var(ddof=1)) / len(right)) if len(right) > 1 else 0
+    num_photos = right.shape[1]
+    mean, seeds = mean_interval(right.mean(1).tolist())
+    low, high = wilson_of(mean * num_photos, num_photos)
     return (
-        max(0.0, mean - math.hypot(mean - float(low), seeds)),
-        min(1.0, mean + math.hypot(float(high) - mean, seeds)),
+        max(0.0, mean - math.hypot(mean - low, seeds)),
+        min(1.0, mean + math.hypot(high - mean, seeds)),
     )
 
 
@@ -201,7 +173,7 @@ def _classes(
     finals: Sequence[str],
     read: Mapping[str, Sequence[RunRecord]],
     right: Mapping[str, NDArray[np.bool_]],
-) -> tuple[tuple[str, float, tuple[tuple[str, Difference], ...]], ...]:
+) -> tuple[tuple[str, float, tuple[tuple[str, Gain], ...]], ...]:
     record = read[winner][0]
     if record.val is None:
         return ()
@@ -211,6 +183,6 @@ def _classes(
         of_class = targets == target
         if of_class.any():
             mine = right[winner][:, of_class]
-            others = [(n, difference(mine, right[n][:, of_class])) for n in finals if n != winner]
+            others = [(n, gain_between(mine, right[n][:, of_class])) for n in finals if n != winner]
             rows.append((label, float(mine.mean()), tuple(others)))
     return tuple(sorted(rows, key=lambda row: row[1]))

@@ -1,0 +1,71 @@
+"""The device of a run: which one, how exact its sums are, and how much fits on it."""
+
+import os
+from collections.abc import Callable
+
+import torch
+
+from training.errors import ConfigError, RunError
+
+
+def device_of(name: str, local_rank: int = 0) -> torch.device:
+    """Return the device for `auto` (CUDA if it can be had), `cuda` or `cpu`.
+
+    Raises:
+        ConfigError: CUDA was asked for and cannot be had, or the name is unknown.
+    """
+    if name not in ("auto", "cuda", "cpu"):
+        raise ConfigError(f"device must be auto, cuda or cpu, not {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: torch sees no CUDA device; use --device cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {local_rank} has no CUDA device: there are {torch.cuda.device_count()};"
+            " start no more processes than devices"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Make sums the same in each run, or let them be as fast as they can."""
+    # cuBLAS reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    # Nothing here reads what it has not written: filling each new tensor would only cost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = wanted
+    # fp32 is fp32, as in the exported file; who wants speed has bf16.
+    torch.backends.cudnn.allow_tf32 = False
+    # Searching for the fastest convolution may choose another one after a resume.
+    torch.backends.cudnn.benchmark = not wanted
+
+
+def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
+    """Return what to say, and to try, when a batch does not fit the device."""
+    smaller = max(micro_batch_size // 2, 1)
+    while batch_size % smaller:
+        smaller -= 1
+    return (
+        f"the device has no memory for {micro_batch_size} photos at a time; use --batch-size auto,"
+        f" or --set micro_batch_size={smaller} under another --run: either keeps the batch of"
+        f" {batch_size} by adding up gradients"
+    )
+
+
+def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest even divisor of the batch, by halves, that `fits`.
+
+    Raises:
+        RunError: Not even two photos fit.
+    """
+    size = batch_size
+    while not fits(size):
+        if size % 4:
+            raise RunError(
+                f"the device has no memory for {size} photos at a time, and {size} cannot be halved"
+                " into pairs; choose a smaller --image-size, or a --batch-size that is a power of 2"
+            )
+        size //= 2
+    return size
