@@ -3,7 +3,8 @@
     python benchmarks/training.py DATA [--image-size 64] [--photos 512] [--repeats 3] [--json]
 
 limit       forward, backward and optimizer step on tensors that lie ready: nothing can be faster
-ours        the trainer's own loop, augmentation and photos from the dataset cache
+ours        the trainer's own loop, augmentation and photos from the cache, in fp32 as the rest
+ours-bf16   the same as it comes where a CPU has bf16 units: steps in bf16, validation in fp32
 reference   the loop of torchvision's references: ImageFolder, DataLoader with 2 workers, transforms
 timm        timm's loader, model and optimizer, where timm is installed (`pip install timm`)
 
@@ -24,7 +25,7 @@ import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,7 +33,6 @@ ROOT = Path(__file__).resolve().parents[1]
 if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     # Run as a script, its folder comes first, and this file would be taken for the package.
     sys.path[0] = str(ROOT)
-KINDS = ("limit", "ours", "reference", *(["timm"] if find_spec("timm") else []))
 BATCH = 64
 
 
@@ -49,9 +49,10 @@ def main(
         print(json.dumps(_measure(kind, data, image_size, photos)))
         return
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    kinds = _kinds()
+    turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     for turn in range(repeats):
-        for kind in KINDS:
+        for kind in kinds:
             print(f"turn {turn + 1} of {repeats}: {kind}", file=sys.stderr)
             done = subprocess.run(
                 [
@@ -72,6 +73,10 @@ def main(
         "ours_over_reference": ours["photos_per_s"] / reference["photos_per_s"],
         "first_epoch_over_reference": reference["first_epoch_s"] / ours["first_epoch_s"],
     }
+    if "ours-bf16" in medians:
+        ratios["bf16_over_reference"] = (
+            medians["ours-bf16"]["photos_per_s"] / reference["photos_per_s"]
+        )
     if "timm" in medians:
         ratios["ours_over_timm"] = ours["photos_per_s"] / medians["timm"]["photos_per_s"]
     result = {
@@ -79,7 +84,6 @@ def main(
         "medians": medians,
         "image_size": image_size,
         "batch_size": BATCH,
-        "precision": "fp32",
         "machine": _machine(),
     }
     if as_json:
@@ -93,12 +97,27 @@ def main(
         print(f"{name}: {value}")
 
 
+def _kinds() -> list[str]:
+    """Return what can be measured here."""
+    import torch
+
+    from training.device import has_bf16
+
+    return [
+        "limit", "ours", *(["ours-bf16"] if has_bf16(torch.device("cpu")) else []),
+        "reference", *(["timm"] if find_spec("timm") else []),
+    ]  # fmt: skip
+
+
 def _measure(kind: str, data: Path, image_size: int, photos: int) -> dict[str, float]:
     """Return what one turn of one kind gave, in this process."""
     work = Path(tempfile.mkdtemp(prefix="benchmark-"))
     try:
-        measure = {"limit": _limit, "ours": _ours, "reference": _reference, "timm": _timm}[kind]
-        found = measure(data, image_size, photos, work)
+        if kind.startswith("ours"):
+            found = _ours(data, image_size, work, "bf16" if kind.endswith("bf16") else "fp32")
+        else:
+            measure = {"limit": _limit, "reference": _reference, "timm": _timm}[kind]
+            found = measure(data, image_size, photos, work)
     finally:
         shutil.rmtree(work)
     peak = max(
@@ -140,7 +159,9 @@ def _limit(data: Path, image_size: int, photos: int, work: Path) -> dict[str, fl
     return {"photos_per_s": _rate(step, photos), "first_epoch_s": 0.0}
 
 
-def _ours(data: Path, image_size: int, photos: int, work: Path) -> dict[str, float]:
+def _ours(
+    data: Path, image_size: int, work: Path, precision: Literal["fp32", "bf16"]
+) -> dict[str, float]:
     """Train an epoch with a cold cache, and time the loop of its steps alone."""
     from training.cache import prepare
     from training.config import TrainConfig
@@ -149,7 +170,7 @@ def _ours(data: Path, image_size: int, photos: int, work: Path) -> dict[str, flo
     started_s = time.perf_counter()
     cache = prepare(data, image_size, cache_root=work / "cache")
     built_s = time.perf_counter() - started_s
-    config = TrainConfig(image_size=image_size, epochs=1, batch_size=BATCH)
+    config = TrainConfig(image_size=image_size, epochs=1, batch_size=BATCH, precision=precision)
     result = train(config, cache, work / "run", device="cpu")
     # Validation is in neither's first epoch.
     train_s = len(cache.splits["train"].targets) / result.photos_per_s

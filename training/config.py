@@ -192,7 +192,8 @@ class TrainConfig:
     the cost of a call."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` is bf16 autocast on CUDA where it has it, fp32 on a CPU. Validation is always fp32."""
+    """Of training steps: `auto` is bf16 autocast where the device has it in hardware (GPUs, newer
+    server CPUs), else fp32. Weights, their average and validation are always fp32."""
 
     compile: Literal["auto", "off", "on", "graphs"] = "auto"
     """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""

@@ -28,6 +28,17 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies bf16 in hardware: CUDA from Ampere on, newer server CPUs.
+
+    Others pretend, and are slower with it than in fp32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    units = torch.cpu.get_capabilities()
+    return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
+
+
 def be_deterministic(wanted: bool) -> None:
     """Make sums the same in each run, or let them be as fast as they can."""
     # cuBLAS reads this when it is first used.

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
 from training.config import TrainConfig
-from training.device import be_deterministic, out_of_memory
+from training.device import be_deterministic, has_bf16, out_of_memory
 from training.errors import ConfigError, RunError
 from training.feed import Feed
 from training.optimizer import optimizer_of
@@ -91,13 +91,9 @@ class Engine:
             self.augmented = torch.zeros(num_classes, dtype=torch.bool, device=device)
             self.augmented[list(config.augment.classes)] = True
         cuda = device.type == "cuda"
-        bf16 = config.precision == "bf16" or (
-            config.precision == "auto"
-            and cuda
-            # Older devices pretend, and are slower with it.
-            and torch.cuda.is_bf16_supported(including_emulation=False)
-        )
-        self.precision = "bf16" if bf16 else "fp32"
+        self.precision: str = config.precision
+        if config.precision == "auto":
+            self.precision = "bf16" if has_bf16(device) else "fp32"
         self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
         self._graphs = config.compile == "graphs" and cuda
         self.enter(Phase(0))

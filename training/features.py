@@ -58,19 +58,21 @@ def cached_features(
     views: int = 0,
     size: int = 0,
     config: AugmentConfig | None = None,
+    bf16: bool = False,
     after_batch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Split | None:
     """Return the output of a model's first `frozen` parts on a split, made now or before.
 
     Without `views`, of the centre of each photo, as it is validated; with them, of so many
-    augmented views at `size`, as (V x N, ...). None if there is no room for it.
+    augmented views at `size`, as (V x N, ...). With `bf16`, as a step that computes in it would
+    have them. None if there is no room for it.
     """
     photos = cache.splits[split]
     frozen_model = split_model(model, frozen)[0]
     tensors = dict(frozen_model.state_dict())
     device = next(frozen_model.parameters()).device
     about = [
-        cache.dataset_hash, split, image_size, views, size, device.type,
+        cache.dataset_hash, split, image_size, views, size, device.type, bf16,
         # Sums on a CPU depend on the number of threads.
         torch.get_num_threads() if device.type == "cpu" else 0,
         asdict(config) if config and views else None,
@@ -85,7 +87,7 @@ def cached_features(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             draws = view_draws(len(photos.targets), views, config) if config and views else None
-            batches = _outputs(frozen_model.eval(), photos, image_size, size, config, draws, device)
+            batches = _outputs(frozen_model.eval(), photos, image_size, size, config, draws, bf16)
             first = next(batches)
             total = max(views, 1) * len(photos.targets)
             if not _make_room(folder, first[0].nbytes * total):
@@ -114,9 +116,10 @@ def _outputs(
     size: int,
     config: AugmentConfig | None,
     draws: Draws | None,
-    device: torch.device,
+    bf16: bool,
 ) -> Iterator[np.ndarray]:
     """Yield the output batch by batch; batches never straddle two views."""
+    device = next(frozen.parameters()).device
     normalise = Normalise().to(device)
     num_photos = len(photos.targets)
     wanted = torch.tensor(config.classes if config else (), dtype=torch.int64)
@@ -132,7 +135,9 @@ def _outputs(
                 chosen = torch.isin(targets, wanted.to(device)) if config.classes else None
                 pixels, _ = augment(images, size, image_size, config, draws[rows], chosen=chosen)
             inputs = normalise(pixels).contiguous(memory_format=torch.channels_last)
-            yield frozen(inputs).contiguous().cpu().numpy()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                outputs = frozen(inputs)
+            yield outputs.float().contiguous().cpu().numpy()
 
 
 def _write(

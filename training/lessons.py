@@ -122,6 +122,8 @@ class Lessons:
             features = cached_features(
                 self._cache, split, engine.model, phase.frozen, image_size=config.image_size,
                 views=views, size=config.size_at(config.epochs), config=engine.augment,
+                # As the steps compute; validation is in fp32.
+                bf16=engine.precision == "bf16" and split == "train",
                 after_batch=self._after_batch,
             )  # fmt: skip
             if features is None:
