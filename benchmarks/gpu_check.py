@@ -35,10 +35,10 @@ from training import checkpoint
 from training.augment import augment, draw
 from training.cache import DatasetCache, prepare
 from training.config import AugmentConfig, TrainConfig
+from training.drawn.sample import draw as draw_photos
 from training.engine import Engine
 from training.errors import RunError
 from training.export import export
-from training.sample import draw as draw_photos
 from training.trainer import StoppedError, train
 
 Found = dict[str, Any]

@@ -19,8 +19,8 @@ _CURVES = ("accuracy", "loss")
 
 def publish_run(run_dir: Path) -> None:
     """Publish a run: summary as markdown, curves as images, classes and epochs as tables, links."""
-    from training import report
-    from training.run_record import RunRecord
+    from training.reports import report
+    from training.reports.run_record import RunRecord
 
     record = RunRecord.open(run_dir)
     numbers = report.measured(record)

@@ -147,7 +147,7 @@ def demo(
     Example: hansang demo --epochs 5
     """
     from flows.demo import classify_split, free_port, outcome, serving
-    from training.sample import draw
+    from training.drawn.sample import draw
 
     photos, run_dir, repository = out / "photos", out / "runs" / "demo", out / "models"
     with progress("draw") as report:

@@ -28,9 +28,10 @@ def finetune(
 
     Killed or cancelled at any moment, the same run id goes on.
     """
-    from training import finetuning, strategies_page
+    from training.finetuning import search as finetuning
+    from training.finetuning import strategies_page
+    from training.finetuning.strategies import summarise
     from training.recipes import recipe
-    from training.strategies import summarise
 
     study_dir = places.runs_dir / (run_id or str(runtime.flow_run.id))
     epochs = search.epochs or recipe("finetune").epochs

@@ -20,8 +20,8 @@ from training.options import (
 )
 
 if TYPE_CHECKING:
-    from training.retention import Retention
-    from training.strategies import Strategies
+    from training.finetuning.retention import Retention
+    from training.finetuning.strategies import Strategies
 
 
 def finetune(
@@ -105,15 +105,15 @@ def finetune(
 
     Example: hansang finetune health --from runs/first --run health --seeds 3
     """
-    from training.train_cli import stop_at_end_of_input
+    from training.stopping import stop_at_end_of_input
 
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from flows.start import start_from
     from training.cache import prepare
-    from training.finetuning import STRATEGIES, config_for, search, single
+    from training.finetuning.runner import Runner
+    from training.finetuning.search import STRATEGIES, config_for, search, single
     from training.recipes import recipe
-    from training.runner import Runner
 
     # A wrong name must not cost the time of reading photos.
     start = start_from(source, repository=repository, runs_dir=runs_dir)
@@ -147,9 +147,9 @@ def finetune(
         kept = None if old is None else _retention(start, jobs[0].run_dir, old)
         _show_single(results, kept, as_json)
         return
-    from training import strategies_page
-    from training.similarity import measure
-    from training.strategies import summarise
+    from training.finetuning import strategies_page
+    from training.finetuning.similarity import measure
+    from training.finetuning.strategies import summarise
 
     similarity = measure(cache, start)
     for sentence in similarity.sentences:
@@ -189,7 +189,7 @@ def _retention(start: Any, run_dir: Path, old: Path) -> "Retention":
     import json
 
     from training.files import write_text
-    from training.retention import retention
+    from training.finetuning.retention import retention
 
     kept = retention(start, run_dir, old)
     write_text(run_dir / "retention.json", json.dumps(kept.to_dict(), indent=2))
@@ -208,7 +208,7 @@ def _show_single(results: Sequence[Any], kept: "Retention | None", as_json: bool
 
 
 def _show_study(study: "Strategies", kept: "Retention | None") -> None:
-    from training.page import percent, points, points_span, span
+    from training.pages.page import percent, points, points_span, span
 
     rows: list[list[object]] = []
     for row in study.rows:
@@ -226,7 +226,7 @@ def _show_study(study: "Strategies", kept: "Retention | None") -> None:
 
 
 def _retention_rows(kept: "Retention") -> list[list[object]]:
-    from training.page import percent, points, points_span
+    from training.pages.page import percent, points, points_span
 
     value = kept.change.value or 0.0
     return [

@@ -46,8 +46,8 @@ def _log_every(percent: int) -> Progress:
 @task
 def inspect(data: Path, out: Path) -> dict[str, Any]:
     """Make the data sheet of a folder of photos: what is there, and what is wrong."""
-    from training.inspection import inspect as look
-    from training.sheet import write
+    from training.datasheet.inspection import inspect as look
+    from training.datasheet.sheet import write
 
     sheet = look(data, progress=_log_every(25))
     write(sheet, out)
@@ -98,8 +98,8 @@ def finetune(arguments: list[str]) -> dict[str, Any]:
 def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
     """Measure how large new photos are, and how like those that the weights learnt from."""
     from training.cache import prepare as build
-    from training.finetuning import config_for
-    from training.similarity import measure
+    from training.finetuning.search import config_for
+    from training.finetuning.similarity import measure
 
     start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
     size = config_for("full", start, image_size=image_size).image_size

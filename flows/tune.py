@@ -100,7 +100,7 @@ def _publish(folder: Path, storage: str | None) -> dict[str, Any]:
     """Write the study's report, show it in Prefect, and return its figures."""
     import json
 
-    from training.study_report import write_from
+    from training.tuning.study_report import write_from
 
     page = write_from(folder, storage)
     numbers: dict[str, Any] = json.loads((folder / "ranking.json").read_text("utf-8"))

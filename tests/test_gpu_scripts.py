@@ -35,7 +35,7 @@ for name in ("prefect", "optuna", "mlflow", "fastapi"):
     except ModuleNotFoundError:
         continue
     sys.exit(f"{name} is not hidden")
-for name in ("training.trainer", "training.room", "training.export", "training.sample",
+for name in ("training.trainer", "training.room", "training.export", "training.drawn.sample",
              "training.train_cli", "service.server", "service.client", "service.cli", "hansang"):
     importlib.import_module(name)
 print("all")

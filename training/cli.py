@@ -9,7 +9,7 @@ from terminal import UserError, print_json, print_table, progress, say
 from training.options import CacheDir, Json
 
 if TYPE_CHECKING:
-    from training.inspection import Sheet
+    from training.datasheet.inspection import Sheet
 
 Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
@@ -35,7 +35,7 @@ def sample(
 
     Example: hansang sample photos --classes 42 --per-class 60
     """
-    from training.sample import draw
+    from training.drawn.sample import draw
 
     count = classes or (13 if similar else 42)
     with progress("draw") as report:
@@ -67,8 +67,8 @@ def inspect(
 
     Example: hansang inspect photos --out sheet
     """
-    from training.inspection import inspect as look
-    from training.sheet import write
+    from training.datasheet.inspection import inspect as look
+    from training.datasheet.sheet import write
 
     with progress("inspect") as report:
         sheet = look(data, seed=seed, progress=report)

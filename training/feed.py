@@ -31,6 +31,18 @@ _UNDER_WAY = 2
 """Batches that the device may still be at work on, while the next one is read."""
 
 
+def placement_of(name: str) -> Placement:
+    """Return a placement by name.
+
+    Raises:
+        ConfigError: There is none; those that there are, are listed.
+    """
+    for known in PLACEMENTS:
+        if name == known:
+            return known
+    raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {name!r}")
+
+
 class Feed(Protocol):
     """A split, ready to give batches on a device."""
 

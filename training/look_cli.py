@@ -9,9 +9,9 @@ from terminal import print_json, print_table, say
 from training.options import Json
 
 if TYPE_CHECKING:
-    from training.compare import Comparison
-    from training.report import Measured
-    from training.run_record import RunRecord
+    from training.reports.compare import Comparison
+    from training.reports.report import Measured
+    from training.reports.run_record import RunRecord
 
 
 def report(
@@ -31,8 +31,8 @@ def report(
 
     Example: hansang report runs/first
     """
-    from training.report import measured, write
-    from training.run_record import RunRecord
+    from training.reports.report import measured, write
+    from training.reports.run_record import RunRecord
 
     if (run / "study.json").is_file():
         _report_study(run, as_json)
@@ -51,7 +51,7 @@ def _report_study(folder: Path, as_json: bool) -> None:
     import json
     import os
 
-    from training.study_report import write_from
+    from training.tuning.study_report import write_from
 
     out = write_from(folder, os.environ.get("HANSANG_STORAGE"))
     if as_json:
@@ -60,7 +60,7 @@ def _report_study(folder: Path, as_json: bool) -> None:
 
 
 def _print_report(record: "RunRecord", numbers: "Measured") -> None:
-    from training.page import percent, span
+    from training.pages.page import percent, span
 
     best = record.best
     rows: list[list[object]] = [
@@ -92,8 +92,8 @@ def compare(
 
     Example: hansang compare runs/first runs/second
     """
-    from training.compare import compare as set_side_by_side
-    from training.compare import write
+    from training.reports.compare import compare as set_side_by_side
+    from training.reports.compare import write
 
     comparison = set_side_by_side(runs)
     write(comparison, out)
@@ -105,7 +105,7 @@ def compare(
 
 
 def _print_comparison(comparison: "Comparison") -> None:
-    from training.page import percent, points, points_span
+    from training.pages.page import percent, points, points_span
 
     rows: list[list[object]] = []
     for name, record, delta in zip(

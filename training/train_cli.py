@@ -1,7 +1,5 @@
 """`hansang train`, which is also `python -m training`."""
 
-import os
-import signal
 import sys
 import threading
 from contextlib import nullcontext
@@ -21,10 +19,10 @@ from training.options import (
     Tensorboard,
     Threads,
 )
+from training.stopping import stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.feed import Placement
     from training.result import TrainResult
 
 
@@ -95,7 +93,8 @@ def train(
         return
     from training.cache import prepare
     from training.device import device_of
-    from training.tracking import tracked
+    from training.feed import placement_of
+    from training.reports.tracking import tracked, write_report
     from training.trainer import train as train_run
     from training.world import joined
 
@@ -140,16 +139,6 @@ def train(
             results.append(result)
         if world.leads:
             show(results, as_json)
-
-
-def write_report(run_dir: Path) -> None:
-    """Write the run's page; a run that is finished never fails for its report."""
-    try:
-        from training import report
-
-        say(f"report: {report.write(run_dir)}")
-    except Exception as error:
-        say(f"no report ({error}); make it with: hansang report {run_dir}")
 
 
 def show(results: "list[TrainResult]", as_json: bool) -> None:
@@ -204,21 +193,6 @@ def _without_nproc(arguments: list[str], run: str) -> list[str]:
     return kept if named else [*kept, "--run", run]
 
 
-def placement_of(name: str) -> "Placement":
-    """Return a placement by name.
-
-    Raises:
-        ConfigError: There is none; those that there are, are listed.
-    """
-    from training.errors import ConfigError
-    from training.feed import PLACEMENTS
-
-    for known in PLACEMENTS:
-        if name == known:
-            return known
-    raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {name!r}")
-
-
 def _config(run_dir: Path, recipe: str | None, overrides: dict[str, object]) -> "TrainConfig":
     """Return the recipe's config; for a run that exists and no recipe given, the run's own."""
     from training import run_directory
@@ -237,30 +211,3 @@ def _new_id(data: Path, recipe: str | None) -> str:
     from datetime import datetime
 
     return f"{data.resolve().name}-{recipe or 'scratch'}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-
-    def handle(number: int, frame: object) -> None:  # noqa: ARG001
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, handle)
-    return stop
-
-
-def stop_at_end_of_input() -> None:
-    """Ask this process to stop, as SIGTERM does, when its standard input ends."""
-    # Whoever started this process holds the other end; when it dies, by SIGKILL too, input ends.
-    # Read without Python's buffer, whose lock a thread must not hold when the process ends.
-    while os.read(0, 1024):
-        pass
-    # Nobody reads any more what is printed, and a broken pipe must not cost the checkpoint.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    os.kill(os.getpid(), signal.SIGTERM)

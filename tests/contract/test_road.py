@@ -17,7 +17,7 @@ from service.model_store import ModelStore
 from service.server import Server
 from training.cache import prepare
 from training.config import TrainConfig
-from training.sample import draw
+from training.drawn.sample import draw
 from training.trainer import TrainResult, train
 
 

@@ -96,7 +96,7 @@ def test_a_change_is_counted_from_the_last_run_that_was_weighed(data, tmp_path):
 
 def test_photos_that_leak_or_are_broken_are_refused(data):
     """The data sheet's rules: the error counts what is wrong and names an example."""
-    from training.inspection import inspect
+    from training.datasheet.inspection import inspect
 
     changes.require_clean(inspect(data).to_dict())
     label = sorted(path.name for path in (data / "val").iterdir())[0]

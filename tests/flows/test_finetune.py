@@ -15,8 +15,8 @@ from terminal import UserError
 from training import transfer
 from training.cache import prepare
 from training.config import TrainConfig
+from training.drawn.sample import draw
 from training.errors import RunError
-from training.sample import draw
 from training.trainer import train
 
 pytestmark = pytest.mark.timeout(600)

@@ -18,15 +18,15 @@ from safetensors.torch import load_file
 from training import checkpoint, transfer
 from training.cache import DatasetCache, prepare
 from training.config import TrainConfig
+from training.drawn.sample import draw
 from training.engine import Engine
 from training.errors import ConfigError, RunError
-from training.finetuning import STRATEGIES, Job, config_for, halvings, search
-from training.gain import gain_between
+from training.finetuning.retention import retention
+from training.finetuning.search import STRATEGIES, Job, config_for, halvings, search
+from training.finetuning.similarity import measure
+from training.finetuning.strategies import summarise
 from training.parts import EVERYTHING, PARTS, part_of, phases
-from training.retention import retention
-from training.sample import draw
-from training.similarity import measure
-from training.strategies import summarise
+from training.reports.gain import gain_between
 from training.trainer import StoppedError, train
 from training.transfer import Start
 

@@ -7,11 +7,11 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw
 
-from training.contact_sheet import contact_sheet
+from training.datasheet.contact_sheet import contact_sheet
+from training.datasheet.inspection import inspect
 from training.errors import DataError
-from training.figures import axes, save
-from training.fonts import font, font_files, runs, shorten, write
-from training.inspection import inspect
+from training.pages.figures import axes, save
+from training.pages.fonts import font, font_files, runs, shorten, write
 
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}
 

@@ -5,9 +5,9 @@ import warnings
 import numpy as np
 import pytest
 
-from training import metrics
 from training.errors import RunError
-from training.metrics import Predictions
+from training.reports import metrics
+from training.reports.metrics import Predictions
 
 
 def _random(seed, photos=400, classes=7, sharp=2.0):

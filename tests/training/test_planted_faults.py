@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from training.inspection import inspect
-from training.sheet import write
+from training.datasheet.inspection import inspect
+from training.datasheet.sheet import write
 
 GROCERY = Path(__file__).parents[2].parent / "shared" / "data" / "grocery42"
 

@@ -7,13 +7,13 @@ import shutil
 
 import pytest
 
-from training import report
-from training.compare import compare, difference
-from training.compare import write as write_comparison
+from training.datasheet.inspection import inspect
+from training.datasheet.sheet import write as write_sheet
 from training.errors import RunError
-from training.inspection import inspect
-from training.run_record import RunRecord
-from training.sheet import write as write_sheet
+from training.reports import report
+from training.reports.compare import compare, difference
+from training.reports.compare import write as write_comparison
+from training.reports.run_record import RunRecord
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from training import report
-from training.run_record import RunRecord
-from training.tracking import Follower, MlflowTracker, TensorBoardTracker, numbers
+from training.reports import report
+from training.reports.run_record import RunRecord
+from training.reports.tracking import Follower, MlflowTracker, TensorBoardTracker, numbers
 
 
 @pytest.fixture

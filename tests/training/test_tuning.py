@@ -21,11 +21,11 @@ from training.cache import DatasetCache, prepare
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.recipes import recipe
-from training.space_file import read_space
-from training.storages import storage_of, url_of, without_password
-from training.study import Plan, Study, open_study
 from training.trainer import train
-from training.tuning import best_run, outcome, ranking, saved_share, work
+from training.tuning.search import best_run, outcome, ranking, saved_share, work
+from training.tuning.space_file import read_space
+from training.tuning.storages import storage_of, url_of, without_password
+from training.tuning.study import Plan, Study, open_study
 
 ROOT = Path(__file__).resolve().parents[2]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

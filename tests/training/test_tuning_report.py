@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from training.arms import augmentation_arms, said, scheduler_arms, weakest_arm
 from training.config import TrainConfig
 from training.errors import RunError
-from training.final import stretched
-from training.gain import Gain, gain_of
 from training.recipes import recipe
-from training.study import Plan
-from training.study_report import summary
-from training.tuning import Outcome
+from training.reports.gain import Gain, gain_of
+from training.tuning.arms import augmentation_arms, said, scheduler_arms, weakest_arm
+from training.tuning.final import stretched
+from training.tuning.search import Outcome
+from training.tuning.study import Plan
+from training.tuning.study_report import summary
 
 
 def answers(right: np.ndarray) -> dict[str, bool]:

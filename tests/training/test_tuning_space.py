@@ -12,11 +12,11 @@ from training.augment import augment, draw
 from training.config import AugmentConfig, TrainConfig, flatten
 from training.engine import Engine
 from training.errors import ConfigError
-from training.policies import POLICIES, augmentation
 from training.recipes import recipe
-from training.rungs import Rungs, rungs
-from training.space import Space
-from training.space_file import read_space
+from training.tuning.policies import POLICIES, augmentation
+from training.tuning.rungs import Rungs, rungs
+from training.tuning.space import Space
+from training.tuning.space_file import read_space
 
 BASE = recipe("scratch").with_overrides({"epochs": 20, "image_size": 64})
 

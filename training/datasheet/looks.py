@@ -1,0 +1,110 @@
+"""One photo, looked at once: what its file says, and what its pixels are.
+
+Decoded once, by the function that serves, so 'unreadable' means here what it means in serving.
+
+Shapes: S side of the small square.
+"""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from service.preprocessing import FORMATS, ImageError, load_square
+from training.datasheet.duplicates import SIDE, perceptual_hash
+
+TINY_PX = 64
+"""A shorter side below this is noted: it is enlarged to whatever a model sees."""
+
+EXTREME_ASPECT = 3.0
+"""Sides further apart than this are noted: the centre crop throws most of the photo away."""
+
+_CHECK_SIDE = 4 * SIDE
+"""Decoders scale JPEGs each in its way; box-averaged from this, their copies still agree."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a readable photo is like."""
+
+    digest: str
+    """SHA-256 of the file."""
+    hash: int
+    """64-bit perceptual hash of the central square."""
+    num_bytes: int
+    width: int
+    """As people see it: after the EXIF rotation."""
+    height: int
+    format: str
+    mode: str
+    """Pillow's colour mode, e.g. RGB, L, CMYK."""
+    orientation: int
+    """EXIF orientation, 1 to 8; 1 is upright."""
+    frames: int
+    mean: tuple[float, float, float]
+    """Of the red, green and blue of the central square, 0 to 1."""
+    square: tuple[float, float, float]
+    """Mean squares of the same, for deviations over many photos."""
+
+    def notes(self) -> list[str]:
+        """Return what is unusual about it, none of which keeps it from training."""
+        short, long = sorted((self.width, self.height))
+        found = {
+            "animated": self.frames > 1,
+            "CMYK": self.mode == "CMYK",
+            "tiny": short < TINY_PX,
+            "extreme aspect": long > EXTREME_ASPECT * short,
+        }
+        return [name for name, holds in found.items() if holds]
+
+
+def look(path: Path) -> Look | str:
+    """Return what a photo is like, or why it cannot be read."""
+    try:
+        data = path.read_bytes()
+        pixels = load_square(data, _CHECK_SIDE)
+        return _look(data, pixels)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def small(path: Path) -> NDArray[np.uint8] | None:
+    """Return the small square (S, S, 3) that copies are told by; None if it cannot be read."""
+    try:
+        pixels = load_square(path.read_bytes(), _CHECK_SIDE)
+    except (ImageError, OSError):
+        return None
+    image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(image)
+
+
+def _look(data: bytes, pixels: NDArray[np.uint8]) -> Look:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        try:
+            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # a photo with a broken EXIF block is still a photo
+            orientation = 1
+        # Orientations from 5 on lie on their side.
+        width, height = image.size if orientation < 5 else image.size[::-1]
+        channels = pixels.reshape(-1, 3) / 255.0
+        red, green, blue = channels.mean(0).tolist()
+        red2, green2, blue2 = (channels**2).mean(0).tolist()
+        return Look(
+            digest=hashlib.sha256(data).hexdigest(),
+            hash=perceptual_hash(pixels),
+            num_bytes=len(data),
+            width=width,
+            height=height,
+            format=image.format or "?",
+            mode=image.mode,
+            orientation=orientation if 1 <= orientation <= 8 else 1,
+            frames=int(getattr(image, "n_frames", 1)),
+            mean=(red, green, blue),
+            square=(red2, green2, blue2),
+        )

@@ -1,0 +1,1 @@
+"""Photos that are drawn: a data set for a first try, for demonstrations and for tests."""

@@ -1,0 +1,49 @@
+"""How much of the old classes a fine-tuned network still tells apart."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training import transfer
+from training.cache import DatasetCache
+from training.finetuning.separation import features_of, linear_probe
+from training.reports.compare import Delta, difference
+from training.resnet import build
+from training.transfer import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Linear probes on the old set of photos, before and after fine-tuning."""
+
+    photos: str
+    """The dataset cache that was probed."""
+    before: float
+    after: float
+    change: Delta
+    """Paired over the old validation photos."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
+    """Probe the backbone of a run's best epoch on the photos that its weights came from.
+
+    Raises:
+        DataError: The dataset cache of the old photos is gone.
+        RunError: The run has no best epoch.
+    """
+    old = DatasetCache.open(photos)
+    right = []
+    for weights in (start, transfer.read(run_dir)):
+        model = build(2, seed=0)
+        model.load_state_dict({**model.state_dict(), **weights.tensors})
+        right.append(linear_probe(features_of(model, old)))
+    return Retention(
+        photos=photos.name,
+        before=float(right[0].mean()),
+        after=float(right[1].mean()),
+        change=difference(right[0], right[1]),
+    )

@@ -1,0 +1,176 @@
+"""The strategies of fine-tuning, and the search among them on one budget.
+
+every strategy, a few epochs → the better half, more epochs → finalists, all epochs, every seed
+
+Each job is an ordinary run directory below the study's folder:
+
+<study>/rung-1/<strategy>    <study>/rung-2/<strategy>    <study>/final/<strategy>-seed<n>
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from training.config import Strategy, TrainConfig
+from training.errors import ConfigError
+from training.recipes import recipe
+from training.reports.run_record import RunRecord
+from training.transfer import Start
+
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
+
+ABOUT = {
+    "scratch": "random weights, everything learns",
+    "linear-probe": "the head alone, on frozen features",
+    "last-layers": "layer4 and the head",
+    "full": "everything, later parts faster",
+    "lp-ft": "the head first, then everything (Kumar et al. 2022)",
+    "gradual": "from the head down, a part after another (Howard and Ruder 2018)",
+    "first-block": "stem, layer1 and the head (Lee et al. 2023, surgical fine-tuning)",
+}
+"""What each strategy trains, in words."""
+
+_RATES: dict[str, dict[str, Any]] = {
+    # Chosen by custom: a start that is good bears a lower rate than random weights. Not tuned.
+    "scratch": {"optimizer.lr": 0.05},
+    "linear-probe": {"optimizer.lr": 0.1},
+    "last-layers": {"optimizer.lr": 0.02},
+    "full": {"optimizer.lr": 0.02},
+    "lp-ft": {"optimizer.lr": 0.02},
+    "gradual": {"optimizer.lr": 0.02, "transfer.layer_decay": 0.8},
+    "first-block": {"optimizer.lr": 0.02},
+}
+
+
+def config_for(
+    strategy: str,
+    start: Start,
+    *,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Return what a strategy trains with; sides default to the one that the weights learnt at.
+
+    Raises:
+        ConfigError: No such strategy or setting; those that there are, are listed.
+    """
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"no strategy {strategy!r}; there are auto, {', '.join(STRATEGIES)}")
+    base = recipe("finetune")
+    epochs = epochs or base.epochs
+    values = {
+        "transfer": {
+            **base.to_dict()["transfer"],
+            "strategy": strategy,
+            "weights": "" if strategy == "scratch" else start.sha256,
+            # A sixth of the run each: the rest is for everything together.
+            "head_epochs": max(1, epochs // 6),
+            "unfreeze_epochs": max(1, epochs // 12),
+        },
+        "epochs": epochs,
+        "image_size": image_size or start.image_size or base.image_size,
+        "seed": seed,
+        "recipe": "finetune",
+    }
+    config = TrainConfig.from_dict({**base.to_dict(), **values})
+    return config.with_overrides({**_RATES[strategy], **(overrides or {})})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of a study."""
+
+    strategy: str
+    epochs: int
+    seed: int
+    stage: str
+    """`rung-1`, `rung-2`, …, `final`; empty for a run outside a study."""
+    run_dir: Path
+
+
+def halvings(epochs: int, num_strategies: int) -> list[tuple[int, int]]:
+    """Return (epochs, survivors) of each rung before the finals, by successive halving.
+
+    Epochs triple from rung to rung and half of the strategies go on (Jamieson and Talwalkar 2016),
+    until two are left.
+
+    >>> halvings(36, 7)
+    [(4, 4), (12, 2)]
+    """
+    found: list[tuple[int, int]] = []
+    left = num_strategies
+    while left > 2:
+        left = math.ceil(left / 2)
+        found.append((0, left))
+    return [
+        (max(1, round(epochs / 3 ** (len(found) - index))), survivors)
+        for index, (_, survivors) in enumerate(found)
+    ]
+
+
+def search(
+    study: Path,
+    epochs: int,
+    seeds: Sequence[int],
+    run_all: Callable[[Sequence[Job]], object],
+    *,
+    strategies: Sequence[str] = STRATEGIES,
+    keep: Collection[str] = (),
+) -> list[Job]:
+    """Run a study; return the jobs, rung by rung. Strategies in `keep` are never dropped.
+
+    `run_all` must leave a finished run in each job's directory, and find those that are.
+    """
+    left = list(strategies)
+    jobs: list[Job] = []
+    for number, (rung_epochs, survivors) in enumerate(halvings(epochs, len(left)), 1):
+        stage = f"rung-{number}"
+        trials = [
+            Job(strategy=name, epochs=rung_epochs, seed=seeds[0], stage=stage,
+                run_dir=study / stage / name)
+            for name in left
+        ]  # fmt: skip
+        run_all(trials)
+        jobs += trials
+        ranked = sorted(trials, key=_rank)
+        best = [job.strategy for job in ranked[:survivors]]
+        left = [name for name in left if name in best or name in keep]
+        for job in trials:
+            _drop_checkpoints(job.run_dir)
+    finals = [
+        Job(strategy=name, epochs=epochs, seed=seed, stage="final",
+            run_dir=study / "final" / f"{name}-seed{seed}")
+        for seed in seeds
+        for name in left
+    ]  # fmt: skip
+    run_all(finals)
+    return jobs + finals
+
+
+def single(run_dir: Path, strategy: str, epochs: int, seeds: Sequence[int]) -> list[Job]:
+    """Return the jobs of one strategy: a run, or one a seed."""
+    return [
+        Job(strategy=strategy, epochs=epochs, seed=seed, stage="",
+            run_dir=run_dir if len(seeds) == 1 else run_dir.with_name(f"{run_dir.name}-seed{seed}"))
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def is_finished(run_dir: Path) -> bool:
+    """Return whether a run came to its end."""
+    return (run_dir / "result.json").is_file()
+
+
+def _rank(job: Job) -> tuple[float, float]:
+    best = RunRecord.open(job.run_dir).best
+    return -best["val_top1"], best["val_loss"]
+
+
+def _drop_checkpoints(run_dir: Path) -> None:
+    """Remove what only going on needs; the best epoch of a rung stays."""
+    for path in (run_dir / "checkpoints").glob("step-*.safetensors"):
+        path.unlink()

@@ -1,0 +1,170 @@
+"""How large a set of photos is and how like the one that weights learnt from, and what follows.
+
+The four-way rule is that of the Stanford course CS231n ('Transfer Learning'): size by similarity.
+The rule only guesses; the search measures.
+"""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.cache import DatasetCache
+from training.errors import DataError
+from training.finetuning.separation import centroids_of, features_of, linear_probe, nearest_centroid
+from training.intervals import wilson_of
+from training.resnet import build
+from training.transfer import Start
+
+SMALL = 500
+"""Photos a class (median) below which a set is small: ResNet18 has 11 million weights, and the
+usual sets for training from scratch have 500 (CIFAR-100) to 1,300 (ImageNet) a class."""
+
+SIMILAR = 0.7
+"""Part of the way from always guessing the largest class to no mistake that a linear probe must
+go for the frozen features to count as telling the new classes apart."""
+
+_RULE = {
+    (True, True): ("linear-probe", "few photos, which the frozen features tell apart: little to"
+                   " learn, and much to overfit"),
+    (True, False): ("last-layers", "few photos, which the frozen features do not tell apart: the"
+                    " general early parts are of use, the late ones are not"),
+    (False, True): ("full", "many photos like the old ones: enough to adapt everything, from a good"
+                    " start"),
+    (False, False): ("full", "many photos unlike the old ones: everything must change, and the old"
+                     " weights are still a better start than random ones"),
+}  # fmt: skip
+"""(small, similar) → what the rule advises, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """What was measured of new photos under old weights."""
+
+    source: str
+    photos_per_class: float
+    """Median over the classes, of the training split."""
+    num_classes: int
+    probe_top1: float
+    """Of a linear classifier on frozen features, on the validation split."""
+    probe_interval: tuple[float, float]
+    centroid_top1: float
+    """Of the nearest class mean."""
+    guess_top1: float
+    """Of always saying the class that training has most of."""
+    distance: float | None
+    """Earth mover's distance between the class means of both sets (Cui et al. 2018), in units of
+    the mean distance between the old classes; None where the old photos are gone."""
+    small: bool
+    similar: bool
+    advice: str
+    """The strategy that the four-way rule names."""
+    why: str
+
+    @property
+    def quadrant(self) -> str:
+        """Return its place in the four-way rule, in words."""
+        return f"{'small' if self.small else 'large'} and {'' if self.similar else 'not '}similar"
+
+    @property
+    def sentences(self) -> list[str]:
+        """Return what was measured, for people."""
+        low, high = self.probe_interval
+        size = f"{self.photos_per_class:.0f} photos a class (median; small is below {SMALL})"
+        probe = (
+            f"on the frozen features of {self.source} a linear probe is right on"
+            f" {self.probe_top1:.1%} of the validation photos (95 %: {low:.1%} to {high:.1%}), the"
+            f" nearest class mean on {self.centroid_top1:.1%}; guessing the largest class"
+            f" {self.guess_top1:.1%}"
+        )
+        if self.distance is None:
+            far = "the old photos are not known here, so no distance to them"
+        else:
+            far = (
+                f"the new classes lie {self.distance:.2f} from the old ones, where 1 is the mean"
+                " distance between two old classes (earth mover's distance, Cui et al. 2018)"
+            )
+        return [
+            size,
+            probe,
+            far,
+            f"{self.quadrant}: {self.advice} by the four-way rule, {self.why}",
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "quadrant": self.quadrant}
+
+
+def measure(cache: DatasetCache, start: Start) -> Similarity:
+    """Measure a set of photos under weights that have not seen it."""
+    model = build(2, seed=0)
+    model.load_state_dict({**model.state_dict(), **start.tensors})
+    features = features_of(model, cache)
+    counts = np.bincount(features.train_targets, minlength=features.num_classes)
+    right = linear_probe(features)
+    guess = float((features.val_targets == counts.argmax()).mean())
+    small = float(np.median(counts)) < SMALL
+    similar = (right.mean() - guess) / max(1 - guess, 1e-9) >= SIMILAR
+    advice, why = _RULE[small, bool(similar)]
+    distance = None
+    old = _opened(start.photos)
+    if old is not None:
+        old_features = features_of(model, old)
+        distance = _distance(
+            centroids_of(old_features), _shares(old_features.train_targets),
+            centroids_of(features), _shares(features.train_targets),
+        )  # fmt: skip
+    return Similarity(
+        source=start.name,
+        photos_per_class=float(np.median(counts)),
+        num_classes=features.num_classes,
+        probe_top1=float(right.mean()),
+        probe_interval=wilson_of(int(right.sum()), len(right)),
+        centroid_top1=float(nearest_centroid(features).mean()),
+        guess_top1=guess,
+        distance=distance,
+        small=small,
+        similar=bool(similar),
+        advice=advice,
+        why=why,
+    )
+
+
+def _opened(path: Path | None) -> DatasetCache | None:
+    try:
+        return None if path is None else DatasetCache.open(path)
+    except DataError:
+        return None
+
+
+def _shares(targets: NDArray[np.int64]) -> NDArray[np.float64]:
+    counts = Counter(targets.tolist())
+    return np.array([counts[target] for target in sorted(counts)]) / len(targets)
+
+
+def _distance(
+    old: NDArray[np.float32],
+    old_shares: NDArray[np.float64],
+    new: NDArray[np.float32],
+    new_shares: NDArray[np.float64],
+) -> float:
+    """Return the least mean distance over which the old classes' mass moves onto the new ones."""
+    from scipy.optimize import linprog
+    from scipy.sparse import eye_array, kron, vstack
+
+    costs = np.linalg.norm(old[:, None] - new[None], axis=2)
+    num_old, num_new = costs.shape
+    leaving = kron(eye_array(num_old), np.ones((1, num_new)))
+    arriving = kron(np.ones((1, num_old)), eye_array(num_new))
+    solved = linprog(
+        costs.ravel(),
+        A_eq=vstack([leaving, arriving]).tocsr(),
+        b_eq=np.concatenate([old_shares, new_shares]),
+    )
+    between = np.linalg.norm(old[:, None] - old[None], axis=2)
+    unit = between.sum() / max(num_old * (num_old - 1), 1)
+    return float(solved.fun / max(unit, 1e-12))

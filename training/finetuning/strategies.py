@@ -1,0 +1,188 @@
+"""What a search among strategies found: one table, made from the runs' own files.
+
+Accuracies of several seeds are means; a difference is paired over the photos and holds the spread
+of the seeds. Shapes: S seeds, N photos.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import TrainConfig
+from training.errors import RunError
+from training.finetuning.search import Job
+from training.intervals import mean_interval, wilson_of
+from training.parts import num_trained
+from training.reports.gain import Gain, gain_between
+from training.reports.run_record import RunRecord
+from training.resnet import build
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A strategy, as far as it came."""
+
+    strategy: str
+    stage: str
+    """`final`, or the rung after which it was dropped."""
+    epochs: int
+    seeds: int
+    val_top1: float
+    """Mean over the seeds, of the best epoch of each."""
+    interval: tuple[float, float]
+    test_top1: float | None
+    time_s: float
+    """Mean over the seeds: steps, validation and features, as this machine was then."""
+    num_trained: int
+    """Parameters that learn at some time."""
+    behind: Gain | None
+    """Against the most accurate finalist; None for itself and for what was dropped."""
+    recommended: bool
+    runs: tuple[str, ...]
+    """The run directories, the most accurate first."""
+
+    @property
+    def verdict(self) -> str:
+        """Return what the table says of it."""
+        if self.recommended:
+            return "recommended"
+        if self.stage != "final":
+            return f"dropped after {self.stage}"
+        if self.behind is None:
+            return "most accurate; a cheaper one ties"
+        return "tie, and dearer" if not self.behind.certain else "worse"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategies:
+    """The table, and the classes in which the finalists differ."""
+
+    rows: tuple[Row, ...]
+    """Finalists first, the most accurate first in each stage."""
+    classes: tuple[tuple[str, float, tuple[tuple[str, Gain], ...]], ...]
+    """(label, recall of the recommended strategy, (other finalist, its difference to that))."""
+
+    @property
+    def recommended(self) -> Row:
+        """Return the strategy that won."""
+        return next(row for row in self.rows if row.recommended)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return {
+            "recommended": self.recommended.strategy,
+            "release": self.recommended.runs[0],
+            "strategies": [{**asdict(row), "verdict": row.verdict} for row in self.rows],
+            "classes": [
+                {"label": label, "recall": recall, "others": {n: asdict(d) for n, d in others}}
+                for label, recall, others in self.classes
+            ],
+        }
+
+
+def summarise(jobs: Sequence[Job]) -> Strategies:
+    """Read the runs of a study and recommend one strategy.
+
+    The most accurate finalist is the measure; of those whose difference to it may be chance, the
+    one that cost least time wins.
+
+    Raises:
+        RunError: A run is not finished.
+    """
+    last: dict[str, list[Job]] = {}
+    for job in jobs:
+        before = last.get(job.strategy, [])
+        last[job.strategy] = [*(before if before and before[0].stage == job.stage else []), job]
+    read = {name: [RunRecord.open(job.run_dir) for job in of] for name, of in last.items()}
+    right = {name: _right(records) for name, records in read.items()}
+    finals = [name for name, of in last.items() if of[0].stage in ("final", "")]
+    best = max(finals, key=lambda name: (right[name].mean(), -_time_s(read[name])))
+    behind = {n: gain_between(right[best], right[n]) for n in finals if n != best}
+    tied = [n for n in finals if n == best or not behind[n].certain]
+    winner = min(tied, key=lambda name: _time_s(read[name]))
+    rows = [
+        _row(last[name], read[name], right[name], behind.get(name), recommended=name == winner)
+        for name in last
+    ]
+    rows.sort(key=lambda row: (row.stage == "final", row.epochs, row.val_top1), reverse=True)
+    return Strategies(rows=tuple(rows), classes=_classes(winner, finals, read, right))
+
+
+def _row(
+    jobs: Sequence[Job],
+    records: Sequence[RunRecord],
+    right: NDArray[np.bool_],
+    behind: Gain | None,
+    *,
+    recommended: bool,
+) -> Row:
+    tests = [record.result["test_top1"] for record in records if record.result]
+    config = TrainConfig.from_dict(records[0].config)
+    order = sorted(records, key=lambda record: -record.best["val_top1"])
+    return Row(
+        strategy=jobs[0].strategy,
+        stage=jobs[0].stage or "final",
+        epochs=jobs[0].epochs,
+        seeds=len(jobs),
+        val_top1=float(right.mean()),
+        interval=_interval(right),
+        test_top1=None if None in tests or not tests else float(np.mean(tests)),
+        time_s=_time_s(records),
+        num_trained=num_trained(build(len(records[0].labels), seed=0), config),
+        behind=behind,
+        recommended=recommended,
+        runs=tuple(str(record.path) for record in order),
+    )
+
+
+def _interval(right: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return Wilson's interval of the mean over the seeds, widened by their spread."""
+    num_photos = right.shape[1]
+    mean, seeds = mean_interval(right.mean(1).tolist())
+    low, high = wilson_of(mean * num_photos, num_photos)
+    return (
+        max(0.0, mean - math.hypot(mean - low, seeds)),
+        min(1.0, mean + math.hypot(high - mean, seeds)),
+    )
+
+
+def _right(records: Sequence[RunRecord]) -> NDArray[np.bool_]:
+    """Return which validation photos each seed gets right, (S, N), in one order of photos."""
+    rows = []
+    for record in records:
+        if record.val is None:
+            raise RunError(f"{record.path} has no predictions yet; finish it with the same command")
+        order = np.argsort(np.array(record.val.files))
+        rows.append((record.val.predicted == record.val.targets)[order])
+    return np.stack(rows)
+
+
+def _time_s(records: Sequence[RunRecord]) -> float:
+    parts = ("train_s", "eval_s", "features_s")
+    return float(
+        np.mean([sum(e.get(p, 0.0) for e in record.history for p in parts) for record in records])
+    )
+
+
+def _classes(
+    winner: str,
+    finals: Sequence[str],
+    read: Mapping[str, Sequence[RunRecord]],
+    right: Mapping[str, NDArray[np.bool_]],
+) -> tuple[tuple[str, float, tuple[tuple[str, Gain], ...]], ...]:
+    record = read[winner][0]
+    if record.val is None:
+        return ()
+    targets = record.val.targets[np.argsort(np.array(record.val.files))]
+    rows = []
+    for target, label in enumerate(record.labels):
+        of_class = targets == target
+        if of_class.any():
+            mine = right[winner][:, of_class]
+            others = [(n, gain_between(mine, right[n][:, of_class])) for n in finals if n != winner]
+            rows.append((label, float(mine.mean()), tuple(others)))
+    return tuple(sorted(rows, key=lambda row: row[1]))

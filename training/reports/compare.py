@@ -1,0 +1,218 @@
+"""Runs side by side: curves together, what differs, and by how much beyond chance.
+
+Every run is compared with the first. Shapes: N photos, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import flatten
+from training.errors import RunError
+from training.intervals import mcnemar, paired_interval, wilson_of
+from training.pages import page
+from training.pages.figures import Drawn
+from training.reports.metrics import Predictions
+from training.reports.report import Measured, measured
+from training.reports.run_record import RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """How much more of the same, or other, photos a run gets right than the first."""
+
+    value: float | None
+    """Fraction; None where predictions are missing or the classes are others."""
+    interval: tuple[float, float] | None
+    paired: bool
+    """Both answered the very same photos."""
+    gained: int
+    """Paired: photos that only this run gets right."""
+    lost: int
+    """Paired: photos that only the first gets right."""
+    p: float | None
+    """Paired: McNemar's exact test, that gains and losses are equally likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between runs; lists follow the order in which the runs were given."""
+
+    records: tuple[RunRecord, ...]
+    names: tuple[str, ...]
+    """The runs' IDs, made different where they were equal."""
+    numbers: tuple[Measured, ...]
+    deltas: tuple[Delta | None, ...]
+    """Against the first, whose own is None."""
+    settings: tuple[tuple[str, tuple[str, ...]], ...]
+    """(setting, its value in each run), where not all are equal."""
+    classes: tuple[tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]], ...]
+    """(label, recall in each run, difference to the first); empty where the classes are others."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        runs = zip(self.names, self.records, self.numbers, self.deltas, strict=True)
+        return {
+            "runs": [
+                {
+                    "run": name,
+                    "path": str(record.path),
+                    "best_epoch": record.best["epoch"],
+                    "val_top1": record.best["val_top1"],
+                    "difference": delta and asdict(delta),
+                    "scores": {split: asdict(found) for split, found in numbers.scores.items()},
+                }
+                for name, record, numbers, delta in runs
+            ],
+            "settings": {name: list(values) for name, values in self.settings},
+            "classes": [
+                {
+                    "label": label,
+                    "recall": list(recall),
+                    "difference": [d and asdict(d) for d in ds],
+                }
+                for label, recall, ds in self.classes
+            ],
+        }
+
+
+def compare(run_dirs: Sequence[Path]) -> Comparison:
+    """Read runs and compare each with the first.
+
+    Raises:
+        RunError: Fewer than two runs, or one of them cannot be read.
+    """
+    if len(run_dirs) < 2:
+        raise RunError("compare needs two runs or more: hansang compare runs/first runs/second")
+    records = tuple(RunRecord.open(run_dir) for run_dir in run_dirs)
+    first = records[0]
+    deltas = (None, *(_delta(first, record) for record in records[1:]))
+    flats = [{**flatten(r.config), "data": r.dataset_hash[:12], "classes": len(r.labels),
+              "code": r.git_commit[:12], **r.versions} for r in records]  # fmt: skip
+    names = sorted({name for flat in flats for name in flat})
+    settings = [(n, tuple(page.value(flat.get(n)) for flat in flats)) for n in names]
+    return Comparison(
+        records=records,
+        names=_names(records),
+        numbers=tuple(measured(record) for record in records),
+        deltas=deltas,
+        settings=tuple((n, values) for n, values in settings if len(set(values)) > 1),
+        classes=_classes(records),
+    )
+
+
+def write(comparison: Comparison, out: Path) -> None:
+    """Write the page, and its figures as PNG and SVG into `<its name>-plots/` beside it."""
+    from training.reports import compare_plots
+
+    folder = out.parent / f"{out.stem}-plots"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    named = list(zip(comparison.names, comparison.records, strict=True))
+    figures: list[Drawn] = [
+        compare_plots.curves(named, "val_top1", folder),
+        compare_plots.curves(named, "val_loss", folder),
+        *(
+            compare_plots.class_deltas(comparison, index, folder)
+            for index in range(1, len(named))
+            if comparison.classes and any(d[2][index] for d in comparison.classes)
+        ),
+    ]
+    runs = zip(comparison.names, comparison.records, comparison.numbers, comparison.deltas,
+               strict=True)  # fmt: skip
+    context = {"comparison": comparison, "figures": figures, "runs": list(runs), "folder": folder}
+    page.write("compare.html.j2", out, context)
+
+
+def difference(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], *, paired: bool = True
+) -> Delta:
+    """Return by how much `second` is right more often than `first`, with a 95 % interval.
+
+    Paired: by photo (`paired_interval`). Otherwise Newcombe's (1998), of the two Wilson intervals.
+    """
+    if paired:
+        gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
+        middle, half = paired_interval(second.astype(np.float64) - first)
+        value = (gained - lost) / len(first)
+        interval = (max(-1.0, middle - half), min(1.0, middle + half))
+        return Delta(value=value, interval=interval, paired=True, gained=gained, lost=lost,
+                     p=mcnemar(gained, lost))  # fmt: skip
+    a, b = float(first.mean()), float(second.mean())
+    low_a, high_a = wilson_of(int(first.sum()), len(first))
+    low_b, high_b = wilson_of(int(second.sum()), len(second))
+    low = b - a - math.hypot(b - low_b, high_a - a)
+    high = b - a + math.hypot(high_b - b, a - low_a)
+    return Delta(value=b - a, interval=(low, high), paired=False, gained=0, lost=0, p=None)
+
+
+def _delta(first: RunRecord, other: RunRecord) -> Delta:
+    a, b = first.val, other.val
+    if a is None or b is None or first.labels != other.labels:
+        return Delta(value=None, interval=None, paired=False, gained=0, lost=0, p=None)
+    joined = _joined(a, b)
+    if joined is None:
+        return difference(_right(a), _right(b), paired=False)
+    rows_a, rows_b = joined
+    return difference(_right(a)[rows_a], _right(b)[rows_b])
+
+
+def _right(found: Predictions) -> NDArray[np.bool_]:
+    right: NDArray[np.bool_] = found.predicted == found.targets
+    return right
+
+
+def _joined(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return the rows that put both in one order; None unless they are of the same photos."""
+    if set(a.files) != set(b.files) or len(a.files) != len(b.files):
+        return None
+    rows_a, rows_b = np.argsort(np.array(a.files)), np.argsort(np.array(b.files))
+    return (rows_a, rows_b) if (a.targets[rows_a] == b.targets[rows_b]).all() else None
+
+
+def _classes(
+    records: Sequence[RunRecord],
+) -> tuple[tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]], ...]:
+    """Return recall and differences class by class, the greatest change of the last run first."""
+    first, labels = records[0].val, records[0].labels
+    found = [record.val for record in records if record.labels == labels]
+    if first is None or len(found) < len(records):
+        return ()
+    joined = [None if other is None else _joined(first, other) for other in found]
+    rows = []
+    for target, label in enumerate(labels):
+        recall: list[float | None] = []
+        deltas: list[Delta | None] = []
+        before = _right(first)[first.targets == target]
+        for other, rows_of in zip(found, joined, strict=True):
+            after = np.zeros(0, bool) if other is None else _right(other)[other.targets == target]
+            recall.append(float(after.mean()) if len(after) else None)
+            if other is None or not len(before) or not len(after):
+                deltas.append(None)
+            elif rows_of is None:
+                deltas.append(difference(before, after, paired=False))
+            else:
+                of_class = first.targets[rows_of[0]] == target
+                a, b = _right(first)[rows_of[0]], _right(other)[rows_of[1]]
+                deltas.append(difference(a[of_class], b[of_class]))
+        rows.append((label, tuple(recall), (None, *deltas[1:])))
+
+    def change(row: tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]]) -> float:
+        last = row[2][-1]
+        return 0.0 if last is None or last.value is None else last.value
+
+    return tuple(sorted(rows, key=change))
+
+
+def _names(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    seen: dict[str, int] = {}
+    names = []
+    for record in records:
+        seen[record.name] = seen.get(record.name, 0) + 1
+        again = seen[record.name]
+        names.append(record.name if again == 1 else f"{record.name} ({again})")
+    return tuple(names)

@@ -1,0 +1,97 @@
+"""By how much one way of training beats another, over several seeds.
+
+Two things make a measured difference uncertain: the luck of the seeds, and that there are only so
+many photos. Each gives an interval; together they add up as independent errors do, in quadrature.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import RunError
+from training.intervals import mean_interval, paired_interval
+from training.reports.metrics import Predictions
+from training.reports.run_record import RunRecord
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gain:
+    """A difference of top-1, as fractions."""
+
+    first: float
+    """Mean top-1 over the seeds of what is compared with."""
+    second: float
+    value: float
+    low: float
+    high: float
+    """The 95 % interval, of seeds and photos together."""
+    seeds: int
+    photos: int
+
+    @property
+    def certain(self) -> bool:
+        """Return whether the interval leaves out no difference at all."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "certain": self.certain}
+
+
+def gain(first: Sequence[Path], second: Sequence[Path], split: str = "val") -> Gain | None:
+    """Compare runs with runs, a pair for each seed; None where there is no such split.
+
+    Raises:
+        RunError: A run stored no predictions, or they are of other photos.
+    """
+    rights = [[right_of(run, split) for run in runs] for runs in (first, second)]
+    if any(right is None for runs in rights for right in runs):
+        return None
+    pairs = [(a, b) for a, b in zip(*rights, strict=True) if a is not None and b is not None]
+    return gain_of(pairs)
+
+
+def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Gain:
+    """Compare what was answered right, by file; a pair for each seed.
+
+    Raises:
+        RunError: They answered other photos.
+    """
+    files = sorted(pairs[0][0])
+    if any(sorted(side) != files for pair in pairs for side in pair):
+        raise RunError("the runs answered other photos; compare runs of one dataset")
+    first, second = (
+        np.array([[pair[side][file] for file in files] for pair in pairs]) for side in (0, 1)
+    )
+    return gain_between(first, second)
+
+
+def gain_between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Gain:
+    """Compare what was right, (S, N): S seeds, a pair for each, N photos in one order."""
+    each = second.astype(np.float64) - first
+    value, seeds_half = mean_interval(each.mean(1).tolist())
+    # A photo that is right more often pulls all seeds alike, so it counts once.
+    middle, photos_half = paired_interval(each.mean(0))
+    half = math.hypot(seeds_half, photos_half)
+    return Gain(
+        first=float(first.mean()), second=float(second.mean()), value=value,
+        low=max(-1.0, middle - half), high=min(1.0, middle + half),
+        seeds=len(first), photos=first.shape[1],
+    )  # fmt: skip
+
+
+def right_of(run_dir: Path, split: str) -> dict[str, bool] | None:
+    """Return which photos of a split a run gets right, by file; None without such a split."""
+    record = RunRecord.open(run_dir)
+    found: Predictions | None = record.val if split == "val" else record.test
+    if found is None:
+        if split == "val":
+            raise RunError(f"{run_dir} stored no predictions; train it again under another name")
+        return None
+    right = (found.predicted == found.targets).tolist()
+    return dict(zip([str(file) for file in found.files], right, strict=True))

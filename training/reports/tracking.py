@@ -1,0 +1,275 @@
+"""Runs sent to where people watch them: TensorBoard event files, an MLflow server.
+
+metrics.jsonl ─► Follower (a thread) ─► each Tracker
+
+The trainer knows nothing of it: its file is read as it grows, so a slow or dead server costs
+training nothing. A tracker that fails is dropped with a warning.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from terminal import say
+from training.config import flatten
+from training.files import write_text
+from training.reports.run_record import RunRecord
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 2.0
+"""Seconds between two looks at `metrics.jsonl`."""
+
+_FINISH_S = 60.0
+"""Seconds that the last epochs and the report may take to send; then the run ends without."""
+
+
+class Tracker(Protocol):
+    """Somewhere that epochs go. It may be given epochs that it was given before."""
+
+    name: str
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Take a line of `metrics.jsonl`."""
+
+    def finish(self, run: RunRecord | None) -> None:
+        """Take a finished run, or None for one that was stopped or failed."""
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return what can be drawn over the epochs."""
+    return {
+        name: float(value)
+        for name, value in record.items()
+        if name != "epoch" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+class TensorBoardTracker:
+    """Event files in `RUN/tensorboard`; written anew when a run goes on, so no epoch is twice."""
+
+    name = "TensorBoard"
+
+    def __init__(self, run_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run_dir / "tensorboard"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder))
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Write a scalar for each number, at its epoch."""
+        for name, value in numbers(record).items():
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+    def finish(self, run: RunRecord | None) -> None:
+        """Close the file."""
+        if run is not None:
+            for split in ("val", "test"):
+                value = (run.result or {}).get(f"{split}_top1")
+                if value is not None:
+                    self._writer.add_scalar(f"best/{split}_top1", value, run.best["epoch"])
+        self._writer.close()
+
+
+class MlflowTracker:
+    """A run on an MLflow server; `RUN/mlflow.json` names it, so that a resumed run goes on in it.
+
+    The server is `MLFLOW_TRACKING_URI`, the experiment `MLFLOW_EXPERIMENT_NAME` or 'hansang'.
+    """
+
+    name = "MLflow"
+
+    def __init__(self, run_dir: Path, uri: str) -> None:
+        # Read when mlflow is imported. A dead server should cost seconds, not minutes.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        from mlflow import MlflowClient
+
+        self._run_dir = run_dir
+        self._client = MlflowClient(uri)
+        self._run_id = self._find(uri)
+        self._sent = max(
+            (m.step for m in self._client.get_metric_history(self._run_id, "val_top1")), default=0
+        )
+
+    def _find(self, uri: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        about = json.loads((self._run_dir / "config.json").read_text("utf-8"))
+        note = self._run_dir / "mlflow.json"
+        try:
+            known = json.loads(note.read_text("utf-8"))
+            if known["tracking_uri"] == uri:
+                self._client.update_run(known["run_id"], status="RUNNING")
+                return str(known["run_id"])
+        except (FileNotFoundError, ValueError, KeyError, MlflowException):
+            pass  # not sent before, or the server has forgotten it: begin a new one
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hansang")
+        experiment = self._client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        run = self._client.create_run(
+            place,
+            run_name=self._run_dir.resolve().name,
+            tags={
+                "dataset_hash": about["dataset_hash"],
+                "git_commit": about.get("git_commit", ""),
+                "classes": str(len(about["labels"])),
+                **{f"version.{name}": v for name, v in about.get("versions", {}).items()},
+            },
+        )
+        run_id = str(run.info.run_id)
+        for key, value in flatten(about["config"]).items():
+            self._client.log_param(run_id, key, value)
+        write_text(note, json.dumps({"tracking_uri": uri, "run_id": run_id}))
+        return run_id
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """Send an epoch, unless the server has it already."""
+        if record["epoch"] <= self._sent:
+            return
+        self._log(numbers(record), record["epoch"])
+        self._sent = record["epoch"]
+
+    def finish(self, run: RunRecord | None) -> None:
+        """Send the result, the run's files and its report; say how the run ended."""
+        if run is None:
+            self._client.set_terminated(self._run_id, "KILLED")
+            return
+        keys = ("val_top1", "val_loss", "test_top1", "best_epoch", "ece_before", "ece_after")
+        result = run.result or {}
+        found = {f"best_{key}": float(result[key]) for key in keys if result.get(key) is not None}
+        self._log(found, run.best["epoch"])
+        for name in ("config.json", "metrics.jsonl", "result.json", "report.html"):
+            if (run.path / name).is_file():
+                self._client.log_artifact(self._run_id, str(run.path / name))
+        if (run.path / "plots").is_dir():
+            self._client.log_artifacts(self._run_id, str(run.path / "plots"), "plots")
+        self._client.set_terminated(self._run_id, "FINISHED")
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(name, value, now_ms, step) for name, value in values.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+
+class Follower:
+    """Gives each tracker every epoch of a run as it is written down, in a thread of its own."""
+
+    def __init__(
+        self, run_dir: Path, trackers: Mapping[str, Callable[[], Tracker]], poll_s: float = POLL_S
+    ) -> None:
+        self._run_dir = run_dir
+        self._factories = dict(trackers)
+        self._poll_s = poll_s
+        self._live: dict[str, Tracker] = {}
+        self._sent = 0
+        self._ending = threading.Event()
+        self._finished = False
+        # A daemon: a server that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow; trackers are made once the run has written its config."""
+        if self._factories:
+            self._thread.start()
+
+    def stop(self, *, finished: bool) -> None:
+        """Send what is left; `finished` says that the run reached its end."""
+        if not self._factories:
+            return
+        self._finished = finished
+        self._ending.set()
+        self._thread.join(_FINISH_S)
+        if self._thread.is_alive():
+            names = ", ".join(self._live)
+            say(f"warning: {names} did not take the run in time; it is in its files")
+
+    def _follow(self) -> None:
+        while not self._ending.wait(self._poll_s):
+            self._send()
+        self._send()
+        run = None
+        if self._finished:
+            try:
+                run = RunRecord.open(self._run_dir)
+            except Exception as error:
+                say(f"warning: the run cannot be read ({error})")
+        for name, tracker in list(self._live.items()):
+            self._try(name, partial(tracker.finish, run))
+
+    def _send(self) -> None:
+        if not (self._run_dir / "config.json").is_file():
+            return
+        for name, make in list(self._factories.items()):
+            if name not in self._live:
+                self._try(name, partial(self._begin, name, make))
+        try:
+            lines = (self._run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        # Rewritten as a whole and replaced at once, so every line is whole.
+        for line in lines[self._sent :]:
+            record = json.loads(line)
+            for name, tracker in list(self._live.items()):
+                self._try(name, partial(tracker.epoch, record))
+        self._sent = max(self._sent, len(lines))
+
+    def _begin(self, name: str, make: Callable[[], Tracker]) -> None:
+        self._live[name] = make()
+
+    def _try(self, name: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            logger.debug("tracker %s failed", name, exc_info=True)
+            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+            say(f"warning: {name} is left out from here on ({reason}); training goes on")
+            self._live.pop(name, None)
+            self._factories.pop(name, None)
+
+
+def chosen(run_dir: Path, *, tensorboard: bool) -> dict[str, Callable[[], Tracker]]:
+    """Return what makes the trackers that were asked for, by option and by environment."""
+    found: dict[str, Callable[[], Tracker]] = {}
+    if tensorboard:
+        found["TensorBoard"] = lambda: TensorBoardTracker(run_dir)
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        found["MLflow"] = lambda: MlflowTracker(run_dir, uri)
+    return found
+
+
+@contextmanager
+def tracked(run_dir: Path, *, tensorboard: bool) -> Iterator[None]:
+    """Follow the run that is trained in the block; one that ends well is sent with its report."""
+    follower = Follower(run_dir, chosen(run_dir, tensorboard=tensorboard))
+    follower.start()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        follower.stop(finished=finished)
+
+
+def write_report(run_dir: Path) -> None:
+    """Write the run's page; a run that is finished never fails for its report."""
+    try:
+        from training.reports import report
+
+        say(f"report: {report.write(run_dir)}")
+    except Exception as error:
+        say(f"no report ({error}); make it with: hansang report {run_dir}")

@@ -1,0 +1,95 @@
+"""The winner of a study, trained for longer, against the baseline at the same budget."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from terminal import Progress, no_progress
+from training.cache import DatasetCache
+from training.config import TrainConfig
+from training.intervals import mean_interval
+from training.reports.gain import Gain, gain
+from training.reports.run_record import RunRecord
+from training.run_directory import read
+from training.tuning.arms import train_arms
+from training.tuning.search import Outcome, best_run
+from training.tuning.study import Study
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Final:
+    """What the winner reached."""
+
+    trial: int
+    epochs: int
+    val_top1: float
+    """Mean over the seeds of the best epoch's, as a fraction."""
+    half_interval: float
+    test_top1: float | None
+    """Mean over the seeds, of the same epochs; the test split chose nothing. None without one."""
+    gain_val: Gain
+    """Over the baseline, trained for as long."""
+    gain_test: Gain | None
+    runs: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return dataclasses.asdict(self)
+
+
+def stretched(config: TrainConfig, epochs: int, seed: int) -> TrainConfig:
+    """Return a config for another number of epochs: what counts epochs grows in proportion."""
+    times = epochs / config.epochs
+    scheduler, augment = config.scheduler, config.augment
+    return dataclasses.replace(
+        config, epochs=epochs, seed=seed,
+        scheduler=dataclasses.replace(
+            scheduler, step_epochs=max(round(scheduler.step_epochs * times), 1)
+        ),
+        augment=dataclasses.replace(augment, off_epochs=round(augment.off_epochs * times)),
+    )  # fmt: skip
+
+
+def train_final(
+    study: Study, cache: DatasetCache, *, epochs: int, seeds: Sequence[int], device: str = "auto",
+    should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
+) -> Final | None:  # fmt: skip
+    """Train the best trial's settings and the baseline; None if no trial came to its end.
+
+    Each run keeps its best epoch; the same call goes on with what was stopped.
+
+    Raises:
+        StoppedError: `should_stop` said so.
+    """
+    found: tuple[Outcome, Path] | None = best_run(study.optuna, study.folder)
+    if found is None:
+        return None
+    winner, run_dir = found
+    about = read(run_dir)
+    if about is None:
+        return None
+    config = TrainConfig.from_dict(about["config"])
+    name = f"final-trial{winner.number}-{epochs}epochs"
+    baseline = dataclasses.replace(study.plan.base("baseline"), threads=config.threads)
+    arms = [
+        (f"baseline-{epochs}epochs", "the baseline", stretched(baseline, epochs, 0)),
+        (name, "the winner", stretched(config, epochs, 0)),
+    ]
+    runs = train_arms(
+        arms, cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress
+    )
+    records = [RunRecord.open(run) for run in runs[name]]
+    mean, half = mean_interval([record.best["val_top1"] for record in records])
+    tests = [(record.result or {}).get("test_top1") for record in records]
+    known = [value for value in tests if value is not None]
+    gain_val = gain(runs[arms[0][0]], runs[name])
+    if gain_val is None:
+        return None
+    return Final(
+        trial=winner.number, epochs=epochs, val_top1=mean, half_interval=half,
+        test_top1=sum(known) / len(known) if known else None, gain_val=gain_val,
+        gain_test=gain(runs[arms[0][0]], runs[name], "test"),
+        runs=tuple(str(run) for run in runs[name]),
+    )  # fmt: skip

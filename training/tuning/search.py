@@ -1,0 +1,192 @@
+"""A worker: does trials of a study until there are none left.
+
+claim ─► train (resumes by itself) ─► at each rung: as if it ended here ─► go on, or prune
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from terminal import Progress, no_progress, say
+from training import checkpoint
+from training.cache import DatasetCache
+from training.device import device_of
+from training.feed import sharing
+from training.trainer import DivergedError, StoppedError, train
+from training.tuning.rungs import rungs
+from training.tuning.study import Claim, Study
+
+_POLL_S = 2.0
+
+
+class _PrunedError(Exception):
+    """The trial is given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a trial."""
+
+    number: int
+    state: str
+    """complete, pruned, running, waiting or failed."""
+    value: float | None
+    """Validation top-1 of the best epoch, as a fraction; of a pruned trial, as if it had ended."""
+    epochs: int
+    """Trained."""
+    probes: int
+    """Epochs spent on judging it at rungs."""
+    recipe: str | None
+    """The recipe that it is, of those that the study began with."""
+    run: str
+    """Name of its run directory."""
+    params: Mapping[str, Any]
+    rungs: Mapping[int, float]
+    """Epoch → top-1 as if it had ended there."""
+    why: str | None
+    """Why it was given up, if not for its rank."""
+    seconds: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def outcome(trial: FrozenTrial) -> Outcome:
+    """Return what became of a trial, as the storage has it."""
+    attrs, done = trial.user_attrs, trial.datetime_complete and trial.datetime_start
+    return Outcome(
+        number=trial.number,
+        state={"fail": "failed"}.get(trial.state.name.lower(), trial.state.name.lower()),
+        value=trial.value if trial.state != TrialState.FAIL else None,
+        epochs=attrs.get("epochs", 0),
+        probes=len(trial.intermediate_values),
+        recipe=attrs.get("recipe"),
+        run=attrs.get("run", ""),
+        params=dict(trial.params),
+        rungs=dict(trial.intermediate_values),
+        why=attrs.get("why"),
+        seconds=(trial.datetime_complete - trial.datetime_start).total_seconds()  # type: ignore[operator]
+        if done
+        else None,
+    )
+
+
+def ranking(trials: Sequence[FrozenTrial]) -> list[Outcome]:
+    """Return the finished trials: complete ones by value, then pruned ones by how far they came."""
+    found = [outcome(trial) for trial in trials if trial.state.is_finished()]
+    found = [one for one in found if one.state != "failed"]
+
+    def key(one: Outcome) -> tuple[bool, int, float]:
+        complete = one.state == "complete"
+        return not complete, 0 if complete else -max(one.rungs, default=0), -(one.value or 0.0)
+
+    return sorted(found, key=key)
+
+
+def saved_share(found: Sequence[Outcome], epochs: int) -> float:
+    """Return the part of the epochs that pruning saved, what judging cost already taken off."""
+    spent = sum(one.epochs + one.probes for one in found)
+    return 1 - spent / max(len(found) * epochs, 1)
+
+
+def work(
+    study: Study, cache: DatasetCache, *, trials: int, most: int | None = None,
+    device: str = "auto", threads: int = 0,
+    should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
+) -> list[Outcome]:  # fmt: skip
+    """Do trials until the study has `trials` results, those of other workers included.
+
+    Returns what became of those that were done here, `most` at most.
+
+    While others are at the last ones it waits, and takes up what a dead worker leaves.
+
+    Raises:
+        StoppedError: `should_stop` said so; the trial's checkpoint is saved.
+        TrainingError: A trial cannot go on for a reason that is no fault of its settings.
+    """
+    done: list[Outcome] = []
+    with sharing(cache.splits, device_of(device)):
+        while len(done) != most and not study.finished(trials):
+            if should_stop():
+                raise StoppedError("stopped between two trials; the same command goes on")
+            claim = study.claim(trials, threads)
+            if claim is None:
+                time.sleep(_POLL_S)
+                continue
+            try:
+                _do(claim, study, cache, device, should_stop, _within(study, trials, progress))
+            finally:
+                claim.release()
+            done.append(outcome(study.trials()[claim.trial.number]))
+    return done
+
+
+def _do(
+    claim: Claim, study: Study, cache: DatasetCache, device: str,
+    should_stop: Callable[[], bool], progress: Progress,
+) -> None:  # fmt: skip
+    trial, checked = claim.trial, rungs(study.plan.epochs) if study.plan.pruning else ()
+    epochs = 0
+
+    def after_epoch(history: Sequence[Mapping[str, Any]], as_if_ended: Callable[[], float]) -> None:
+        nonlocal epochs
+        epochs = len(history)
+        if epochs not in checked:
+            return
+        known = study.trials()[trial.number].intermediate_values
+        if epochs not in known:
+            trial.report(as_if_ended(), epochs)
+        if not claim.given and trial.should_prune():
+            raise _PrunedError
+
+    say(f"trial {trial.number}: {claim.run_dir}")
+    try:
+        result = train(
+            claim.config, cache, claim.run_dir, device=device, should_stop=should_stop,
+            after_epoch=after_epoch, progress=progress,
+        )  # fmt: skip
+    except _PrunedError:
+        _tell(study, claim, epochs, None)
+    except DivergedError as error:
+        # Told as the worst there is, so that the search keeps away from it.
+        trial.report(0.0, next((rung for rung in checked if rung > epochs), epochs + 1))
+        trial.set_user_attr("why", str(error).partition(";")[0])
+        _tell(study, claim, epochs, None)
+    else:
+        _tell(study, claim, result.epochs, result.val_top1)
+
+
+def _tell(study: Study, claim: Claim, epochs: int, value: float | None) -> None:
+    """Write the result down, and keep of the checkpoints the best and the last."""
+    claim.trial.set_user_attr("epochs", epochs)
+    state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+    study.optuna.tell(claim.trial, value, state=state)
+    checkpoint.prune(claim.run_dir / "checkpoints", kept=1)
+
+
+def _within(study: Study, trials: int, progress: Progress) -> Progress:
+    """Return the progress of a trial as that of the study, in epochs."""
+    epochs = study.plan.epochs
+    found = [outcome(trial) for trial in study.trials()]
+    finished = sum(one.state in ("complete", "pruned") for one in found)
+    complete = [one for one in found if one.state == "complete"]
+    best = max(complete, key=lambda one: one.value or 0.0, default=None)
+    so_far = f", best {best.value:.1%} (trial {best.number})" if best and best.value else ""
+
+    def report(done: int, total: int, note: str = "") -> None:
+        place = finished * epochs + done * epochs // max(total, 1)
+        progress(place, trials * epochs, f"{finished} of {trials} trials{so_far}; {note}")
+
+    return report
+
+
+def best_run(study: optuna.Study, folder: Path) -> tuple[Outcome, Path] | None:
+    """Return the best trial that was trained to its end, and its run directory."""
+    found = [one for one in ranking(study.get_trials(deepcopy=False)) if one.state == "complete"]
+    return (found[0], folder / found[0].run) if found else None

@@ -1,0 +1,69 @@
+"""Where a study's trials are written down: SQLite in its folder, or a database by URL."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from training.errors import ConfigError
+from training.tuning.rungs import Rungs
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+_WAIT_S = 60
+"""How long SQLite waits for another worker's write."""
+
+
+def url_of(storage: str | None, folder: Path) -> str:
+    """Return the storage's URL for SQLAlchemy; SQLite in the study's folder if none is named."""
+    if storage is None:
+        return f"sqlite:///{(folder / 'study.db').resolve()}"
+    if "://" not in storage:
+        raise ConfigError(
+            f"--storage {storage!r} is no URL; give postgresql://USER@HOST/DATABASE or"
+            " sqlite:///PATH"
+        )
+    # Optuna and its dashboard take both; without a driver's name SQLAlchemy wants an older one.
+    return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
+
+
+def without_password(url: str) -> str:
+    """Return a URL that may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def storage_of(url: str) -> "RDBStorage":
+    """Open a storage.
+
+    Raises:
+        ConfigError: It cannot be reached, or Optuna has no driver for it.
+    """
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    sqlite = url.startswith("sqlite")
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if sqlite:
+        options = {"connect_args": {"timeout": _WAIT_S}}
+    try:
+        return RDBStorage(url, engine_kwargs=options)
+    except (SQLAlchemyError, ArgumentError, ImportError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the storage {without_password(url)} cannot be used: {reason}"
+        ) from error
+
+
+def open_or_create(name: str, url: str) -> optuna.Study:
+    """Open a study of Optuna's, or create it.
+
+    Raises:
+        ConfigError: The storage cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=name, storage=storage_of(url), direction="maximize",
+        pruner=Rungs(), load_if_exists=True,
+    )  # fmt: skip

@@ -1,0 +1,257 @@
+"""A study: one search, its storage, and who does which trial.
+
+runs/<study>/study.json      what every worker must agree on, written once
+runs/<study>/study.db        Optuna's storage, unless --storage names another
+runs/<study>/trial-0007/     a run directory each
+
+Workers agree through two things: the storage (what was tried, what came out) and locks in the
+study's folder. A trial belongs to whoever holds its lock; the system lets go of it when a process
+ends, however it ends. So a trial that runs by the storage and whose lock is free was left by a
+dead worker, and the next one goes on from its checkpoint, at once and under the same number. On
+several machines the folder must be shared between them; a worker that does not see it is refused.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import re
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from training import run_directory
+from training.config import TrainConfig
+from training.errors import ConfigError, RunError
+from training.files import write_text
+from training.recipes import recipe
+from training.tuning import storages
+from training.tuning.space import Space
+
+if TYPE_CHECKING:
+    from optuna.samplers import TPESampler
+
+ENQUEUED = ("baseline",)
+"""Recipes that every study begins with, and after them the one that it starts from."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What every worker of a study must agree on."""
+
+    name: str
+    recipe: str
+    """What settings that are not searched are taken from."""
+    epochs: int
+    image_size: int
+    seed: int
+    """Of the search and of every trial, so that trials differ in their settings alone."""
+    pruning: bool
+    dataset_hash: str
+    space: Mapping[str, Any]
+
+    def base(self, name: str | None = None) -> TrainConfig:
+        """Return a recipe (the plan's, if none is named) at the study's budget."""
+        budget = {"epochs": self.epochs, "image_size": self.image_size, "seed": self.seed}
+        return recipe(name or self.recipe).with_overrides(budget)
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class Claim:
+    """A trial that is this process's alone until `release`."""
+
+    trial: optuna.trial.Trial
+    config: TrainConfig
+    run_dir: Path
+    given: bool
+    """A recipe that the study began with: it is never pruned, so all can be compared with it."""
+    lock: IO[str]
+
+    def release(self) -> None:
+        """Let others have it; what has no result yet is taken up by the next."""
+        self.lock.close()
+
+
+class Study:
+    """A study, as a worker sees it."""
+
+    def __init__(self, plan: Plan, folder: Path, study: optuna.Study, space: Space) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.optuna = study
+        self.space = space
+
+    def claim(self, trials: int, threads: int = 0) -> Claim | None:
+        """Return a trial to do: one that a dead worker left, or else the next of `trials`.
+
+        None if there is nothing to do now; `finished` tells whether that will stay so.
+        """
+        with _held(self.folder / ".study-lock"):
+            known = self.trials()
+            for left in (t for t in known if t.state == TrialState.RUNNING):
+                lock = self._lock(left.number)
+                if lock is None:
+                    continue
+                # Its worker may have told the result and let go since it was listed.
+                if self.trials()[left.number].state == TrialState.RUNNING:
+                    return self._claimed(left.number, left._trial_id, lock, threads)
+                lock.close()
+            if len(_begun(known)) >= trials:
+                return None
+            waiting = [t.number for t in known if t.state == TrialState.WAITING]
+            number = min(waiting, default=len(known))
+            lock = self._lock(number)
+            if lock is None:
+                raise RunError(f"{self._run_dir(number)} is held, though its trial never began")
+            self.optuna.sampler = _sampler(self.plan.seed, number)
+            asked = self.optuna.ask()
+            return self._claimed(asked.number, asked._trial_id, lock, threads)
+
+    def finished(self, trials: int) -> bool:
+        """Return whether every trial has its result."""
+        begun = _begun(self.trials())
+        return len(begun) >= trials and all(trial.state.is_finished() for trial in begun)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return every trial as the storage has it, by number."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def _claimed(self, number: int, trial_id: int, lock: IO[str], threads: int) -> Claim:
+        # Made anew for a trial that was left: what it was given is what it is given again.
+        self.optuna.sampler = _sampler(self.plan.seed, number)
+        trial = optuna.trial.Trial(self.optuna, trial_id)
+        given, run_dir = trial.user_attrs.get("recipe"), self._run_dir(number)
+        config = self.space.suggest(trial)
+        if given is not None:
+            # The recipe itself: the space may not have all of it.
+            config = self.plan.base(given)
+        about = run_directory.read(run_dir)
+        if about is not None:
+            config = TrainConfig.from_dict(about["config"])
+        else:
+            config = dataclasses.replace(config, threads=threads)
+        trial.set_user_attr("run", run_dir.name)
+        return Claim(trial=trial, config=config, run_dir=run_dir, given=bool(given), lock=lock)
+
+    def _run_dir(self, number: int) -> Path:
+        return self.folder / f"trial-{number:04}"
+
+    def _lock(self, number: int) -> IO[str] | None:
+        run_dir = self._run_dir(number)
+        run_dir.mkdir(exist_ok=True)
+        lock = (run_dir / ".claim").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+
+def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) -> Study:
+    """Begin a study, or join one that began with the very same plan.
+
+    Raises:
+        ConfigError: The study began with another plan (the differences are listed), its folder is
+            not the one that its other workers use, or the storage cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+", plan.name) or plan.name.startswith("."):
+        raise ConfigError(f"--study {plan.name!r}: give it a name of letters, digits, - and _")
+    folder = runs_dir / plan.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+    with _held(folder / ".study-lock"):
+        token = _agreed(plan, folder)
+        study = storages.open_or_create(plan.name, storages.url_of(storage, folder))
+        theirs = study.user_attrs.get("folder")
+        if theirs is None:
+            study.set_user_attr("plan", dataclasses.asdict(plan))
+            for name in dict.fromkeys((*ENQUEUED, plan.recipe)):
+                study.enqueue_trial(space.nearest(plan.base(name)), user_attrs={"recipe": name})
+            # Last: a kill before it leaves a study that the next worker begins again.
+            study.set_user_attr("folder", token)
+        elif theirs != token:
+            raise ConfigError(
+                f"the study {plan.name} in this storage has its run directories elsewhere, not in"
+                f" {folder}: every worker must see the same folder (--runs-dir), on several"
+                " machines a shared one; or choose another --study"
+            )
+    return Study(plan, folder, study, space)
+
+
+def _agreed(plan: Plan, folder: Path) -> str:
+    """Write the plan down, or check that the one that is there is the same; return its token."""
+    path = folder / "study.json"
+    wanted = json.loads(json.dumps(dataclasses.asdict(plan)))
+    try:
+        there = json.loads(path.read_text("utf-8"))
+        token, old = there.pop("token"), there
+    except FileNotFoundError:
+        token = uuid.uuid4().hex
+        text = json.dumps({"token": token, **wanted}, ensure_ascii=False, indent=2)
+        write_text(path, text)
+        return token
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged: {error!r}") from error
+    differences = [
+        f"{name}: {old.get(name)} there, {wanted[name]} now" if name != "space"
+        else "the space is another"
+        for name in wanted
+        if wanted[name] != old.get(name)
+    ]  # fmt: skip
+    if differences:
+        raise ConfigError(
+            f"the study {plan.name} in {folder} began otherwise: {'; '.join(differences)}."
+            " Give what it began with, or choose another --study"
+        )
+    return str(token)
+
+
+def read_plan(folder: Path) -> Plan:
+    """Return the plan of a study's folder.
+
+    Raises:
+        RunError: There is no study, or its plan is damaged.
+    """
+    try:
+        values = json.loads((folder / "study.json").read_text("utf-8"))
+        values.pop("token")
+        return Plan(**values)
+    except FileNotFoundError:
+        raise RunError(f"{folder} is no study: it has no study.json") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}/study.json is damaged: {error!r}") from error
+
+
+def _begun(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that count: a failed one is one that somebody took out by hand."""
+    return [t for t in trials if t.state not in (TrialState.FAIL, TrialState.WAITING)]
+
+
+def _sampler(seed: int, number: int) -> "TPESampler":
+    """Return the sampler of a trial: a function of the study's seed, whoever asks and when."""
+    import numpy as np
+
+    with warnings.catch_warnings():
+        # `group` is what lets settings depend on others; it has been experimental for years.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            multivariate=True, group=True,
+            seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock of all workers for as long as it takes to ask for a trial."""
+    with path.open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

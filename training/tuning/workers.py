@@ -1,0 +1,80 @@
+"""Several workers of one study on this machine, each a process."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from terminal import Progress, no_progress
+from training.errors import RunError
+from training.trainer import StoppedError
+from training.tuning.search import outcome
+from training.tuning.study import Study
+
+_POLL_S = 1.0
+_STOP_S = 60.0
+
+
+def run_workers(
+    arguments: Sequence[str], count: int, study: Study, *, trials: int,
+    should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
+) -> None:  # fmt: skip
+    """Run `hansang tune ARGUMENTS` in so many processes until the study is done.
+
+    What each says lies in `<study>/worker-<n>.log`. A worker that dies is no loss: another takes
+    its trial up. None of them outlives this process.
+
+    Raises:
+        StoppedError: `should_stop` said so; each trial's checkpoint is saved.
+        RunError: All of them ended and the study is not done.
+    """
+    processes = []
+    for number in range(count):
+        log = study.folder / f"worker-{number}.log"
+        with log.open("a") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hansang", "tune", *arguments, "--most", str(trials),
+                 "--stop-with-parent"],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file,
+            )  # fmt: skip
+        processes.append(process)
+    stopped = False
+    try:
+        while any(process.poll() is None for process in processes):
+            if should_stop() and not stopped:
+                stopped = True
+                for process in processes:
+                    process.terminate()
+            _show(study, trials, sum(p.poll() is None for p in processes), progress)
+            time.sleep(_POLL_S)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+            process.kill()
+            if process.stdin:
+                process.stdin.close()
+    if stopped:
+        raise StoppedError("stopped; every trial's checkpoint is saved: the same command goes on")
+    if not study.finished(trials):
+        raise RunError(
+            f"every worker ended before the study was done; why, {study.folder}/worker-*.log say."
+            " The same command goes on"
+        )
+
+
+def _show(study: Study, trials: int, alive: int, progress: Progress) -> None:
+    epochs, found = study.plan.epochs, [outcome(trial) for trial in study.trials()]
+    finished = [one for one in found if one.state in ("complete", "pruned")]
+    place = len(finished) * epochs
+    for one in found:
+        path = study.folder / one.run / "metrics.jsonl"
+        if one.state == "running" and path.is_file():
+            place += min(path.read_text().count("\n"), epochs)
+    best = max((one.value or 0.0 for one in finished if one.state == "complete"), default=None)
+    so_far = "" if best is None else f", best {best:.1%}"
+    note = f"{len(finished)} of {trials} trials{so_far}, {alive} workers"
+    progress(place, trials * epochs, note)
