@@ -141,7 +141,7 @@ def test_a_worker_that_is_stopped_leaves_a_checkpoint_and_no_slot(rig, begun, re
     run, run_dir, worker = begun
 
     worker.send_signal(signal.SIGTERM)
-    worker.wait(60)
+    worker.wait(180)
 
     _until_unlocked(run_dir, 30)
     kept = len(epochs(run_dir))
