@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -31,7 +32,7 @@ class _Job:
     data: bytes
     image_size: int
     deadline_s: float
-    done: asyncio.Future[Pixels]
+    done: asyncio.Future[Pixels | ServiceError]
 
 
 class Decoder:
@@ -45,28 +46,18 @@ class Decoder:
         self._waiting: Lines[_Job] = Lines()
         self._large = threading.Lock()
 
-    async def decode(
+    def decode(
         self, data: bytes, image_size: int, *, priority: Priority, deadline_s: float
-    ) -> Pixels | ServiceError:
-        """Return the pixels that the model sees, (S, S, 3), or what is wrong with these bytes.
+    ) -> asyncio.Future[Pixels | ServiceError]:
+        """Return what will be what `decoded` returns.
 
-        Raises:
-            DeadlineError: The deadline passed before its turn came.
+        It raises DeadlineError if the deadline passes before its turn comes; cancelled before, it
+        is not decoded.
         """
-        done: asyncio.Future[Pixels] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[Pixels | ServiceError] = asyncio.get_running_loop().create_future()
         self._waiting.push(_Job(data, image_size, deadline_s, done), priority)
         self._dispatch()
-        try:
-            return await done
-        except ImageError as error:
-            self._metrics.bad_images.labels(error.kind).inc()
-            return error
-        except DeadlineError:
-            raise
-        except Exception:
-            self._metrics.bad_images.labels("unhandled").inc()
-            logger.exception("unhandled error in decoding an image of %d bytes", len(data))
-            return ServiceError("internal error")
+        return done
 
     def close(self) -> None:
         """End the threads; what waits is dropped."""
@@ -83,24 +74,45 @@ class Decoder:
                 job.done.set_exception(DeadlineError("the deadline passed in the queue"))
                 continue
             self._free -= 1
-            work = self._threads.submit(self._pixels, job)
+            work = self._threads.submit(
+                decoded, job.data, job.image_size, self._metrics, large=self._large
+            )
             # Without a task for each image: they are the many.
             work.add_done_callback(self._told(job))
 
-    def _told(self, job: _Job) -> Callable[[Future[Pixels]], object]:
+    def _told(self, job: _Job) -> Callable[[Future[Pixels | ServiceError]], object]:
         loop = asyncio.get_running_loop()
         return lambda work: loop.call_soon_threadsafe(self._ended, job, work)
 
-    def _ended(self, job: _Job, work: Future[Pixels]) -> None:
+    def _ended(self, job: _Job, work: Future[Pixels | ServiceError]) -> None:
         self._free += 1
         self._dispatch()
-        if job.done.done() or work.cancelled():
-            return
-        if error := work.exception():
-            job.done.set_exception(error)
-        else:
+        if not (job.done.done() or work.cancelled()):
             job.done.set_result(work.result())
 
-    def _pixels(self, job: _Job) -> Pixels:
-        with self._metrics.decode_seconds.time():
-            return preprocess(job.data, job.image_size, large=self._large)
+
+def decoded(
+    data: bytes,
+    image_size: int,
+    metrics: Metrics,
+    *,
+    large: AbstractContextManager[object] | None = None,
+) -> Pixels | ServiceError:
+    """Return the pixels that the model sees, (S, S, 3), or what is wrong with these bytes.
+
+    Args:
+        data: An encoded photo.
+        image_size: S, in pixels.
+        metrics: Where it is timed and counted.
+        large: As in `preprocess`.
+    """
+    try:
+        with metrics.decode_seconds.time():
+            return preprocess(data, image_size, large=large)
+    except ImageError as error:
+        metrics.bad_images.labels(error.kind).inc()
+        return error
+    except Exception:
+        metrics.bad_images.labels("unhandled").inc()
+        logger.exception("unhandled error in decoding an image of %d bytes", len(data))
+        return ServiceError("internal error")

@@ -1,36 +1,36 @@
 """From the images of a call to their probabilities: what both services of the server share.
 
-    quota ─► bytes ─► places ─► decode, in threads ─► batcher ─► rows
+    quota ─► bytes ─► places ─► decode ─► batcher ─► rows
                                    └─ a bad image gets an error of its own, and spares the others
+
+Where the batcher decodes small photos itself, they go to it as they came.
 
 Everything is bounded before any work is done. A call that finds no room is refused at once, unless
 it is patient: bulk streams wait instead, and their senders with them.
 
-Shapes: H height, W width, C channels, K classes.
+Shapes: N batch, H height, W width, C channels.
 """
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.auth import caller
-from service.decoder import Decoder, Pixels
+from service.batcher import Image, Row
+from service.decoder import Decoder
 from service.errors import OverloadedError, ServiceError
 from service.lines import Priority
 from service.metrics import Metrics
 from service.pool import ModelInstance
-from service.tracing import NoTracing, Tracing, noted, stage
-
-Row = NDArray[np.float32]
-"""Probabilities, (K,)."""
+from service.tracing import NoTracing, Stages, Tracing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,29 +53,34 @@ class _Bytes:
         self._held = 0
         self._wanting: deque[asyncio.Future[None]] = deque()
 
-    @asynccontextmanager
-    async def held(self, count: int, terms: Terms, images: int) -> AsyncIterator[None]:
-        # What is larger than all of it is let in alone; the limit on messages bounds it.
-        while self._held and self._held + count > self._most:
-            if not terms.patient:
-                self._metrics.rejected_images.labels("bytes_full").inc(images)
-                raise OverloadedError(
-                    f"the server is full: it holds {self._held} bytes of images, and {count} more"
-                    f" are beyond its {self._most}; try again later",
-                    retry_after_s=0.1,
-                )
-            turn = asyncio.get_running_loop().create_future()
-            self._wanting.append(turn)
-            await turn
+    @contextmanager
+    def held(self, count: int, images: int) -> Iterator[None]:
+        if not self._fits(count):
+            self._metrics.rejected_images.labels("bytes_full").inc(images)
+            raise OverloadedError(
+                f"the server is full: it holds {self._held} bytes of images, and {count} more"
+                f" are beyond its {self._most}; try again later",
+                retry_after_s=0.1,
+            )
         self._change(count)
         try:
             yield
         finally:
             self._change(-count)
 
+    async def room(self, count: int) -> None:
+        while not self._fits(count):
+            turn = asyncio.get_running_loop().create_future()
+            self._wanting.append(turn)
+            await turn
+
+    def _fits(self, count: int) -> bool:
+        # What is larger than all of it is let in alone; the limit on messages bounds it.
+        return not self._held or self._held + count <= self._most
+
     def _change(self, count: int) -> None:
         self._held += count
-        self._metrics.bytes_in_flight.set(self._held)
+        self._metrics.bytes_in_flight.value += count
         while count < 0 and self._wanting:
             turn = self._wanting.popleft()
             if not turn.done():
@@ -96,6 +101,9 @@ class Engine:
         """Share a decoder; `max_bytes` bounds the images that are in the server."""
         self._decoder = decoder
         self._metrics = metrics
+        # To find a label's measure anew takes as long as to count.
+        self._predictions = cache(metrics.predictions.labels)
+        self._confidence = cache(metrics.confidence.labels)
         self._bytes = _Bytes(max_bytes, metrics)
         self._tracing = tracing or NoTracing()
 
@@ -108,104 +116,120 @@ class Engine:
             OverloadedError: There is no room, the quota is used up, or the deadline is too near.
             DeadlineError: The deadline passed while it waited.
         """
-        async with self._admitted(instance, len(images), sum(map(len, images)), terms):
-            start_s = monotonic()
-            size = instance.model.metadata.image_size
-            decoding = [
-                self._decoder.decode(
-                    data, size, priority=terms.priority, deadline_s=terms.deadline_s
-                )
-                for data in images
-            ]
-            decoded = [await decoding[0]] if len(decoding) == 1 else await _all(decoding)
-            stage("decode", start_s, monotonic())
-            pixels = [each for each in decoded if not isinstance(each, ServiceError)]
-            rows = iter(await self._compute(instance, pixels, terms))
-        return [each if isinstance(each, ServiceError) else next(rows) for each in decoded]
+
+        async def work(stages: Stages) -> list[Row | ServiceError]:
+            decoded = await self._decoded(instance, images, terms, stages)
+            good = [each for each in decoded if not isinstance(each, ServiceError)]
+            rows = iter(await self._compute(instance, good, terms, stages))
+            return [each if isinstance(each, ServiceError) else next(rows) for each in decoded]
+
+        return await self._admitted(instance, len(images), sum(map(len, images)), terms, work)
 
     async def compute(
         self, instance: ModelInstance, pixels_NHWC: NDArray[np.uint8], terms: Terms
-    ) -> list[Row]:
+    ) -> list[Row | ServiceError]:
         """Return probabilities for images that are decoded already.
 
         Raises:
             OverloadedError: As `classify`.
             DeadlineError: As `classify`.
         """
-        async with self._admitted(instance, len(pixels_NHWC), pixels_NHWC.nbytes, terms):
-            now_s = monotonic()
-            stage("decode", now_s, now_s)
-            return await self._compute(instance, list(pixels_NHWC), terms)
 
-    @asynccontextmanager
+        def work(stages: Stages) -> Awaitable[list[Row | ServiceError]]:
+            stages["decode"] = (now_s := monotonic(), now_s)
+            return self._compute(instance, list(pixels_NHWC), terms, stages)
+
+        return await self._admitted(instance, len(pixels_NHWC), pixels_NHWC.nbytes, terms, work)
+
     async def _admitted(
-        self, instance: ModelInstance, images: int, num_bytes: int, terms: Terms
-    ) -> AsyncIterator[None]:
+        self,
+        instance: ModelInstance,
+        images: int,
+        num_bytes: int,
+        terms: Terms,
+        work: Callable[[Stages], Awaitable[list[Row | ServiceError]]],
+    ) -> list[Row | ServiceError]:
+        """Do the work within the limits, and count it."""
         start_s = monotonic()
-        async with AsyncExitStack() as held:
-            stages = held.enter_context(noted())
-            # A version that is swapped out while this call waits for room still answers it.
-            held.enter_context(instance.batcher.held())
-            try:
-                await self._spend(images, terms)
-                await held.enter_async_context(self._bytes.held(num_bytes, terms, images))
-                if terms.patient:
-                    await held.enter_async_context(
-                        instance.batcher.admit_later(images, priority=terms.priority)
-                    )
-                else:
-                    held.enter_context(
-                        instance.batcher.admit(
-                            images, priority=terms.priority, deadline_s=terms.deadline_s
-                        )
-                    )
-                yield
-            except BaseException:
-                instance.statistics.failed_calls += 1
-                instance.statistics.failed_s += monotonic() - start_s
-                raise
-            stages["call"] = (start_s, monotonic())
-            instance.statistics.answered(images, stages)
-            self._tracing.stages(
-                {name: times for name, times in stages.items() if name != "call"},
-                {"model": instance.name, "version": instance.version, "images": images},
-            )
-
-    async def _spend(self, images: int, terms: Terms) -> None:
-        who = caller.get()
+        stages: Stages = {}
+        batcher = instance.batcher
         try:
-            while True:
-                try:
-                    return who.spend(images)
-                except OverloadedError as error:
-                    if not terms.patient:
-                        raise
-                    await asyncio.sleep(error.retry_after_s or 0)
+            if terms.patient:
+                # A version that is swapped out while this call waits for room still answers it.
+                with batcher.held():
+                    await self._quota(images)
+                    await self._bytes.room(num_bytes)
+                    with self._bytes.held(num_bytes, images):
+                        async with batcher.admit_later(images, priority=terms.priority):
+                            rows = await work(stages)
+            else:
+                self._spend(images)
+                with (
+                    self._bytes.held(num_bytes, images),
+                    batcher.admit(images, priority=terms.priority, deadline_s=terms.deadline_s),
+                ):
+                    rows = await work(stages)
+        except BaseException:
+            instance.statistics.failed_calls += 1
+            instance.statistics.failed_s += monotonic() - start_s
+            raise
+        instance.statistics.answered(images, monotonic() - start_s, stages)
+        self._tracing.stages(
+            stages, {"model": instance.name, "version": instance.version, "images": images}
+        )
+        return rows
+
+    def _spend(self, images: int) -> None:
+        try:
+            caller.get().spend(images)
         except OverloadedError:
             self._metrics.rejected_images.labels("quota").inc(images)
             raise
 
+    async def _quota(self, images: int) -> None:
+        """Spend as `_spend` does, but wait until there is something to spend."""
+        who = caller.get()
+        while True:
+            wait_s = who.take(images)
+            if not wait_s:
+                return
+            await asyncio.sleep(wait_s)
+
+    async def _decoded(
+        self, instance: ModelInstance, images: Sequence[bytes], terms: Terms, stages: Stages
+    ) -> Sequence[Image | ServiceError]:
+        """Decode what the batcher does not decode itself."""
+        decodes, size = instance.batcher.decodes, instance.model.metadata.image_size
+        jobs = {
+            at: self._decoder.decode(
+                image, size, priority=terms.priority, deadline_s=terms.deadline_s
+            )
+            for at, image in enumerate(images)
+            if not decodes(image)
+        }
+        if not jobs:
+            return images
+        start_s = monotonic()
+        try:
+            done = dict(zip(jobs, await asyncio.gather(*jobs.values()), strict=True))
+        finally:
+            for job in jobs.values():  # when one is too late, all are
+                job.cancel()
+        stages["decode"] = (start_s, monotonic())
+        return [done.get(at, image) for at, image in enumerate(images)]
+
     async def _compute(
-        self, instance: ModelInstance, pixels: list[Pixels], terms: Terms
-    ) -> list[Row]:
+        self, instance: ModelInstance, images: Sequence[Image], terms: Terms, stages: Stages
+    ) -> list[Row | ServiceError]:
         rows = await instance.batcher.submit(
-            pixels, deadline_s=terms.deadline_s, priority=terms.priority
+            images, deadline_s=terms.deadline_s, priority=terms.priority, stages=stages
         )
         labels = instance.model.metadata.labels
-        confidence = self._metrics.confidence.labels(instance.name)
+        confidence = self._confidence(instance.name)
         for row_K in rows:
+            if isinstance(row_K, ServiceError):
+                continue
             best = int(row_K.argmax())
-            self._metrics.predictions.labels(instance.name, labels[best]).inc()
+            self._predictions(instance.name, labels[best]).inc()
             confidence.observe(float(row_K[best]))
         return rows
-
-
-async def _all(
-    decoding: Sequence[Coroutine[Any, Any, Pixels | ServiceError]],
-) -> list[Pixels | ServiceError]:
-    tasks = [asyncio.ensure_future(each) for each in decoding]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:  # when one is too late, all are
-            task.cancel()

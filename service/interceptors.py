@@ -14,7 +14,8 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager
+from functools import cache
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -67,6 +68,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             doors: Method → its door; the others are always open.
         """
         self._metrics = metrics
+        # To find a label's measure anew takes as long as to count.
+        self._seconds = cache(metrics.request_seconds.labels)
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
         self._max_streams = max_streams
@@ -100,12 +103,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return handler
 
         async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._call(method, context, timed=False):
-                with self._stream(method):
+            try:
+                with self._call(method, context, timed=False), self._stream(method):
                     # Closed at once when the caller goes, and not when memory is tidied up.
                     async with aclosing(stream(request, context)) as responses:
                         async for response in responses:
                             yield response
+            except ServiceError as error:
+                await _abort(context, error)
 
         make = (
             grpc.unary_stream_rpc_method_handler
@@ -126,10 +131,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
         async def unary(_: Any, context: Any) -> Any:
             if door is not None and (refusal := door(deadline_s(context))):
-                self._metrics.request_seconds.labels(method, refusal.code.name).observe(0)
+                self._seconds(method, refusal.code.name).observe(0)
                 return await _abort(context, refusal)
-            async with self._call(method, context, timed=True):
-                return await inner(await _message(context), context)
+            try:
+                with self._call(method, context, timed=True):
+                    return await inner(await _message(context), context)
+            except ServiceError as error:
+                return await _abort(context, error)
 
         return unary
 
@@ -149,14 +157,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 codes.append(StatusCode.INTERNAL)
                 raise
             finally:
-                self._metrics.request_seconds.labels(method, codes[-1].name).observe(
-                    perf_counter() - start_s
-                )
+                self._seconds(method, codes[-1].name).observe(perf_counter() - start_s)
 
         return one
 
-    @asynccontextmanager
-    async def _call(self, method: str, context: Any, *, timed: bool) -> AsyncIterator[None]:
+    @contextmanager
+    def _call(self, method: str, context: Any, *, timed: bool) -> Iterator[None]:
+        """Identify, trace and time a call; what it raises is known, or ends the call as it is."""
         start_s = perf_counter()
         metadata = {
             key: value
@@ -173,7 +180,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 yield
             except ServiceError as error:
                 code = error.code
-                await _abort(context, error)
+                raise
             except grpc.aio.AbortError:
                 code = _code(context)
                 raise
@@ -183,12 +190,12 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             except Exception:
                 code = StatusCode.INTERNAL
                 logger.exception("unhandled error in %s", method)
-                await context.abort(code, "internal error")
+                raise ServiceError("internal error") from None
             finally:
                 seconds = perf_counter() - start_s
                 ended(code.name)
                 if timed:
-                    self._metrics.request_seconds.labels(method, code.name).observe(seconds)
+                    self._seconds(method, code.name).observe(seconds)
                 if logger.isEnabledFor(logging.DEBUG):
                     _log(method, code, seconds, context)
 

@@ -18,6 +18,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BASELINE = (0xC0, 0xC1)
 _APP1 = 0xE1
 _EXIF = b"Exif\0\0"
+_SMALL_BYTES = 2**18
+_SMALL_PIXELS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,14 @@ def usual(data: bytes) -> Header | None:
             return None
         at += 2 + length
     return None
+
+
+def is_small(data: bytes) -> bool:
+    """Return whether this is a usual photo that is decoded in a few milliseconds."""
+    if len(data) > _SMALL_BYTES:
+        return False
+    header = usual(data)
+    return header is not None and header.width * header.height <= _SMALL_PIXELS
 
 
 def decode(data: bytes, side: int) -> NDArray[np.uint8]:

@@ -28,6 +28,17 @@ REJECTIONS = (
 """Why an image, or for `streams_full` a stream, was not computed."""
 
 
+class Level:
+    """What only the event loop changes, several times a call: without a gauge's lock and checks."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, gauge: Gauge) -> None:
+        """Let the gauge look here when it is asked."""
+        self.value = 0
+        gauge.set_function(lambda: self.value)
+
+
 class Metrics:
     """The measures of one server, in a registry of its own (a process may hold two servers)."""
 
@@ -65,16 +76,20 @@ class Metrics:
             buckets=_IMAGES,
             registry=registry,
         )
-        self.queued_images = Gauge(
-            "hansang_queued_images", "Decoded images that wait for the model.", registry=registry
+        self.queued_images = Level(
+            Gauge("hansang_queued_images", "Images that wait for the model.", registry=registry)
         )
-        self.admitted_images = Gauge(
-            "hansang_admitted_images",
-            "Images in the server, from arrival to answer.",
-            registry=registry,
+        self.admitted_images = Level(
+            Gauge(
+                "hansang_admitted_images",
+                "Images in the server, from arrival to answer.",
+                registry=registry,
+            )
         )
-        self.bytes_in_flight = Gauge(
-            "hansang_bytes_in_flight", "Bytes of the images in the server.", registry=registry
+        self.bytes_in_flight = Level(
+            Gauge(
+                "hansang_bytes_in_flight", "Bytes of the images in the server.", registry=registry
+            )
         )
         self.open_streams = Gauge(
             "hansang_open_streams", "Streams that are open.", ["method"], registry=registry

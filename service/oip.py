@@ -12,8 +12,9 @@ from time import monotonic
 from typing import Any
 
 from service.auth import caller
+from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
-from service.engine import Engine, Row, Terms
+from service.engine import Engine, Terms
 from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
 from service.interceptors import Timed, deadline_s
 from service.lines import Priority
@@ -257,7 +258,7 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
         if isinstance(images, list):
             rows = _all_good(await self._engine.classify(instance, images, terms))
         else:
-            rows = await self._engine.compute(instance, images, terms)
+            rows = _all_good(await self._engine.compute(instance, images, terms))
         response = pb.ModelInferResponse(
             model_name=instance.name, model_version=str(instance.version), id=request.id
         )

@@ -16,7 +16,14 @@ from typing import TypeVar
 from service.batcher import Batcher
 from service.config import ServerConfig, num_cores
 from service.cuda import LANES
-from service.errors import InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError
+from service.decoder import Pixels, decoded
+from service.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    OverloadedError,
+    ServiceError,
+    UnavailableError,
+)
 from service.files import file_state
 from service.memory import give_back
 from service.metrics import Metrics
@@ -43,11 +50,12 @@ class Statistics:
         default_factory=lambda: dict.fromkeys(("call", "decode", "queue", "compute", "answer"), 0.0)
     )
 
-    def answered(self, images: int, stages: Stages) -> None:
+    def answered(self, images: int, seconds: float, stages: Stages) -> None:
         """Count a call."""
         self.calls += 1
         self.images += images
         self.last_at_ms = int(time() * 1000)
+        self.stages_s["call"] += seconds
         for name, (start_s, end_s) in stages.items():
             self.stages_s[name] += end_s - start_s
 
@@ -112,10 +120,11 @@ class ModelPool:
             deadline_s: When the answer loses its worth, on the clock of `time.monotonic`.
         """
         refusal = None
-        for instance in self.loaded:
-            refusal = instance.batcher.refusal(deadline_s=deadline_s)
-            if refusal is None:
-                break
+        for versions in self._loaded.values():
+            for instance in versions:
+                refusal = instance.batcher.refusal(deadline_s=deadline_s)
+                if refusal is None:
+                    return None
         return refusal
 
     def find(self, name: str, version: int = 0) -> ModelInstance:
@@ -132,13 +141,12 @@ class ModelPool:
         """
         if not self._loaded and not self._unloaded:
             raise UnavailableError("the service is starting; wait until its health is SERVING")
-        names = ", ".join(sorted(self._loaded)) or "none"
         if not name:
             if len(self._loaded) != 1:
-                raise InvalidArgumentError(f"model: name one of {names}")
+                raise InvalidArgumentError(f"model: name one of {self._names()}")
             (name,) = self._loaded
         if name not in self._loaded:
-            raise NotFoundError(f"no model {name!r} is served; there is {names}")
+            raise NotFoundError(f"no model {name!r} is served; there is {self._names()}")
         versions = self._loaded[name]
         for instance in versions:
             if version in (0, instance.version):
@@ -220,6 +228,9 @@ class ModelPool:
         await asyncio.gather(*self._retiring)
         self._loaded.clear()
 
+    def _names(self) -> str:
+        return ", ".join(sorted(self._loaded)) or "none"
+
     def _look(self) -> dict[str, object]:
         """Return the state of each model's config.pbtxt: it is replaced, never written into."""
         names = [name for name in self.store.models() if self._config.model in ("", name)]
@@ -277,11 +288,16 @@ class ModelPool:
             workers=config.workers or (LANES if model.provider == CUDA else num_cores()),
             pace_s=seconds_per_image,
             failed=lambda: self._run_failed(instance),
+            # A device must not wait for photos: there other threads decode.
+            decode=None if model.provider == CUDA else self._decoding(model.metadata.image_size),
         )
         instance = ModelInstance(name=name, version=version, model=model, batcher=batcher)
         self._metrics.swaps.labels(name).inc()
         self._metrics.model_info.labels(name, str(version), model.provider).set(1)
         return instance
+
+    def _decoding(self, image_size: int) -> Callable[[bytes], Pixels | ServiceError]:
+        return lambda data: decoded(data, image_size, self._metrics)
 
     def _retire(self, instance: ModelInstance) -> None:
         """Let an instance end when it has answered what it took."""

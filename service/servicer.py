@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import numpy as np
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
+from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
-from service.engine import Engine, Row, Terms
+from service.engine import Engine, Terms
 from service.errors import InvalidArgumentError, ServiceError
 from service.interceptors import Timed, deadline_s, status
 from service.lines import Priority
@@ -124,7 +124,7 @@ class Classifier(pb_grpc.ClassifierServicer):
 def likeliest(row_K: Row, count: int) -> list[int]:
     """Return the indices of the `count` likeliest classes, by falling probability."""
     # A stable sort: equal probabilities keep the order of the labels in every batch.
-    order: list[int] = np.argsort(-row_K, kind="stable")[:count].tolist()
+    order: list[int] = (-row_K).argsort(kind="stable")[:count].tolist()
     return order
 
 

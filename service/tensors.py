@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
-from service.engine import Row
 from service.errors import InvalidArgumentError
 from service.pb import inference_pb2 as pb
 

@@ -1,41 +1,20 @@
 """The stages of a call: timed for the statistics, and exported as spans where that is asked for.
 
-call ─ decode ─ queue ─ compute
+call ─ decode ─ queue ─ compute        or queue ─ decode ─ compute, where batches decode
 
 OpenTelemetry is optional (requirements/otel.txt); nothing of it is imported unless
 `--otlp-endpoint` is given.
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from service.errors import InvalidArgumentError
 
 Stages = dict[str, tuple[float, float]]
 """Name → start and end, on the clock of `time.monotonic`."""
-
-_stages: ContextVar[Stages | None] = ContextVar("stages", default=None)
-
-
-def stage(name: str, start_s: float, end_s: float) -> None:
-    """Note when a stage of the present call began and ended (`time.monotonic`)."""
-    stages = _stages.get()
-    if stages is not None:
-        stages[name] = (start_s, end_s)
-
-
-@contextmanager
-def noted() -> Iterator[Stages]:
-    """Collect the stages of what is done inside."""
-    stages: Stages = {}
-    token = _stages.set(stages)
-    try:
-        yield stages
-    finally:
-        _stages.reset(token)
 
 
 class Tracing(Protocol):
@@ -54,13 +33,15 @@ class Tracing(Protocol):
         """Send what is left."""
 
 
+_NOTHING: AbstractContextManager[Callable[[str], None]] = nullcontext(lambda code: None)  # noqa: ARG005
+
+
 class NoTracing:
     """Exports nothing."""
 
-    @contextmanager
-    def call(self, method: str, metadata: Mapping[str, str]) -> Iterator[Any]:  # noqa: ARG002
+    def call(self, method: str, metadata: Mapping[str, str]) -> Any:  # noqa: ARG002
         """Do nothing."""
-        yield lambda code: None  # noqa: ARG005
+        return _NOTHING
 
     def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
         """Do nothing."""

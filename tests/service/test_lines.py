@@ -153,9 +153,7 @@ async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
     decoder = Decoder(1, Metrics())
 
     def decode(data, priority=Priority.BULK, deadline_s=float("inf")):
-        return asyncio.create_task(
-            decoder.decode(data, 2, priority=priority, deadline_s=deadline_s)
-        )
+        return decoder.decode(data, 2, priority=priority, deadline_s=deadline_s)
 
     running = [decode(b"1"), decode(b"2")]  # one runs, one waits right behind it
     await asyncio.sleep(0.05)
