@@ -1,6 +1,6 @@
 """What the server counts and times, for Prometheus. Stages are timed apart.
 
-request = decode → queue → compute → answer
+request = queue → decode → compute → answer; where other threads decode, decode is first
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Metrics:
         )
         self.queue_seconds = Histogram(
             "hansang_queue_seconds",
-            "Time of one decoded image in the queue.",
+            "Time of one image in the queue.",
             buckets=_SECONDS,
             registry=registry,
         )

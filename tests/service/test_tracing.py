@@ -56,7 +56,7 @@ def collector():
 async def test_stages_are_spans_below_the_call_and_the_call_below_its_caller(
     publish, serve, connect, photo, collector
 ):
-    """A call's `traceparent` is its parent; decode, queue and compute lie within it, in order."""
+    """A call's `traceparent` is its parent; queue, decode and compute lie within it, in order."""
     publish("food")
     server = await serve(otlp_endpoint=f"http://127.0.0.1:{collector.port}")
     await connect(server.port).Classify(
@@ -70,7 +70,7 @@ async def test_stages_are_spans_below_the_call_and_the_call_below_its_caller(
     assert {"hansang"} == collector.services
     at = call.start_time_unix_nano
     slack_ns = 2_000_000  # two clocks are read one after the other
-    for name in ("decode", "queue", "compute"):
+    for name in ("queue", "decode", "compute"):
         (span,) = collector.named(name)
         assert (call.trace_id, call.span_id) == (span.trace_id, span.parent_span_id)
         assert at - slack_ns <= span.start_time_unix_nano <= span.end_time_unix_nano
