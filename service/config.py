@@ -88,8 +88,8 @@ class ServerConfig:
     """Threads within one batch. More workers beat more threads, where there are batches enough."""
 
     decode_threads: int = 0
-    """Threads that decode what the threads of the model do not: large photos and rare kinds, on CUDA
-    every photo. 0: one per core."""
+    """Threads that decode what those of the model do not: large photos and rare kinds, on CUDA all.
+    0: one per core."""
 
     max_message_bytes: int = 64 * 2**20
     """Largest message taken or sent."""
