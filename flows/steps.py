@@ -135,16 +135,18 @@ def weigh(
 
     rules = rules or Rules()
     champion = serving_version(model, repository)
-    (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
-    exported = export(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
-    challenger, serving, unusable = Model(exported.path, device="cpu"), None, ""
+    serving, unusable = None, ""
     if champion is not None:
         try:
             serving = Model(ModelStore(repository).path(model, champion), device="cpu")
         except ModelContractError as error:
             # Made for other pixels, or damaged: nothing can be compared with it, or serve it.
             unusable = f"; version {champion} cannot be asked: {error}"
+    # Before the export: photos that are gone are known at once, and not after minutes.
     photos = served.held_out(run_dir, serving)
+    (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
+    exported = export(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
+    challenger = Model(exported.path, device="cpu")
     answered = served.answers(challenger, photos.files, progress)
     before = served.answers(serving, photos.files, progress) if serving else None
     verdict = judge(

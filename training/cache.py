@@ -71,11 +71,16 @@ class DatasetCache:
         """Open a cache that `prepare` built.
 
         Raises:
-            DataError: It is not there, or it is damaged.
+            DataError: It is not there, it is damaged, or its pixels are made by another rule.
         """
         manifest = _manifest(path)
         if manifest is None:
             raise DataError(f"{path} is no dataset cache; build it with: hansang prepare DATA")
+        if manifest["preprocessing"] != PREPROCESSING:
+            raise DataError(
+                f"{path} has pixels made by {manifest['preprocessing']!r}, and this version makes"
+                f" them by {PREPROCESSING!r}: prepare the photos and train on them again"
+            )
         splits = {}
         for name, listed in manifest["splits"].items():
             try:

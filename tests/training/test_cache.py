@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from service.preprocessing import load_square
+from service.preprocessing import PREPROCESSING, load_square
 from training.cache import DatasetCache, prepare
 from training.errors import DataError
 
@@ -90,6 +90,15 @@ def test_a_killed_build_leaves_nothing_that_counts(folder, tmp_path):
     prepare(root, 32, cache_root=tmp_path / "cache")
 
     assert [path.name] == [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def test_pixels_of_another_rule_are_refused(folder, tmp_path):
+    """A run that was trained on them would be released as if it had been trained on those served."""
+    path = prepare(folder(COUNTS), 32, cache_root=tmp_path / "cache").path
+    manifest = path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(PREPROCESSING, "some-rule-1"))
+    with pytest.raises(DataError, match="some-rule-1"):
+        DatasetCache.open(path)
 
 
 def test_two_builders_at_once_both_get_the_cache(folder, tmp_path):
