@@ -379,6 +379,9 @@ def main() -> int:
     parser.add_argument("--open-loop", type=Path, metavar="PNG", help="latency by offered load")
     parser.add_argument("--json", action="store_true", help="print an object instead of a table")
     arguments = parser.parse_args()
+    if arguments.peers:
+        # Servers are started elsewhere.
+        arguments.peers = arguments.peers.absolute()
     names = arguments.only or [*OURS, *(PEERS if arguments.peers else ())]
     if arguments.photos:
         files = sorted(arguments.photos.rglob("*.jpg"))

@@ -190,7 +190,7 @@ def _server(repository: Path) -> Iterator[int]:
 
     config = ServerConfig(
         repository=repository, host="127.0.0.1", port=0, metrics_port=None, device="cpu",
-        workers=1, decode_threads=1, drain_delay_s=0, reflection="off",
+        runs=1, decode_threads=1, drain_delay_s=0, reflection="off",
     )  # fmt: skip
     started = threading.Event()
     found: dict[str, Any] = {}

@@ -188,7 +188,7 @@ class Batcher(Places):
             self._timer.cancel()
             self._timer = None
         idle = not self._running
-        while (free := self._workers - len(self._running)) and self._drop_dead():
+        while (free := self.workers - len(self._running)) and self._drop_dead():
             first_s = min(item.arrival_s for item in self._waiting)
             leaves_in_s = first_s + self._delay_s() - monotonic()
             if not idle and len(self._waiting) < self._max_batch and leaves_in_s > 0:

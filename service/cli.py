@@ -41,6 +41,12 @@ def serve(
     ] = 25.0,
     queue_size: Annotated[int, typer.Option(min=64, help="Most images in the server.")] = 512,
     workers: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Processes that receive and decode for one that holds the models."
+        ),
+    ] = 0,
+    runs: Annotated[
         int, typer.Option(min=0, help="Runs at a time; 0: one per core, two on CUDA.")
     ] = 0,
     intra_op_threads: Annotated[int, typer.Option(min=1, help="Threads within a run.")] = 1,

@@ -1,9 +1,12 @@
 """Every setting of the server, checked at birth."""
 
+import json
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
 from service.errors import InvalidArgumentError
 
@@ -77,6 +80,10 @@ class ServerConfig:
     """Most images in the server, from arrival to answer; calls beyond it are refused at once."""
 
     workers: int = 0
+    """Processes that receive, check and decode, and share one that holds the models. 0: one process
+    does everything."""
+
+    runs: int = 0
     """Batches computed at the same time, in one session. 0: one per core on a CPU; two on CUDA,
     where one computes while the other is copied.
 
@@ -125,6 +132,20 @@ class ServerConfig:
     log_level: str = "info"
     """`debug` (with a line for every call), `info`, `warning` or `error`."""
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        paths = {
+            name: Path(values[name])
+            for name in ("repository", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
+            if values[name] is not None
+        }
+        return cls(**{**values, **paths})
+
+    def to_json(self) -> str:
+        """Return all of it for another process of this machine."""
+        return json.dumps(asdict(self), default=str)
+
     def __post_init__(self) -> None:
         limits = {
             "port": (0, 65535),
@@ -132,7 +153,8 @@ class ServerConfig:
             "max_batch": (1, 1024),
             "max_delay_ms": (0, 1000),
             "queue_size": (MAX_IMAGES_PER_CALL, 2**20),
-            "workers": (0, 1024),
+            "workers": (0, 256),
+            "runs": (0, 1024),
             "intra_op_threads": (1, 1024),
             "decode_threads": (0, 1024),
             "max_message_bytes": (2**16, 2**30),

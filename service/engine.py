@@ -97,8 +97,18 @@ class Engine:
         *,
         max_bytes: int = 256 * 2**20,
         tracing: Tracing | None = None,
+        quota: Callable[[str, int], Awaitable[float]] | None = None,
     ) -> None:
-        """Share a decoder; `max_bytes` bounds the images that are in the server."""
+        """Share a decoder.
+
+        Args:
+            decoder: Decodes what batchers do not.
+            metrics: Where to count.
+            max_bytes: Most bytes of images that are in the server.
+            tracing: Where spans go.
+            quota: Does what `Caller.take` does, given a caller's name, where several processes
+                share the quotas.
+        """
         self._decoder = decoder
         self._metrics = metrics
         # To find a label's measure anew takes as long as to count.
@@ -106,6 +116,7 @@ class Engine:
         self._confidence = cache(metrics.confidence.labels)
         self._bytes = _Bytes(max_bytes, metrics)
         self._tracing = tracing or NoTracing()
+        self._quota = quota
 
     async def classify(
         self, instance: ModelInstance, images: Sequence[bytes], terms: Terms
@@ -154,21 +165,20 @@ class Engine:
         stages: Stages = {}
         batcher = instance.batcher
         try:
-            if terms.patient:
-                # A version that is swapped out while this call waits for room still answers it.
-                with batcher.held():
-                    await self._quota(images)
+            # A version that is swapped out while this call waits for room still answers it.
+            with batcher.held():
+                await self._spend(images, terms)
+                if terms.patient:
                     await self._bytes.room(num_bytes)
                     with self._bytes.held(num_bytes, images):
                         async with batcher.admit_later(images, priority=terms.priority):
                             rows = await work(stages)
-            else:
-                self._spend(images)
-                with (
-                    self._bytes.held(num_bytes, images),
-                    batcher.admit(images, priority=terms.priority, deadline_s=terms.deadline_s),
-                ):
-                    rows = await work(stages)
+                else:
+                    with (
+                        self._bytes.held(num_bytes, images),
+                        batcher.admit(images, priority=terms.priority, deadline_s=terms.deadline_s),
+                    ):
+                        rows = await work(stages)
         except BaseException:
             instance.statistics.failed_calls += 1
             instance.statistics.failed_s += monotonic() - start_s
@@ -179,20 +189,20 @@ class Engine:
         )
         return rows
 
-    def _spend(self, images: int) -> None:
-        try:
-            caller.get().spend(images)
-        except OverloadedError:
-            self._metrics.rejected_images.labels("quota").inc(images)
-            raise
-
-    async def _quota(self, images: int) -> None:
-        """Spend as `_spend` does, but wait until there is something to spend."""
+    async def _spend(self, images: int, terms: Terms) -> None:
         who = caller.get()
-        while True:
-            wait_s = who.take(images)
+        while who.images_per_s:
+            take = self._quota(who.name, images) if self._quota else None
+            wait_s = who.take(images) if take is None else await take
             if not wait_s:
                 return
+            if not terms.patient:
+                self._metrics.rejected_images.labels("quota").inc(images)
+                raise OverloadedError(
+                    f"{who.name} may have {who.images_per_s:g} images a second, and has had them;"
+                    f" try again in {wait_s:.2g} s",
+                    retry_after_s=wait_s,
+                )
             await asyncio.sleep(wait_s)
 
     async def _decoded(

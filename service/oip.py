@@ -20,7 +20,7 @@ from service.interceptors import Timed, deadline_s
 from service.lines import Priority
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc as pb_grpc
-from service.pool import ModelInstance, ModelPool
+from service.pool import ModelInstance, ModelPool, Statistics
 from service.servicer import likeliest
 from service.streams import in_order
 from service.tensors import (
@@ -176,7 +176,7 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
             self._find(request.name, request.version)
         return pb.ModelStatisticsResponse(
             model_stats=[
-                _statistics(instance)
+                _statistics(instance, *await self._pool.statistics(instance))
                 for instance in self._pool.loaded
                 if request.name in ("", instance.name)
                 and request.version in ("", str(instance.version))
@@ -204,7 +204,7 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
             model(
                 name=name,
                 state="UNAVAILABLE",
-                reason=self._pool.refusal(name) or "not loaded",
+                reason=self._pool.refusals.get(name) or "not loaded",
             )
             for name in names
             if name not in loaded
@@ -303,8 +303,7 @@ def _integer(request: pb.ModelInferRequest, name: str) -> int:
     return number
 
 
-def _statistics(instance: ModelInstance) -> pb.ModelStatistics:
-    of = instance.statistics
+def _statistics(instance: ModelInstance, of: Statistics, runs: int) -> pb.ModelStatistics:
 
     def duration(seconds: float, count: int) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))
@@ -314,7 +313,7 @@ def _statistics(instance: ModelInstance) -> pb.ModelStatistics:
         version=str(instance.version),
         last_inference=of.last_at_ms,
         inference_count=of.images,
-        execution_count=instance.batcher.runs.count,
+        execution_count=runs,
         inference_stats=pb.InferStatistics(
             success=duration(of.stages_s["call"], of.calls),
             fail=duration(of.failed_s, of.failed_calls),

@@ -35,7 +35,8 @@ class Places:
         self._metrics = metrics
         self._queue_size = queue_size
         self._max_batch = max_batch
-        self._workers = workers
+        self.workers = workers
+        self.pace_s = pace_s
         self._pace = Pace(pace_s / workers)
         self._admitted = dict.fromkeys(Priority, 0)
         self._wanting: deque[asyncio.Future[None]] = deque()
@@ -75,7 +76,7 @@ class Places:
             )
         line = self._ahead(priority) + count
         # A short line is always tried: what is never done cannot show that it has become faster.
-        if line <= 2 * self._workers or deadline_s == math.inf:
+        if line <= 2 * self.workers or deadline_s == math.inf:
             return None
         if self._pace.bound_s(line) <= HEADROOM * (deadline_s - monotonic()):
             return None
@@ -107,7 +108,7 @@ class Places:
         self._count(count, priority)
         # By Little's law the time in the server over the length of the line is, on average, what an
         # image takes, whatever is the bottleneck. Of short lines it is mostly the latency of a run.
-        long = line >= 2 * self._workers
+        long = line >= 2 * self.workers
         try:
             yield
             if long:
@@ -138,7 +139,7 @@ class Places:
         if priority is Priority.BULK:
             return interactive + bulk
         # Bulk gets its share of the places, and what it has in the running batches.
-        return interactive + min(bulk, interactive // 7 + self._max_batch * self._workers)
+        return interactive + min(bulk, interactive // 7 + self._max_batch * self.workers)
 
     def _has_room(self, count: int, priority: Priority) -> bool:
         if sum(self._admitted.values()) + count > self._queue_size:

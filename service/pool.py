@@ -19,12 +19,14 @@ from service.cuda import LANES
 from service.decoder import Pixels, decoded
 from service.errors import (
     InvalidArgumentError,
+    ModelContractError,
     NotFoundError,
     OverloadedError,
     ServiceError,
     UnavailableError,
 )
 from service.files import file_state
+from service.link import MAX_SIDE
 from service.memory import give_back
 from service.metrics import Metrics
 from service.model import CUDA, Model
@@ -50,6 +52,16 @@ class Statistics:
         default_factory=lambda: dict.fromkeys(("call", "decode", "queue", "compute", "answer"), 0.0)
     )
 
+    def add(self, other: "Statistics") -> None:
+        """Count what another process has counted."""
+        self.calls += other.calls
+        self.images += other.images
+        self.failed_calls += other.failed_calls
+        self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
+        self.failed_s += other.failed_s
+        for name, seconds in other.stages_s.items():
+            self.stages_s[name] += seconds
+
     def answered(self, images: int, seconds: float, stages: Stages) -> None:
         """Count a call."""
         self.calls += 1
@@ -74,7 +86,13 @@ class ModelInstance:
 
 
 class ModelPool:
-    """The instances of each model, kept in step with the repository."""
+    """The instances of each model, kept in step with the repository.
+
+    Attributes:
+        store: The repository.
+        refusals: Model → why the version that should serve does not.
+        unloaded: Models that are not served, though the repository has them.
+    """
 
     def __init__(
         self,
@@ -89,8 +107,8 @@ class ModelPool:
         self._run_failed = run_failed
         self._loaded: dict[str, list[ModelInstance]] = {}
         self._seen: dict[str, object] = {}
-        self._refused: dict[str, str] = {}
-        self._unloaded: set[str] = set()
+        self.refusals: dict[str, str] = {}
+        self.unloaded: set[str] = set()
         self._retiring: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
 
@@ -108,10 +126,6 @@ class ModelPool:
     def loading(self) -> bool:
         """Whether a version is being loaded."""
         return self._changing.locked()
-
-    def refusal(self, name: str) -> str:
-        """Return why the version that should serve does not; empty if it does."""
-        return self._refused.get(name, "")
 
     def full(self, deadline_s: float) -> OverloadedError | None:
         """Return why no model could answer a call of one image by then; None if one could.
@@ -139,7 +153,7 @@ class ModelPool:
             InvalidArgumentError: The name is empty, and there are several models.
             UnavailableError: Nothing serves yet.
         """
-        if not self._loaded and not self._unloaded:
+        if not self._loaded and not self.unloaded:
             raise UnavailableError("the service is starting; wait until its health is SERVING")
         if not name:
             if len(self._loaded) != 1:
@@ -184,7 +198,7 @@ class ModelPool:
             for name, look in looks.items():
                 try:
                     async with self._changing:
-                        if name not in self._unloaded:
+                        if name not in self.unloaded:
                             await self._follow(name, look)
                 except Exception as error:
                     self._metrics.swap_failures.labels(name).inc()
@@ -204,7 +218,7 @@ class ModelPool:
         """
         async with self._changing:
             await asyncio.to_thread(self.store.serving, name)
-            self._unloaded.discard(name)
+            self.unloaded.discard(name)
             self._seen.pop(name, None)
             await self._follow(name, file_state(self._config.repository / name / "config.pbtxt"))
 
@@ -217,10 +231,14 @@ class ModelPool:
         async with self._changing:
             if name not in self._loaded:
                 raise NotFoundError(f"no model {name!r} is served")
-            self._unloaded.add(name)
+            self.unloaded.add(name)
             for instance in self._loaded.pop(name):
                 self._retire(instance)
             logger.info("model %s: unloaded", name)
+
+    async def statistics(self, instance: ModelInstance) -> tuple[Statistics, int]:
+        """Return what was answered with a version, and its runs."""
+        return instance.statistics, instance.batcher.runs.count
 
     async def close(self) -> None:
         """End every instance, once what was admitted is answered."""
@@ -245,15 +263,15 @@ class ModelPool:
             version = await asyncio.to_thread(self.store.serving, name)
             loaded = self._loaded.get(name, [])
             if loaded and loaded[0].version == version:
-                self._refused.pop(name, None)
+                self.refusals.pop(name, None)
                 return
             # A version that is still loaded comes back at once.
             again = [instance for instance in loaded if instance.version == version]
             instance = again[0] if again else await self._open(name, version)
         except Exception as error:
-            self._refused[name] = str(error)
+            self.refusals[name] = str(error)
             raise
-        self._refused.pop(name, None)
+        self.refusals.pop(name, None)
         others = [other for other in loaded if other is not instance]
         self._loaded[name] = [instance, *others[: self._config.keep_versions - 1]]
         self._metrics.model_version.labels(name).set(version)
@@ -272,6 +290,8 @@ class ModelPool:
                 intra_op_threads=config.intra_op_threads,
             )
             self.store.verify_labels(name, version, model.metadata.labels)
+            if config.workers and model.metadata.image_size > MAX_SIDE:
+                raise ModelContractError(f"with --workers images have {MAX_SIDE} px at most")
             seconds = model.warm_up(config.max_batch)
             # What was needed to load is three times the model.
             give_back()
@@ -285,7 +305,7 @@ class ModelPool:
             max_batch=config.max_batch,
             max_delay_s=config.max_delay_ms / 1000,
             queue_size=config.queue_size,
-            workers=config.workers or (LANES if model.provider == CUDA else num_cores()),
+            workers=config.runs or (LANES if model.provider == CUDA else num_cores()),
             pace_s=seconds_per_image,
             failed=lambda: self._run_failed(instance),
             # A device must not wait for photos: there other threads decode.

@@ -66,7 +66,7 @@ class Sentinel:
             for instance in pool.loaded:
                 seconds = instance.batcher.longest_run_s()
                 if seconds > self._config.run_timeout_s:
-                    self._end(
+                    self.end(
                         f"model {instance.name} version {instance.version}: a run has taken"
                         f" {seconds:.1f} s and hangs"
                     )
@@ -78,7 +78,7 @@ class Sentinel:
                 async with asyncio.timeout(self._config.run_timeout_s):
                     await asyncio.to_thread(instance.model.probe)
             except TimeoutError:
-                return self._end(f"model {instance.name}: a probe hangs")
+                return self.end(f"model {instance.name}: a probe hangs")
             except Exception as error:
                 if not instance.fault:
                     logger.error("model %s: its runs fail: %s", instance.name, error)
@@ -89,7 +89,7 @@ class Sentinel:
                     await self._turn(instance, "")
                 return None
             if monotonic() - since_s >= self._config.fault_exit_s:
-                return self._end(f"model {instance.name}: its runs fail: {instance.fault}")
+                return self.end(f"model {instance.name}: its runs fail: {instance.fault}")
             await asyncio.sleep(min(1.0, self._config.fault_exit_s / 4 or 0.01))
 
     async def _turn(self, instance: ModelInstance, fault: str) -> None:
@@ -97,7 +97,8 @@ class Sentinel:
         instance.fault = fault
         await self._changed()
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str) -> None:
+        """Have the process end, and say why."""
         if not self.fatal.done():
             logger.critical("%s; the process ends, for its orchestrator to start it anew", reason)
             self.fatal.set_result(reason)

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 class Server:
     """The service on one event loop. `async with Server(config)` starts and drains it.
 
+    With `workers` it is two halves: `device.Device` loads and runs, `front_end.FrontEnd` answers.
+
     Attributes:
         port: The gRPC port, once it listens.
         metrics_port: The port of `/metrics`, or None.
@@ -69,7 +71,11 @@ class Server:
         metrics: What it counts and times.
         models: What it serves.
         sentinel: Tells when the process should end, once it listens.
+        grace_s: How long calls in flight may take to end.
     """
+
+    shares_port = False
+    """Whether others of its kind listen on the same port."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._closers = contextlib.AsyncExitStack()
@@ -84,17 +90,18 @@ class Server:
         self.metrics_port = config.metrics_port
         self.reflection_port: int | None = None
         self.metrics = Metrics()
-        self.models = ModelPool(
+        self.models: ModelPool = ModelPool(
             config, self.metrics, run_failed=lambda instance: self.sentinel.run_failed(instance)
         )
         self.sentinel: Sentinel
+        self._quota: Callable[[str, int], Awaitable[float]] | None = None
         self._tokens = Tokens(config.tokens)
         self._health = Health(("", CLASSIFIER, INFERENCE))
         self._loaded = False
         self._draining = False
         self._stopping = asyncio.Event()
         self._hurried = asyncio.Event()
-        self._grace_s = config.drain_s
+        self.grace_s = config.drain_s
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -142,7 +149,13 @@ class Server:
         )
         server = self._new_server(guard)
         decoder = Decoder(config.decode_threads or num_cores(), metrics)
-        engine = Engine(decoder, metrics, max_bytes=config.max_bytes_in_flight, tracing=tracing)
+        engine = Engine(
+            decoder,
+            metrics,
+            max_bytes=config.max_bytes_in_flight,
+            tracing=tracing,
+            quota=self._quota,
+        )
         classifier_grpc.add_ClassifierServicer_to_server(  # type: ignore[no-untyped-call]
             Classifier(
                 self.models.find,
@@ -207,7 +220,7 @@ class Server:
                 waiting = True
                 await asyncio.sleep(self.config.poll_interval_s)
         works = [
-            self.models.watch(), self.sentinel.watch(self.models), self._reload_tokens(), _tidy(),
+            self.models.watch(), self.sentinel.watch(self.models), self.reload_tokens(), tidy(),
         ]  # fmt: skip
         if self._bucket:
             interval_s = _PULL_TURNS * self.config.poll_interval_s
@@ -225,7 +238,7 @@ class Server:
 
     def hurry(self) -> None:
         """Make `stop`, also one under way, cut off what is in flight."""
-        self._grace_s = 0
+        self.grace_s = 0
         self._hurried.set()
 
     async def stop(self) -> None:
@@ -249,7 +262,7 @@ class Server:
             maximum_concurrent_rpcs=_MAX_CALLS,
             options=[
                 # Left on, a second server on the port would silently take half of the calls.
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(self.shares_port)),
                 ("grpc.max_receive_message_length", self.config.max_message_bytes),
                 ("grpc.max_send_message_length", self.config.max_message_bytes),
                 # Headers are the callers' to fill: a token and a trace fit well into this.
@@ -277,7 +290,7 @@ class Server:
             ) from error
 
     async def _stop_server(self, server: grpc.aio.Server) -> None:
-        stop = asyncio.ensure_future(server.stop(self._grace_s))
+        stop = asyncio.ensure_future(server.stop(self.grace_s))
         hurried = asyncio.ensure_future(self._hurried.wait())
         await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
@@ -285,7 +298,8 @@ class Server:
             await server.stop(None)
         await stop
 
-    async def _reload_tokens(self) -> None:
+    async def reload_tokens(self) -> None:
+        """Follow the file of callers until cancelled."""
         while True:
             await asyncio.sleep(self.config.poll_interval_s)
             try:
@@ -309,7 +323,7 @@ def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
         ServiceError: It cannot start.
     """
     settle()
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code, ended = runner.run(_serve(config, ready))
         if not ended:
             # A thread that computes, or hangs, would be waited for.
@@ -325,6 +339,10 @@ async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> tuple[in
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     guarding = asyncio.create_task(guard_loop(config.run_timeout_s))
     server = Server(config)
+    if config.workers:
+        from service.device import Device
+
+        server = Device(config)
     started = asyncio.create_task(server.start())
     told = asyncio.create_task(signals.get())
     try:
@@ -370,7 +388,7 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
     return stopping.done()
 
 
-async def _tidy() -> None:
+async def tidy() -> None:
     """Give memory back now and then: a burst must not be remembered for ever."""
     while True:
         await asyncio.sleep(_TIDY_S)
@@ -384,7 +402,8 @@ def _served(server: Server) -> str:
     )
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop where it is installed."""
     if sys.platform == "win32":
         return None
     try:

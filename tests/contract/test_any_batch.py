@@ -44,7 +44,7 @@ async def test_the_same_bytes_get_the_same_answer_in_any_batch(repository, seed)
     photos = rig.photos(12, size=(90, 60), seed=seed)
     config = ServerConfig(
         repository=repository, host="127.0.0.1", port=0, metrics_port=None, device="cpu",
-        workers=2, max_batch=8, max_delay_ms=5,
+        runs=2, max_batch=8, max_delay_ms=5,
     )  # fmt: skip
     async with Server(config) as server, rig.stub(f"127.0.0.1:{server.port}") as stub:
 

@@ -33,7 +33,8 @@ from service.config import ServerConfig
 from service.logs import set_up
 from service.server import run
 settings = json.loads(sys.argv[1])
-settings["repository"] = Path(settings["repository"])
+for name in {"repository", "tokens"} & settings.keys():
+    settings[name] = Path(settings[name])
 set_up(style="json")
 exec(settings.pop("before"))
 sys.exit(run(ServerConfig(**settings), ready=lambda line: print(line, flush=True)))
@@ -66,7 +67,7 @@ def process(tmp_path) -> Iterator[Callable[..., Process]]:
                 "port": 0,
                 "metrics_port": None,
                 "device": "cpu",
-                "workers": 1,
+                "runs": 1,
                 "poll_interval_s": 0.05,
                 "drain_delay_s": 0.0,
                 "before": before,
@@ -131,7 +132,7 @@ def config(tmp_path) -> Callable[..., object]:
             "port": 0,
             "metrics_port": None,
             "device": "cpu",
-            "workers": 1,
+            "runs": 1,
             "decode_threads": 1,
             "max_batch": 8,
             "poll_interval_s": 0.02,

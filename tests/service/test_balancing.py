@@ -27,7 +27,7 @@ def replicas(publish, tmp_path):
     """Give two replicas, in processes of their own."""
     publish("food")
     with ExitStack() as ended:
-        flags = ("--workers", "1", "--decode-threads", "1", "--drain-delay", "3")
+        flags = ("--runs", "1", "--decode-threads", "1", "--drain-delay", "3")
         started = [rig.Server(tmp_path / "models", *flags) for _ in range(2)]
         for server in started:
             ended.callback(server.__exit__)

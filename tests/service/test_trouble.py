@@ -66,7 +66,7 @@ async def test_overload(publish, tmp_path):
     """
     publish("food", loops=30_000)
     found = await trouble.overload(
-        ModelStore(tmp_path / "models"), "--max-batch", "1", "--workers", "1",
+        ModelStore(tmp_path / "models"), "--max-batch", "1", "--runs", "1",
         seconds=6, deadline_s=1.0, photos=rig.photos(4, size=(60, 40)),
     )  # fmt: skip
     assert {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"} >= set(found["codes"]), found

@@ -93,7 +93,7 @@ def test_a_killed_build_leaves_nothing_that_counts(folder, tmp_path):
 
 
 def test_pixels_of_another_rule_are_refused(folder, tmp_path):
-    """A run that was trained on them would be released as if it had been trained on those served."""
+    """A run that was trained on them would be released as one trained on those that are served."""
     path = prepare(folder(COUNTS), 32, cache_root=tmp_path / "cache").path
     manifest = path / "manifest.json"
     manifest.write_text(manifest.read_text().replace(PREPROCESSING, "some-rule-1"))
