@@ -108,7 +108,7 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from service.config import ServerConfig
     from service.logs import set_up
-    from service.server import run
+    from service.process import run
 
     set_up(style=log_format, level=log_level)
     config = ServerConfig(**{**settings, "metrics_port": metrics_port or None})

@@ -27,9 +27,9 @@ from service.auth import caller
 from service.batcher import Image, Row
 from service.decoder import Decoder
 from service.errors import OverloadedError, ServiceError
+from service.instance import ModelInstance
 from service.lines import Priority
 from service.metrics import Metrics
-from service.pool import ModelInstance
 from service.tracing import NoTracing, Stages, Tracing
 
 

@@ -20,9 +20,10 @@ from service.errors import ServiceError
 from service.link import Kind, Link, Slots
 from service.logs import set_up
 from service.memory import settle
+from service.process import loop_factory
 from service.remote import Remote, RemotePool
 from service.sentinel import EXIT_FAULT, guard_loop
-from service.server import Server, loop_factory, tidy
+from service.server import Server, tidy
 
 _MEASURE_S = 1.0
 

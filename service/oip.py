@@ -16,11 +16,12 @@ from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
 from service.engine import Engine, Terms
 from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
+from service.instance import ModelInstance, Statistics
 from service.interceptors import Timed, deadline_s
 from service.lines import Priority
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc as pb_grpc
-from service.pool import ModelInstance, ModelPool, Statistics
+from service.pool import ModelPool
 from service.servicer import likeliest
 from service.streams import in_order
 from service.tensors import (

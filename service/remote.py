@@ -23,12 +23,13 @@ import numpy as np
 from service.batcher import Image, Row, Runs
 from service.config import ServerConfig
 from service.errors import ServiceError
+from service.instance import ModelInstance, Statistics
 from service.lines import Priority
 from service.link import Kind, Link, Slots, raised
 from service.metadata import ModelMetadata
 from service.metrics import Metrics
 from service.places import Places
-from service.pool import ModelInstance, ModelPool, Statistics
+from service.pool import ModelPool
 from service.tracing import Stages
 
 RUN = struct.Struct("<QIdBH")

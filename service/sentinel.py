@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 
 from service.config import ServerConfig
+from service.instance import ModelInstance
 from service.metrics import Metrics
-from service.pool import ModelInstance, ModelPool
+from service.pool import ModelPool
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,12 @@ end, `drain_s` at most ─► exit 0. A second SIGTERM cuts off what is left.
 import asyncio
 import contextlib
 import logging
-import os
-import signal
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -29,7 +26,7 @@ from service.engine import Engine
 from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.health import Health
 from service.interceptors import Guard
-from service.memory import give_back, settle
+from service.memory import give_back
 from service.metrics import Metrics, exposed
 from service.object_store import Bucket, bucket_url, follow
 from service.oip import Control, Inference
@@ -37,11 +34,10 @@ from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
 from service.pb import inference_pb2_grpc as inference_grpc
 from service.pool import ModelPool
-from service.sentinel import EXIT_FAULT, Sentinel, guard_loop
+from service.sentinel import Sentinel
 from service.servicer import Classifier
 from service.tls import Certificates
 from service.tracing import NoTracing, OpenTelemetry, Tracing
-from terminal import say
 
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -54,7 +50,6 @@ _PULL_TURNS = 5
 """A bucket is looked at once in so many turns of the poll: each look is a request that costs."""
 
 _TIDY_S = 30.0
-_HURRY_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -308,107 +303,8 @@ class Server:
                 logger.error("the old tokens are kept: %s", error)
 
 
-def run(config: ServerConfig, *, ready: Callable[[str], None] = say) -> int:
-    """Serve until SIGTERM or SIGINT, drain, and return the exit code.
-
-    Args:
-        config: What to serve, and where.
-        ready: Called with one line for people, once health is SERVING.
-
-    Returns:
-        0 after a signal, 70 after a fault. A process that cannot end in order, since a run
-        hangs, ends within this function.
-
-    Raises:
-        ServiceError: It cannot start.
-    """
-    settle()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        code, ended = runner.run(_serve(config, ready))
-        if not ended:
-            # A thread that computes, or hangs, would be waited for.
-            logging.shutdown()
-            os._exit(code)
-    return code
-
-
-async def _serve(config: ServerConfig, ready: Callable[[str], None]) -> tuple[int, bool]:
-    """Serve; return the exit code, and whether everything has ended in order."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    guarding = asyncio.create_task(guard_loop(config.run_timeout_s))
-    server = Server(config)
-    if config.workers:
-        from service.device import Device
-
-        server = Device(config)
-    started = asyncio.create_task(server.start())
-    told = asyncio.create_task(signals.get())
-    try:
-        # A signal while a slow model is being loaded is heard at once.
-        begins: set[asyncio.Future[Any]] = {started, told}
-        await asyncio.wait(begins, return_when=asyncio.FIRST_COMPLETED)
-        if not started.done():
-            started.cancel()
-            await asyncio.gather(started, return_exceptions=True)
-            return 0, True
-        await started
-        ready(f"serving {_served(server)} at {config.host}:{server.port}")
-        ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if server.sentinel.fatal.done():
-            server.hurry()
-            await server.drain()
-            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_HURRY_S)
-            return EXIT_FAULT, False
-        return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
-    finally:
-        guarding.cancel()
-        told.cancel()
-
-
-async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> bool:
-    """Drain; return whether everything has ended, which a run that hangs, or a hurry, prevents."""
-    config = server.config
-    logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
-    again = asyncio.create_task(signals.get())
-    again.add_done_callback(lambda task: None if task.cancelled() else server.hurry())
-    await server.drain()
-    # Somebody at a terminal has no balancer that must be told.
-    if delay:
-        await asyncio.wait({again}, timeout=config.drain_delay_s)
-    stopping = asyncio.create_task(server.stop())
-    await asyncio.wait(
-        {stopping, again}, timeout=config.drain_s + _HURRY_S, return_when=asyncio.FIRST_COMPLETED
-    )
-    await asyncio.wait({stopping}, timeout=_HURRY_S)
-    again.cancel()
-    logger.info("drained" if stopping.done() else "cut off what was left")
-    return stopping.done()
-
-
 async def tidy() -> None:
     """Give memory back now and then: a burst must not be remembered for ever."""
     while True:
         await asyncio.sleep(_TIDY_S)
         await asyncio.to_thread(give_back)
-
-
-def _served(server: Server) -> str:
-    return ", ".join(
-        f"{instance.name} version {instance.version} on {instance.model.provider}"
-        for instance in server.models.instances
-    )
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes event loops: uvloop where it is installed."""
-    if sys.platform == "win32":
-        return None
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

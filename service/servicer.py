@@ -16,11 +16,11 @@ from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
 from service.engine import Engine, Terms
 from service.errors import InvalidArgumentError, ServiceError
+from service.instance import ModelInstance
 from service.interceptors import Timed, deadline_s, status
 from service.lines import Priority
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
-from service.pool import ModelInstance
 from service.streams import in_order
 
 DEFAULT_TOP_K = 5

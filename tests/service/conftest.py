@@ -31,7 +31,7 @@ import json, sys
 from pathlib import Path
 from service.config import ServerConfig
 from service.logs import set_up
-from service.server import run
+from service.process import run
 settings = json.loads(sys.argv[1])
 for name in {"repository", "tokens"} & settings.keys():
     settings[name] = Path(settings[name])

@@ -283,7 +283,7 @@ async def test_damaged_object_is_refused_and_the_old_version_serves_on(
     await eventually(
         lambda: count("hansang_swap_failures_total", {"model": "food"}) == 1, within_s=30
     )
-    assert "SHA-256" in server.models.refusal("food")
+    assert "SHA-256" in server.models.refusals["food"]
     found = await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
     assert (1, "red") == (found.model_version, found.results[0].classes[0].label)
     assert 3 == await asyncio.to_thread(release, "blue")

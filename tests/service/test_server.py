@@ -31,7 +31,7 @@ RUN = """
 import sys
 from pathlib import Path
 from service.config import ServerConfig
-from service.server import run
+from service.process import run
 from terminal import UserError
 try:
     sys.exit(run(

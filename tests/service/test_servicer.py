@@ -13,11 +13,11 @@ from grpc import StatusCode
 from service.batcher import Batcher
 from service.decoder import Decoder
 from service.engine import Engine
+from service.instance import ModelInstance
 from service.interceptors import Guard
 from service.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
-from service.pool import ModelInstance
 from service.servicer import Classifier
 
 

@@ -127,7 +127,7 @@ async def test_broken_version_is_refused(
         (staged / "food" / "config.pbtxt").replace(tmp_path / "models" / "food" / "config.pbtxt")
     await eventually(lambda: sample(server, "swap_failures_total", model="food") == 1)
     assert "version 1 serves on" in caplog.text
-    assert server.models.refusal("food")
+    assert server.models.refusals["food"]
     answer = await stub.Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
     assert (1, "red") == (answer.model_version, answer.results[0].classes[0].label)
 
