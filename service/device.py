@@ -15,6 +15,7 @@ import logging
 import socket
 import weakref
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, replace
 from time import monotonic
 from typing import Any
@@ -203,7 +204,8 @@ class Device(Server):
             left -= {task for task in left if task.done()}
         hurried.cancel()
         for front_end in list(self._front_ends.values()):
-            front_end.process.kill()
+            with suppress(ProcessLookupError):
+                front_end.process.kill()
         if left:
             await asyncio.wait(left)
 

@@ -7,8 +7,7 @@ service/tensors.py. It shares engine, limits and models with `hansang.v1.Classif
 import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
-from time import monotonic
+from dataclasses import dataclass
 from typing import Any
 
 from service.auth import caller
@@ -29,6 +28,7 @@ from service.tensors import (
     OUTPUT,
     count_of_classes,
     read_images,
+    read_terms,
     write_classes,
     write_rows,
 )
@@ -255,7 +255,7 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
             raise InvalidArgumentError(f"outputs: {OUTPUT!r} is asked for {len(counts)} times")
         images = read_images(request, instance.model.metadata.image_size)
         typed = not request.raw_input_contents
-        terms = _terms(request, terms)
+        terms = read_terms(request, terms)
         if isinstance(images, list):
             rows = _all_good(await self._engine.classify(instance, images, terms))
         else:
@@ -281,27 +281,6 @@ def _all_good(rows: list[Row | ServiceError]) -> list[Row]:
     if bad:
         raise InvalidArgumentError(f"{INPUT}: {'; '.join(bad)}")
     return [row for row in rows if not isinstance(row, ServiceError)]
-
-
-def _terms(request: pb.ModelInferRequest, terms: Terms) -> Terms:
-    priority = _integer(request, "priority")
-    if priority:
-        terms = replace(terms, priority=Priority.INTERACTIVE if priority == 1 else Priority.BULK)
-    timeout_us = _integer(request, "timeout")
-    if timeout_us:
-        terms = replace(terms, deadline_s=min(terms.deadline_s, monotonic() + timeout_us / 1e6))
-    return terms
-
-
-def _integer(request: pb.ModelInferRequest, name: str) -> int:
-    if name not in request.parameters:
-        return 0
-    value = request.parameters[name]
-    kind = value.WhichOneof("parameter_choice")
-    if kind not in ("int64_param", "uint64_param") or getattr(value, kind) < 0:
-        raise InvalidArgumentError(f"parameters: {name} must be a number that is not negative")
-    number: int = getattr(value, kind)
-    return number
 
 
 def _statistics(instance: ModelInstance, of: Statistics, runs: int) -> pb.ModelStatistics:

@@ -9,13 +9,17 @@ Shapes: N batch, S side of the model's square, K classes.
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.batcher import Row
 from service.config import MAX_IMAGES_PER_CALL
+from service.engine import Terms
 from service.errors import InvalidArgumentError
+from service.lines import Priority
 from service.pb import inference_pb2 as pb
 
 INPUT = "images"
@@ -70,6 +74,32 @@ def read_images(request: pb.ModelInferRequest, image_size: int) -> list[bytes] |
         )
     _batch(shape)
     return _pixels(tensor, raw[0] if raw else None, shape)
+
+
+def read_terms(request: pb.ModelInferRequest, terms: Terms) -> Terms:
+    """Return how a call wants to be treated: its `priority` and `timeout` (µs), Triton's names.
+
+    Raises:
+        InvalidArgumentError: They are no numbers.
+    """
+    priority = _integer(request, "priority")
+    if priority:
+        terms = replace(terms, priority=Priority.INTERACTIVE if priority == 1 else Priority.BULK)
+    timeout_us = _integer(request, "timeout")
+    if timeout_us:
+        terms = replace(terms, deadline_s=min(terms.deadline_s, monotonic() + timeout_us / 1e6))
+    return terms
+
+
+def _integer(request: pb.ModelInferRequest, name: str) -> int:
+    if name not in request.parameters:
+        return 0
+    value = request.parameters[name]
+    kind = value.WhichOneof("parameter_choice")
+    if kind not in ("int64_param", "uint64_param") or getattr(value, kind) < 0:
+        raise InvalidArgumentError(f"parameters: {name} must be a number that is not negative")
+    number: int = getattr(value, kind)
+    return number
 
 
 def count_of_classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
