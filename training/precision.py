@@ -257,7 +257,9 @@ def to_int8(
 
     class Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(np.array_split(images_NHWC, max(len(images_NHWC) // 16, 1)))
+            # onnxruntime's histograms want batches of one size; what is left over is left out.
+            full = len(images_NHWC) // 16 * 16 or len(images_NHWC)
+            self._left = iter(np.split(images_NHWC[:full], max(full // 16, 1)))
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
             images = next(self._left, None)

@@ -15,7 +15,7 @@ from training import checkpoint, precision, run_directory
 from training.cache import DatasetCache
 from training.errors import ExportError
 from training.export import export, write_onnx
-from training.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce
+from training.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce, to_int8
 from training.resnet import Served, build
 
 
@@ -92,6 +92,13 @@ def test_int8_answers_as_fp32_does(learnt, fp32, tmp_path):
     assert said["labels"] == '["a"]'
     assert "" == said["test_top1"], "the test split was never asked in int8"
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_any_number_of_photos_calibrates(learnt, fp32, tmp_path):
+    """Also one that no whole number of batches holds, with what counts in histograms."""
+    images = np.resize(learnt[2].images[:, 2:34, 2:34], (37, 32, 32, 3))
+    to_int8(fp32, tmp_path / "int8.onnx", images, calibration="percentile")
+    assert (tmp_path / "int8.onnx").stat().st_size < 15 * 2**20
 
 
 def test_what_int8_ruins_is_refused(learnt, tmp_path, monkeypatch):
