@@ -260,7 +260,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
 
 def _precision(cost: dict[str, Any]) -> str:
     if cost.get("precision", "fp32") == "fp32":
-        return "fp32"
+        return f"fp32. {cost['how']}" if cost.get("how") else "fp32"
     return (
         f"{cost['precision']}: {cost['speedup']:g} x the speed of fp32, top-1"
         f" {cost['val_top1']:.2%} (fp32: {cost['fp32_val_top1']:.2%}), {cost['agreement']:.2%} the"

@@ -104,6 +104,7 @@ def judge(
     *,
     labels: Sequence[str],
     champion_labels: Sequence[str] = (),
+    same_weights: bool = False,
     rules: Rules | None = None,
 ) -> Verdict:
     """Decide by the answers to the same photos.
@@ -114,6 +115,8 @@ def judge(
         champion: What the serving model answered; None if nothing serves.
         labels: The classes of the new model.
         champion_labels: The classes of the serving one.
+        same_weights: Whether the serving one is the same epoch of the same run, in another
+            precision: then no worse is enough, for it cannot be better.
         rules: What is asked for.
     """
     rules = rules or Rules()
@@ -132,17 +135,18 @@ def judge(
     removed = tuple(label for label in champion_labels if label not in known)
     p_value = mcnemar(gained, lost, one_sided=True)
     changed = bool(added or removed)
+    why = "the class list changed" if changed else "the same weights in another precision"
     refusals = [
         *_too_low(float(right.mean()), rules),
         *_collapsed(both, rules),
         *_not_learnt([row for row in rows if row.label in added], rules),
     ]
-    if changed:
+    if changed or same_weights:
         # The class list is a person's decision: what both know must not be worse.
         worse = mcnemar(lost, gained, one_sided=True) < rules.alpha
         if worse:
             refusals.insert(0, f"worse on the classes that both know (-{lost} +{gained} photos)")
-        grounds = f"the class list changed, and what both know is no worse (+{gained} -{lost})"
+        grounds = f"{why}, and what both know is no worse (+{gained} -{lost})"
     else:
         better, grounds = _better(rules, gained, lost, p_value, difference, interval)
         if not better:

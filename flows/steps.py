@@ -155,6 +155,7 @@ def weigh(
         before.predicted if before else None,
         labels=answered.labels,
         champion_labels=before.labels if before else (),
+        same_weights=serving is not None and _same_weights(challenger, serving),
         rules=rules,
     )
     promote, reason = verdict.promote, verdict.reason + unusable
@@ -270,6 +271,18 @@ def release(
         progress=progress,
     )  # fmt: skip
     return decide(candidate, repository=repository, keep=keep, force=force)
+
+
+def _same_weights(one: Any, other: Any) -> bool:
+    """Whether two files are one epoch of one run, in two precisions."""
+    (run, precision), (other_run, other_precision) = (
+        (
+            tuple(each.properties.get(key) for key in ("run_id", "epoch", "dataset_hash")),
+            each.properties.get("precision", "fp32"),
+        )
+        for each in (one, other)
+    )
+    return bool(run[0]) and run == other_run and precision != other_precision
 
 
 def _sizes(challenger: Any, champion: Any) -> tuple[int, int | None]:

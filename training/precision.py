@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -58,7 +58,7 @@ class Cost:
     speedup: float
     """Photos per second in batches of 32 over those of fp32."""
     how: str
-    """How it was made; empty for fp32."""
+    """How it was made; of fp32, what kept others out, if they were tried."""
 
     def properties(self) -> dict[str, str]:
         """Return what the file says of itself."""
@@ -94,9 +94,10 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
         for each in wanted:
             try:
                 made, cost = _passing(path, each, train, judge, Path(folder))
-            except ExportError:
+            except ExportError as error:
                 if precision != "auto":
                     raise
+                best = replace(best, how=f"{best.how} {str(error).split('; ')[0]}.".strip())
                 continue
             if precision != "auto" or cost.speedup > best.speedup:
                 chosen, best = made, cost

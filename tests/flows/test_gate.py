@@ -127,3 +127,20 @@ def test_no_shared_class_is_a_first_release():
 
     assert verdict.promote
     assert "no class is shared" in verdict.reason
+
+
+def test_the_weights_that_serve_need_be_no_better_in_another_precision():
+    """They cannot be: no worse is enough. A class must not collapse all the same."""
+    truth = ["a"] * 50 + ["b"] * 50
+    labels = {"labels": ("a", "b"), "champion_labels": ("a", "b"), "same_weights": True}
+    champion = answers(truth, {0, 1})
+
+    alike = judge(truth, answers(truth, {0, 1, 2}), champion, **labels)
+    worse = judge(truth, answers(truth, set(range(30))), champion, **labels)
+
+    assert alike.promote
+    assert "the same weights in another precision, and what both know is no worse" in alike.reason
+    assert not worse.promote
+    assert not judge(
+        truth, champion, champion, labels=("a", "b"), champion_labels=("a", "b")
+    ).promote
