@@ -252,7 +252,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
             ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
     )  # fmt: skip
-    from service.object_store import bucket_url
+    from storage import bucket_url
 
     at = bucket_url(decided.repository) or decided.repository
     say(f"serve it: hansang serve --repository {at}")

@@ -13,8 +13,9 @@ import pytest
 from benchmarks.rig import free_port
 from service.errors import ConflictError, ServiceError, UnavailableError
 from service.model_store import ModelStore
-from service.object_store import Bucket, bucket_url, working_copy
+from service.object_store import Bucket, working_copy
 from service.pb import classifier_pb2 as pb
+from storage import bucket_url
 
 pytest.importorskip("s3fs")
 
