@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,15 @@ test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is insta
 $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 	test -x $(VENV)-serve/bin/python || $(PYTHON) -m venv $(VENV)-serve
 	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/serve-test.txt
+	touch $@
+
+# Nothing but what serves, and the two engines.
+test-engines: $(VENV)-serve/.engines  ## offline classification on Dask and Ray, with workers killed
+	$(VENV)-serve/bin/python -m pytest tests/service/test_offline.py
+
+$(VENV)-serve/.engines: $(VENV)-serve/.ready requirements/dask.txt requirements/ray.txt
+	for engine in dask ray; do \
+	  $(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/$$engine.txt || exit 1; done
 	touch $@
 
 test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
@@ -110,7 +119,7 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
+	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow dask ray; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \

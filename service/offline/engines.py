@@ -5,8 +5,9 @@ when they are wanted.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -130,14 +131,16 @@ def _ray(place: Place) -> Iterator[Workers]:
     if not place.cluster:
         # Nothing large is put into its store: answers are written by the workers.
         here = {"address": "local", "num_cpus": place.workers, "object_store_memory": 100 * 2**20}
-    try:
-        ray.init(**here, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"no workers of Ray at {place.cluster}: {error}") from error
-    try:
-        yield _Ray(ray, place.gpu)
-    finally:
-        ray.shutdown()
+    # It says on stdout that a worker died, and stdout is for results.
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(**here, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"no workers of Ray at {place.cluster}: {error}") from error
+        try:
+            yield _Ray(ray, place.gpu)
+        finally:
+            ray.shutdown()
 
 
 class _Ray:
