@@ -33,6 +33,10 @@ class StorageError(UserError):
     """A folder or a bucket cannot be read or written."""
 
 
+class TakenError(StorageError):
+    """Another one replaced the file first."""
+
+
 def bucket_url(path: Path | str) -> str | None:
     """Return the URL that a path was made of, or None where it is a path.
 
@@ -114,12 +118,16 @@ def _told(method: Callable[P, T]) -> Callable[P, T]:
         for pause_s in self.pauses_s:
             try:
                 return method(*given, **named)
+            except TakenError:
+                raise
             except (FileNotFoundError, PermissionError):
                 break
             except Exception:  # botocore, aiohttp and s3fs have no common base
                 time.sleep(pause_s)
         try:
             return method(*given, **named)
+        except TakenError:
+            raise
         except Exception as error:
             what = f"{self.url}/{given[1]}" if len(given) > 1 else self.url
             raise StorageError(f"{what}: {error or type(error).__name__}") from error
@@ -241,6 +249,39 @@ class Bucket:
             # A write that succeeded, and whose answer was lost, succeeded.
             return self.read(name) == data
         return True
+
+    @_told
+    def tagged(self, name: str) -> tuple[bytes, str] | None:
+        """Return a file's content, and a tag that it has as long as nobody replaces it."""
+        while True:
+            try:
+                tag: str = self._s3.info(f"{self._root}/{name}")["ETag"]
+                content: bytes = self._s3.cat_file(f"{self._root}/{name}")
+                if self._s3.info(f"{self._root}/{name}")["ETag"] == tag:
+                    return content, tag
+            except FileNotFoundError:
+                return None
+
+    @_told
+    def replace(self, name: str, data: bytes, tag: str | None) -> str:
+        """Replace the file that has this tag, or write one that is not there; return its new tag.
+
+        Raises:
+            TakenError: Another one was quicker.
+        """
+        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+        try:
+            self._s3.pipe_file(f"{self._root}/{name}", data, **condition)
+        except FileNotFoundError:
+            raise TakenError(f"{self.url}/{name} was removed meanwhile") from None
+        except OSError as error:
+            if not was_refused(error):
+                raise
+        there = self.tagged(name)
+        # A write that succeeded, and whose answer was lost, succeeded.
+        if there is None or there[0] != data:
+            raise TakenError(f"{self.url}/{name} was replaced meanwhile")
+        return there[1]
 
     @_told
     def put(self, name: str, path: Path) -> None:

@@ -10,8 +10,8 @@ PlacementName = Annotated[
     str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")
 ]
 Threads = Annotated[int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")]
-RunsDir = Annotated[Path, typer.Option(help="Where runs lie.")]
-CacheDir = Annotated[Path, typer.Option(help="Where dataset caches lie.")]
+RunsDir = Annotated[Path, typer.Option(help="Where runs lie, also s3://…")]
+CacheDir = Annotated[Path, typer.Option(help="Where dataset caches lie, also s3://…")]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write event files into RUN/tensorboard.")
 ]

@@ -103,7 +103,7 @@ class _Dask:
                 for part in islice(left, count)
             ]
 
-        going = as_completed(begin(self._most()))
+        going: Any = as_completed(begin(self._most()))
         for future in going:
             error = future.exception()
             part = int(future.key.rsplit("-", 1)[1])

@@ -187,9 +187,7 @@ def test_engine_that_is_not_installed_says_how(photos, publish, tmp_path):
 
 
 def test_worker_killed_in_mid_part_costs_no_photo_and_doubles_none(photos, publish, tmp_path):
-    """Dask: of three workers one is killed at work; another takes its part, and each photo has one
-    answer.
-    """
+    """Dask: of three workers one is killed at work; others take its part, and nothing twice."""
     from distributed import Client, LocalCluster
 
     publish(loops=LOOPS)
