@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -63,6 +63,8 @@ class Network:
         self.to = to
         self.bad = 0.0
         self.hit = 0
+        self._away = False
+        self._open: set[asyncio.StreamWriter] = set()
         self._monkeypatch = monkeypatch
         self._rng = random.Random(1)
         self._loop = asyncio.new_event_loop()
@@ -78,20 +80,28 @@ class Network:
             patched.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{self.port}")
             yield
 
+    def go_away(self) -> None:
+        """Let nothing through any more, on connections that are open neither."""
+        self._away = True
+        self._wait(self._cut_off())
+
+    def come_back(self) -> None:
+        """Let everything through."""
+        self._away, self.bad = False, 0.0
+
     def close(self) -> None:
         """End what goes through here."""
-
-        async def end() -> None:
-            self._server.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-
-        self._wait(end())
+        self._server.close()
+        self._wait(self._cut_off())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _cut_off(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+        while self._open:
+            await asyncio.sleep(0.01)
 
     def _wait(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
@@ -99,22 +109,30 @@ class Network:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fate = self._rng.choice(("close", "refuse", "cut")) if self._rng.random() < self.bad else ""
         self.hit += bool(fate)
-        with closing(writer):
-            if fate == "close":
+        with self._opened(writer):
+            if fate == "close" or self._away:
                 return
             if fate == "refuse":
                 await reader.read(64)
                 body = b"<Error><Code>SlowDown</Code></Error>"
                 head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(body)}\r\n\r\n"
                 writer.write(head.encode() + body)
-                await writer.drain()
+                with suppress(OSError):
+                    await writer.drain()
                 return
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.to)
             left = self._rng.randrange(100, 3000) if fate == "cut" else 2**40
-            with closing(to_writer):
+            with self._opened(to_writer):
                 up = asyncio.create_task(_copy(reader, to_writer, 2**40))
                 await _copy(to_reader, writer, left)
                 up.cancel()
+
+    @contextmanager
+    def _opened(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        self._open.add(writer)
+        with closing(writer):
+            yield
+        self._open.remove(writer)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int) -> None:

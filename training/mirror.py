@@ -209,7 +209,9 @@ class Mirror:
 
     def follow(self, ended: threading.Event, lost: Callable[[], object]) -> None:
         """Push what changes until it ended, or another machine went on."""
-        seen, failure = self._state(), ""
+        # At first the copy may be ahead already.
+        seen: list[tuple[str, int, int]] = []
+        failure = ""
         while not ended.wait(_EVERY_S):
             state = self._state()
             if state == seen:
