@@ -41,7 +41,7 @@ Precision = Annotated[
 
 
 def release(
-    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first.")],
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first, or s3://…")],
     model: Model = "food42",
     repository: Repository = Path("models"),
     keep: Annotated[int, typer.Option(min=2, help="Versions to keep.")] = 5,
@@ -66,8 +66,10 @@ def release(
     """
     from flows import steps
     from service.object_store import working_copy
+    from training import mirror
 
     rules = _rules(rule)
+    run = mirror.pulled(run)
     with progress("check") as report, working_copy(repository) as folder:
         released = steps.release(
             run, model=model, repository=folder, keep=keep, rules=rules, force=force,
