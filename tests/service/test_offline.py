@@ -15,6 +15,7 @@ import pytest
 from service.client import Classifier
 from service.offline import plan as plans
 from service.offline import worker
+from service.offline.photos import SUFFIXES
 from service.offline.plan import Wish
 from service.offline.worker import Job
 from storage import Folder, StorageError, storage_of
@@ -53,7 +54,7 @@ def begin(*arguments: object, **environment: str) -> subprocess.Popen:
 
 def end(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     """Wait for it; return what it said."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=280)
     assert code == process.returncode, err
     return out, err
 
@@ -298,3 +299,39 @@ def test_storage_creates_once(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/x"):
         storage_of(tmp_path / "file").write("x", b"")
+
+
+def test_photos_models_and_answers_in_a_bucket(photos, publish, bucket, network, tmp_path):
+    """Everything lies in a bucket whose network fails a fifth of the time; nothing is lost."""
+    from service.object_store import working_copy
+
+    with working_copy(Path("s3://bucket/models")) as folder:
+        publish(repository=folder)
+        publish(repository=folder)
+    bucket.put(str(photos), "bucket/photos", recursive=True)
+    bucket.pipe_file("bucket/photos-2/no.jpg", b"another folder")
+    bucket.pipe_file("bucket/photos/empty.jpg", b"")
+    given = ("s3://bucket/photos", "--engine", "dask", "--workers", 1, "--part-size", 16,
+             "--repository", "s3://bucket/models", "--out", "s3://bucket/answers")  # fmt: skip
+    with network.used():
+        network.bad = 0.2
+        _, err = end(begin(*given), 1)
+    assert "1 of 61 photos could not be classified" in err
+    assert network.hit > 3
+    out = storage_of("s3://bucket/answers")
+    told = b"".join(out.read(name) for name in out.names("answers")).decode()
+    lines = [json.loads(line) for line in told.splitlines()]
+    names = {path for path in bucket.find("bucket/photos") if path.endswith(SUFFIXES)}
+    assert dict.fromkeys((f"s3://{name}" for name in names if "._" not in name), 1) == Counter(
+        line["photo"] for line in lines
+    )
+    for line in lines:
+        assert (line["model"], line["model_version"]) == ("food", 2)
+        if line["error"] is None:
+            assert line["classes"][0]["label"] == Path(line["photo"]).stem[3:]
+    (failed,) = (out.read(name) for name in out.names("failed"))
+    assert b"s3://bucket/photos/empty.jpg\tthe image is empty (0 bytes)\n" == failed
+    bucket.pipe_file("bucket/photos/empty.jpg", bucket.cat_file("bucket/photos/night/late/" + next(
+        name.rsplit("/", 1)[1] for name in names if "/late/" in name)))  # fmt: skip
+    end(begin(*given))
+    assert not out.names("failed")
