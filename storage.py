@@ -89,12 +89,6 @@ class Storage(Protocol):
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that is not there; return whether it was this very call that did."""
 
-    def put(self, name: str, path: Path) -> None:
-        """Copy a file in, or replace it, whole."""
-
-    def get(self, name: str, path: Path) -> None:
-        """Copy a file out, to a path that nobody reads yet."""
-
     def remove(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
 
@@ -178,16 +172,6 @@ class Folder:
             temporary.unlink()
         _sync((self._path / name).parent)
         return True
-
-    @_told
-    def put(self, name: str, path: Path) -> None:
-        """See `Storage`."""
-        self.write(name, path.read_bytes())
-
-    @_told
-    def get(self, name: str, path: Path) -> None:
-        """See `Storage`."""
-        path.write_bytes((self._path / name).read_bytes())
 
     @_told
     def remove(self, name: str) -> None:
@@ -285,12 +269,12 @@ class Bucket:
 
     @_told
     def put(self, name: str, path: Path) -> None:
-        """See `Storage`."""
+        """Copy a file in, or replace it, whole."""
         self._s3.put_file(str(path), f"{self._root}/{name}")
 
     @_told
     def get(self, name: str, path: Path) -> None:
-        """See `Storage`."""
+        """Copy a file out, to a path that nobody reads yet."""
         self._s3.get_file(f"{self._root}/{name}", str(path))
 
     @_told

@@ -6,6 +6,7 @@ when they are wanted.
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -95,20 +96,21 @@ class _Dask:
         from distributed import as_completed
 
         left = iter(parts)
+        # Of two commands on one cluster, none must get the other's results.
+        mine = f"hansang-{uuid.uuid4().hex}"
 
         def begin(count: int) -> list[Any]:
             return [
-                # What is written is the answer: the same part again must be worked on again.
-                self._client.submit(work, part, key=f"hansang-{id(self)}-{part}", retries=RETRIES)
+                self._client.submit(work, part, key=f"{mine}-{part}", retries=RETRIES)
                 for part in islice(left, count)
             ]
 
         going: Any = as_completed(begin(self._most()))
         for future in going:
-            error = future.exception()
             part = int(future.key.rsplit("-", 1)[1])
-            if future.cancelled():
+            if future.status in ("cancelled", "lost"):
                 raise UserError("the cluster is gone; the same command goes on")
+            error = future.exception()
             yield part, future.result() if error is None else error
             # Workers that came meanwhile get work, too.
             for more in begin(max(self._most() - going.count(), 1)):

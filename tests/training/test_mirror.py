@@ -16,10 +16,11 @@ import pytest
 from storage import Bucket, StorageError, TakenError
 from training import cache, checkpoint, mirror
 from training.errors import RunError
-from training.mirror import Mirror
+from training.snapshot import Mirror
 
 ROOT = Path(__file__).parents[2]
-RUN = Path("s3://bucket/runs/first")
+URL = "s3://bucket/runs/first"
+RUN = Path(URL)
 
 
 @pytest.fixture
@@ -65,13 +66,13 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
         assert one == here
         write(here, config="c", checkpoints__step_1="1", deep__er__log="l")
         os.link(here / "checkpoints" / "step_1", here / "checkpoints" / "best")
-        wait_for(lambda: "manifest.json" in Bucket(str(RUN).replace(":/", "://")).names())
+        wait_for(lambda: "manifest.json" in Bucket(URL).names())
         other = machine("two")
         mirror.pulled(RUN)
         whole = {"config": "c", "checkpoints/step_1": "1", "checkpoints/best": "1",
                  "deep/er/log": "l"}  # fmt: skip
         assert whole == read(other)
-    names = Bucket("s3://bucket/runs/first").names()
+    names = Bucket(URL).names()
     assert 4 == len(names), "the best checkpoint is sent once"
     machine("one")
     (one / "checkpoints" / "step_1").unlink()
@@ -81,7 +82,7 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
     mirror.pulled(RUN)
     assert {"config": "c", "checkpoints/step_2": "2", "checkpoints/best": "1",
             "deep/er/log": "l"} == read(other)  # fmt: skip
-    assert 5 == len(Bucket("s3://bucket/runs/first").names()), "what nobody names is removed"
+    assert 5 == len(Bucket(URL).names()), "what nobody names is removed"
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -117,7 +118,7 @@ def test_of_two_machines_that_go_on_one_is_stopped(machine):
     def work() -> None:
         with mirror.kept(RUN, lost=heard.set) as here:
             write(here, step="1")
-            wait_for(lambda: Mirror(RUN).is_there())
+            wait_for(lambda: Mirror(URL, mirror.here(RUN)).is_there())
             machine("two")
             with mirror.kept(RUN) as other:
                 write(other, step="from two")
@@ -162,7 +163,7 @@ def test_machine_that_dies_anywhere_in_a_push_leaves_a_whole_state(machine, monk
 
             patched.setattr(Bucket, name, method)
         try:
-            Mirror(RUN).push()
+            Mirror(URL, mirror.here(RUN)).push()
             pushed = True
         except StorageError:
             pushed = False
@@ -172,10 +173,10 @@ def test_machine_that_dies_anywhere_in_a_push_leaves_a_whole_state(machine, monk
     assert found == new or not pushed
     machine("one")
     mirror.pulled(RUN)
-    Mirror(RUN).push()
+    Mirror(URL, mirror.here(RUN)).push()
     machine("two")
     mirror.pulled(RUN)
-    assert 4 == len(Bucket("s3://bucket/runs/first").names())
+    assert 4 == len(Bucket(URL).names())
 
 
 def test_network_that_fails_a_third_of_the_time_costs_time_alone(machine, network):
@@ -274,7 +275,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
                 [
                     sys.executable, "-m", "hansang", "train", str(dishes), "--run", "first",
                     "--runs-dir", runs, "--cache-dir", cache_dir, "--image-size", "32",
-                    "--epochs", "6", "--batch-size", "10", "--threads", "1", "--json",
+                    "--epochs", "3", "--batch-size", "10", "--threads", "1", "--json",
                     "--set", "checkpoint_every_steps=2", "--set", "optimizer.ema=0.9",
                 ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), "HANSANG_WORK": str(tmp_path / machine),
@@ -294,7 +295,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
 def test_run_killed_on_one_machine_goes_on_on_another_bit_exactly(command, tmp_path):
     """From the bucket alone; and it ends with the very weights of a run that nobody disturbed."""
     first = command("one", "s3://bucket/runs", "s3://bucket/caches")
-    there = Bucket("s3://bucket/runs/first")
+    there = Bucket(URL)
 
     def steps() -> list[str]:
         manifest = there.read("manifest.json")
