@@ -10,6 +10,7 @@ killed, at whatever moment, leaves a whole state; and where two go on with one r
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -27,6 +28,7 @@ _MANIFEST = "manifest.json"
 _NOTE = ".mirror.json"
 _EVERY_S = 1.0
 _TRIES = 3
+_PLACE = re.compile(r"[0-9a-f]{64}/[^/]+")
 _REPLACED = (".safetensors", ".npy", ".onnx")
 """Files that are replaced and never written into: a link to one stays what it was."""
 
@@ -103,7 +105,7 @@ class Mirror:
         try:
             there = self._bucket.names()
             # By their hash: the best checkpoint is the last one under another name, and sent once.
-            known = {place.split("/")[0]: place for place in there}
+            known = {place.split("/")[0]: place for place in there if _PLACE.fullmatch(place)}
             files: dict[str, str] = {}
             for name, path in _files(self.copy).items():
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +123,9 @@ class Mirror:
             tag = self._bucket.replace(_MANIFEST, text.encode(), self._tag())
             self._note(self.copy, tag)
             # What was before, and what killed ones left: nobody's manifest names it any more.
-            for left in sorted({*there} - {*files.values(), _MANIFEST}):
-                self._bucket.remove(left)
+            for left in sorted({*there} - {*files.values()}):
+                if _PLACE.fullmatch(left):  # what is not ours stays
+                    self._bucket.remove(left)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 

@@ -1,7 +1,7 @@
 """What is classified, cut into parts: written down once, so that a part means the same for ever.
 
 plan.json                  what was asked, and how many parts there are; written after the lists
-photos-<plan>/000012.jsonl the photos of a part, `[name, bytes]` a line
+parts/<plan>/000012.jsonl  the photos of a part, `[name, bytes]` a line
 answers/000012.jsonl       its answers, a line for each of these photos; all of them, or not there
 failed/000012.tsv          those of its photos that have an error instead of an answer, and why
 
@@ -11,6 +11,7 @@ worker was taken for dead, is answered once.
 
 import dataclasses
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from terminal import UserError
 
 _FORMAT = 1
 _PLAN = "plan.json"
+_LIST = re.compile(r"parts/[0-9a-f]{12}/[0-9]{6,}\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,7 @@ class Plan:
 
     def photos_file(self, part: int) -> str:
         """Return where the photos of a part are listed."""
-        return f"photos-{self.name}/{part:06d}.jsonl"
+        return f"parts/{self.name}/{part:06d}.jsonl"
 
 
 def answers_file(part: int) -> str:
@@ -118,9 +120,9 @@ def make(
     told = {"format": _FORMAT, **dataclasses.asdict(plan)}
     if not out.create(_PLAN, json.dumps(told, ensure_ascii=False, indent=1).encode()):
         plan = read(out) or plan
-    # What a plan left that was not finished, or that came second.
-    for left in out.names():
-        if left.startswith("photos-") and not left.startswith(f"photos-{plan.name}/"):
+    # What a plan left that was not finished, or that came second; and nothing of anybody else's.
+    for left in out.names("parts"):
+        if _LIST.fullmatch(left) and not left.startswith(f"parts/{plan.name}/"):
             out.remove(left)
     return plan
 

@@ -133,6 +133,8 @@ def test_failed_photos_alone_are_tried_again(photos, publish, tmp_path):
 def test_plan_holds_whatever_comes_later(photos, photo, tmp_path):
     """Each photo once, though named twice; of two plans one holds; new photos change no part."""
     out = Folder(tmp_path / "out")
+    for name in ("photos-1/soup.jpg", "parts/soup.jsonl", "parts/0123456789ab/000000.jsonl"):
+        out.write(name, b"there before")
     some = photos / "night"
     one = next((some / "late").iterdir())
     wish = Wish(photos=(str(some), str(one), str(photos)), model="food", version=1, top_k=5)
@@ -143,8 +145,11 @@ def test_plan_holds_whatever_comes_later(photos, photo, tmp_path):
     (some / "00-new.jpg").write_bytes(photo("red"))
     assert plan == plans.make(out, wish, 3)
     assert plan == plans.read(out)
-    lists = [name for name in out.names() if name.startswith("photos-")]
+    lists = [name for name in out.names("parts") if plan.name in name]
     assert 9 == len(lists)
+    assert ["parts/soup.jsonl", "photos-1/soup.jpg", "plan.json"] == sorted(
+        {*out.names()} - {*lists}
+    )
 
 
 def test_name_that_is_no_unicode_is_answered(publish, photo, tmp_path):

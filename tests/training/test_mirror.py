@@ -74,6 +74,7 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
         assert whole == read(other)
     names = Bucket(URL).names()
     assert 4 == len(names), "the best checkpoint is sent once"
+    Bucket(URL).write("soup.jpg", b"somebody else's")
     machine("one")
     (one / "checkpoints" / "step_1").unlink()
     with mirror.kept(RUN) as here:
@@ -82,7 +83,9 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
     mirror.pulled(RUN)
     assert {"config": "c", "checkpoints/step_2": "2", "checkpoints/best": "1",
             "deep/er/log": "l"} == read(other)  # fmt: skip
-    assert 5 == len(Bucket(URL).names()), "what nobody names is removed"
+    left = Bucket(URL).names()
+    assert 6 == len(left), "what nobody names is removed"
+    assert "soup.jpg" in left
 
 
 def wait_for(condition: Callable[[], object]) -> None:
