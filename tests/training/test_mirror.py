@@ -89,8 +89,8 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until it holds, four minutes at most."""
-    end_s = time.monotonic() + 240
+    """Wait until it holds, ten minutes at most."""
+    end_s = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.05)
@@ -294,7 +294,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
         process.communicate()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_run_killed_on_one_machine_goes_on_on_another_bit_exactly(command, tmp_path):
     """From the bucket alone; and it ends with the very weights of a run that nobody disturbed."""
     first = command("one", "s3://bucket/runs", "s3://bucket/caches")
@@ -310,11 +310,11 @@ def test_run_killed_on_one_machine_goes_on_on_another_bit_exactly(command, tmp_p
     first.communicate()
     taken_up = steps()[-1]
     second = command("two", "s3://bucket/runs", "s3://bucket/caches")
-    told, err = second.communicate(timeout=400)
+    told, err = second.communicate(timeout=800)
     assert 0 == second.returncode, err
     assert "fetching s3://bucket/runs/first" in err
     whole = command("three", str(tmp_path / "runs"), str(tmp_path / "cache"))
-    wanted, err = whole.communicate(timeout=400)
+    wanted, err = whole.communicate(timeout=800)
     assert 0 == whole.returncode, err
     last = max((tmp_path / "runs" / "first" / "checkpoints").glob("step-*"))
     assert taken_up < f"checkpoints/{last.name}", "it was killed before its end"
