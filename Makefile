@@ -57,7 +57,8 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
-	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest tests/service/test_object_store.py tests/service/test_balancing.py tests/service/test_manifests.py tests/service/test_monitoring.py
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest $(addprefix tests/,$(addprefix service/test_, \
+	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh

@@ -97,7 +97,8 @@ class Mirror:
         """Bring the bucket in line with the copy.
 
         Raises:
-            StorageError: It cannot be written; it holds what it held, or all that is new.
+            StorageError: It cannot be written, or the copy not be read; it holds what it held, or
+                all that is new.
             TakenError: Another machine pushed meanwhile; nothing is changed.
         """
         staged = self.copy / ".mirror"
@@ -126,6 +127,8 @@ class Mirror:
             for left in sorted({*there} - {*files.values()}):
                 if _PLACE.fullmatch(left):  # what is not ours stays
                     self._bucket.remove(left)
+        except OSError as error:
+            raise StorageError(f"{self.copy}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
