@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,15 @@ $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/serve-test.txt
 	touch $@
 
+# Nothing but what serves, and the two engines.
+test-engines: $(VENV)-serve/.engines  ## offline classification on Dask and Ray, with workers killed
+	$(VENV)-serve/bin/python -m pytest tests/service/test_offline.py
+
+$(VENV)-serve/.engines: $(VENV)-serve/.ready requirements/dask.txt requirements/ray.txt
+	for engine in dask ray; do \
+	  $(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/$$engine.txt || exit 1; done
+	touch $@
+
 test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
 	HANSANG_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest tests/training/test_tracking.py
 
@@ -48,7 +57,8 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
-	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest tests/service/test_object_store.py tests/service/test_balancing.py tests/service/test_manifests.py tests/service/test_monitoring.py
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest $(addprefix tests/,$(addprefix service/test_, \
+	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh
@@ -110,7 +120,7 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow; do \
+	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow dask ray; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \

@@ -58,16 +58,12 @@ def require_clean(sheet: Mapping[str, Any]) -> None:
 def since_last_run(cache: Path, model: str, repository: Path) -> Change:
     """Compare a cache with that of the last run that was weighed, released or not."""
     from service.model_store import ModelStore
+    from service.object_store import working_copy
 
     now = _contents(json.loads((cache / "manifest.json").read_text("utf-8")))
-    line = next(
-        (
-            each
-            for each in reversed(ModelStore(repository).history(model))
-            if "dataset_hash" in each
-        ),
-        None,
-    )
+    with working_copy(repository) as folder:
+        history = ModelStore(folder).history(model)
+    line = next((each for each in reversed(history) if "dataset_hash" in each), None)
     before = _cached(cache.parent, line["dataset_hash"]) if line else None
     if before is None:
         return Change(photos=len(now), added=len(now), removed=0, known=False)

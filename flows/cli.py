@@ -41,7 +41,7 @@ Precision = Annotated[
 
 
 def release(
-    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first.")],
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first, or s3://…")],
     model: Model = "food42",
     repository: Repository = Path("models"),
     keep: Annotated[int, typer.Option(min=2, help="Versions to keep.")] = 5,
@@ -66,8 +66,10 @@ def release(
     """
     from flows import steps
     from service.object_store import working_copy
+    from training import mirror
 
     rules = _rules(rule)
+    run = mirror.pulled(run)
     with progress("check") as report, working_copy(repository) as folder:
         released = steps.release(
             run, model=model, repository=folder, keep=keep, rules=rules, force=force,
@@ -252,7 +254,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
             ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
     )  # fmt: skip
-    from service.object_store import bucket_url
+    from storage import bucket_url
 
     at = bucket_url(decided.repository) or decided.repository
     say(f"serve it: hansang serve --repository {at}")

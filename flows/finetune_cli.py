@@ -13,8 +13,8 @@ from training.options import (
     Device,
     Json,
     PlacementName,
-    RunsDir,
     StopWithParent,
+    StudiesDir,
     Tensorboard,
     Threads,
 )
@@ -87,7 +87,7 @@ def finetune(
     device: Device = "auto",
     placement: PlacementName = "auto",
     threads: Threads = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
     tensorboard: Tensorboard = False,

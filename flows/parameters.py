@@ -14,9 +14,9 @@ class Places(BaseModel):
 
     model_config = _CONFIG
 
-    runs_dir: Path = Field(Path("runs"), description="Where runs lie.")
-    cache_dir: Path = Field(Path("cache"), description="Where dataset caches lie.")
-    repository: Path = Field(Path("models"), description="The model repository.")
+    runs_dir: Path = Field(Path("runs"), description="Where runs lie, also s3://…")
+    cache_dir: Path = Field(Path("cache"), description="Where dataset caches lie, also s3://…")
+    repository: Path = Field(Path("models"), description="The model repository, also s3://…")
 
 
 class Training(BaseModel):

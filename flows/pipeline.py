@@ -13,6 +13,7 @@ from flows.gate import Rules
 from flows.parameters import Nightly, Places, Training
 from flows.release import outcome, released
 from flows.train import trained
+from training import mirror
 
 
 @flow(name="pipeline")
@@ -41,7 +42,9 @@ def pipeline(
         ask: Wait for a person's approval before a release.
     """
     run_id = run_id or str(runtime.flow_run.id)
-    sheet = places.runs_dir / run_id / "sheet"
+    # A run that another machine began is fetched; training does so again, and pushes.
+    run_dir = mirror.pulled(places.runs_dir / run_id)
+    sheet = run_dir / "sheet"
     found = tasks.inspect(data, sheet)
     publish_sheet(found, sheet / "index.html")
     if nightly.strict:
@@ -49,10 +52,8 @@ def pipeline(
     # Training prepares the cache itself; here it is a step of its own, with its own log and time.
     cache = tasks.prepare(data, training.image_size, places.cache_dir)
     change = changes.since_last_run(cache, model, places.repository)
-    begun = (places.runs_dir / run_id / "config.json").exists()
+    begun = (run_dir / "config.json").exists()
     if change.share < nightly.min_changed and not begun:
         return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
     trained(data, training, run_id, places)
-    return outcome(
-        released(places.runs_dir / run_id, model, places=places, rules=rules, force=force, ask=ask)
-    )
+    return outcome(released(run_dir, model, places=places, rules=rules, force=force, ask=ask))

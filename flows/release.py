@@ -17,6 +17,7 @@ from flows.gate import Rules
 from flows.parameters import Places
 from flows.steps import Candidate, Release, serving_version
 from service.errors import ConflictError
+from training import mirror
 
 _APPROVAL_S = 7 * 86400
 _ATTEMPTS = 2
@@ -56,8 +57,8 @@ def release(
     """
     return outcome(
         released(
-            run_dir, model, places=places, rules=rules, keep=keep, force=force, ask=ask,
-            precision=precision,
+            mirror.pulled(run_dir), model, places=places, rules=rules, keep=keep, force=force,
+            ask=ask, precision=precision,
         )
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.gate import Rules
+from storage import bucket_url
 from terminal import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ def serving_version(model: str, repository: Path) -> int | None:
     """Return the version that serves, or None."""
     from service.errors import NotFoundError
     from service.model_store import ModelStore
+    from service.object_store import Bucket
 
+    if url := bucket_url(repository):
+        return Bucket(url, Path()).serving().get(model)
     try:
         return ModelStore(repository).serving(model)
     except NotFoundError:

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flows.gate import Rules
 from flows.parameters import Places
 from flows.start import start_from
 from flows.survival import gpu, holding
+from service.object_store import working_copy
 from terminal import Progress, UserError
 
 _STOP_S = 25.0
@@ -185,16 +186,17 @@ def weigh(
 
     The result is kept: a flow that waited for a person does not measure again.
     """
-    return asdict(
-        steps.weigh(
-            run_dir,
-            model=model,
-            repository=repository,
-            rules=rules,
-            precision=precision,
-            progress=_log_every(25),
+    with working_copy(repository) as folder:
+        return asdict(
+            steps.weigh(
+                run_dir,
+                model=model,
+                repository=folder,
+                rules=rules,
+                precision=precision,
+                progress=_log_every(25),
+            )
         )
-    )
 
 
 @task
@@ -207,9 +209,12 @@ def decide(
     refused: str = "",
 ) -> steps.Release:
     """Publish a candidate that is better, and write down what was decided."""
-    return steps.decide(
-        candidate, repository=repository, keep=keep, force=force, approved=approved, refused=refused
-    )
+    with working_copy(repository) as folder:
+        decided = steps.decide(
+            candidate, repository=folder, keep=keep, force=force, approved=approved, refused=refused
+        )
+    path = decided.path and repository / decided.path.relative_to(folder)
+    return replace(decided, repository=repository, path=path)
 
 
 @task
@@ -217,4 +222,5 @@ def rollback(model: str, repository: Path, reason: str) -> int:
     """Make the version serve that served before."""
     from service.model_store import ModelStore
 
-    return ModelStore(repository).rollback(model, reason=reason)
+    with working_copy(repository) as folder:
+        return ModelStore(folder).rollback(model, reason=reason)

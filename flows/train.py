@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 from flows import tasks
 from flows.artifacts import publish_run
 from flows.parameters import Places, Training
+from training import mirror
 
 
 @flow(name="train")
@@ -29,7 +30,7 @@ def trained(data: Path, training: Training, run_id: str, places: Places) -> dict
         [str(data), "--run", run_id, *training.arguments(),
          "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir)]
     )  # fmt: skip
-    publish(places.runs_dir / run_id)
+    publish(mirror.here(places.runs_dir / run_id))
     return result
 
 

@@ -3,7 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,8 +17,18 @@ if TYPE_CHECKING:
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
+_EVERY_S = 5.0
+_SERVED = ("address", "token", "ca", "certificate", "key")
+_OFFLINE = ("cluster", "workers", "repository", "device", "part_size")
+"""Options that mean nothing without, and with, --engine."""
+
+
 def classify(
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    context: typer.Context,
+    photos: Annotated[
+        list[Path],
+        typer.Argument(help="Photos, or folders of photos; with --engine also s3://bucket/prefix."),
+    ],
     address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
     model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
@@ -26,6 +37,7 @@ def classify(
         Path | None,
         typer.Option(
             help="Write results to this .csv or .jsonl; what is in it is not asked again."
+            " With --engine: a folder or s3://bucket/prefix for many .jsonl files."
         ),
     ] = None,
     token: Annotated[
@@ -37,16 +49,65 @@ def classify(
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="mTLS: own certificate, PEM.")] = None,
     key: Annotated[Path | None, typer.Option(help="mTLS: its private key, PEM.")] = None,
+    engine: Annotated[
+        Literal["dask", "ray"] | None,
+        typer.Option(help="Classify offline, on workers of an engine, without a service."),
+    ] = None,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="Where the engine is: tcp://host:8786 for Dask, host:6379 for Ray.",
+            show_default="workers on this machine",
+        ),
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Workers on this machine.", show_default="one per core")
+    ] = 0,
+    repository: Annotated[
+        Path, typer.Option(help="With --engine: the model repository, also s3://…")
+    ] = Path("models"),
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"], typer.Option(help="Where workers compute.")
+    ] = "auto",
+    part_size: Annotated[
+        int, typer.Option(min=1, help="Photos of a task, and of a file of results.")
+    ] = 500,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Ask a service what is on photos.
+    """Ask a service what is on photos; or classify millions without one, on Dask or Ray.
 
     With --out every answer is written as it comes: after an interruption the same command goes on
     where it was. A photo that cannot be read or classified spares the others; such photos are
     listed with their reasons, in OUT.failed, and the exit code is 1.
 
+    With --engine dask or ray, workers (on this machine, or those of --cluster) load the model from
+    the repository and classify a part of the photos at a time. OUT/answers has a line for each
+    photo, whatever was killed in between, and OUT/failed lists those without an answer.
+
     Example: hansang classify photos/val --address localhost:8500 --out results.csv
+
+    Example: hansang classify s3://photos/2026 --engine dask --repository s3://models --out
+    s3://answers/2026
     """
+    strange = _SERVED if engine else _OFFLINE
+    for name in strange:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(
+                f"{option} is for a service; with --engine there is none"
+                if engine
+                else f"{option} goes with --engine dask or --engine ray"
+            )
+    if engine:
+        if out is None:
+            raise typer.BadParameter("--engine needs --out, a folder or s3://bucket/prefix")
+        _offline(
+            [str(each) for each in photos], str(out), kind=engine, cluster=cluster, workers=workers,
+            repository=repository, model=model, version=version, top_k=top_k, part_size=part_size,
+            device=device, json_=json_,
+        )  # fmt: skip
+        return
     from service.client import Classifier
     from service.errors import ServiceError
 
@@ -99,6 +160,55 @@ def classify(
                 say(f"{file}: {reason}")
             say(f"all of them: {results.failed}")
         raise UserError(f"{len(failed)} of {len(files)} photos could not be classified")
+
+
+def _offline(
+    photos: list[str],
+    out: str,
+    *,
+    cluster: str,
+    workers: int,
+    device: str,
+    json_: bool,
+    **asked: Any,
+) -> None:
+    import dataclasses
+
+    from service.config import num_cores
+    from service.offline.engines import Place
+    from service.offline.run import classify as classify_offline
+
+    place = Place(cluster=cluster, workers=workers or num_cores(), gpu=device == "cuda")
+    told_s = [monotonic()]
+
+    def found(count: int) -> None:
+        # How many there will be is not known, so that there is no bar.
+        if monotonic() - told_s[0] > _EVERY_S:
+            told_s[0] = monotonic()
+            say(f"{count} photos found so far")
+
+    with progress("classify") as report:
+        summary = classify_offline(
+            photos, out, place=place, device=device, found=found, progress=report, **asked
+        )
+    if json_:
+        print_json(dataclasses.asdict(summary))
+    else:
+        print(
+            f"{summary.classified} of {summary.photos} photos are classified in"
+            f" {summary.out}/answers, {summary.photos_per_s:.1f} a second"
+        )
+    for fault in summary.faults[:10]:
+        say(fault)
+    if summary.failed:
+        say(f"photos without an answer are listed in {summary.out}/failed")
+    if summary.unfinished:
+        raise UserError(
+            f"{summary.unfinished} of {summary.photos} photos are not done;"
+            " the same command goes on"
+        )
+    if summary.failed:
+        raise UserError(f"{summary.failed} of {summary.photos} photos could not be classified")
 
 
 def _show(answers: "list[tuple[Path, Result]]", json_: bool) -> None:

@@ -37,6 +37,7 @@ from service.model_store import (
     VERSION,
     ModelStore,
 )
+from storage import StorageError, bucket_url, file_system, was_refused
 
 logger = logging.getLogger(__name__)
 
@@ -44,24 +45,8 @@ _CLAIM = ".claimed"
 _CONFIG = "config.pbtxt"
 _HISTORY = "history.jsonl"
 _TRIES = 3
-_NETWORK = {
-    "connect_timeout": 5,
-    "read_timeout": 20,
-    # s3fs tries again by itself, and the next pull does.
-    "retries": {"total_max_attempts": 2},
-}
-
 _Listing = dict[str, dict[str, Any]]
 """Name below the repository → what the bucket says of it."""
-
-
-def bucket_url(repository: Path) -> str | None:
-    """Return the URL that a path was made of, or None where it is a path.
-
-    `Path("s3://bucket/models")` keeps one of the two slashes.
-    """
-    found = re.fullmatch(r"s3:/+(.+)", str(repository))
-    return f"s3://{found[1]}" if found else None
 
 
 class Bucket:
@@ -74,18 +59,13 @@ class Bucket:
             UnavailableError: s3fs is not installed.
         """
         try:
-            from s3fs import S3FileSystem
-        except ImportError as error:
-            raise UnavailableError(
-                "repositories on s3:// need s3fs: pip install --no-deps -r requirements/serve.txt"
-            ) from error
+            # What others write must be seen, and a server that is away must be noticed.
+            self._s3 = file_system()
+        except StorageError as error:
+            raise UnavailableError(str(error)) from error
         self.url = url
         self.folder = folder
         self._root = url.removeprefix("s3://").rstrip("/")
-        # What others write must be seen, and a server that is away must be noticed.
-        self._s3 = S3FileSystem(
-            use_listings_cache=False, skip_instance_cache=True, config_kwargs=_NETWORK
-        )
         self._configs: dict[str, str] = {}
         self._pulled: dict[str, set[int]] = {}
 
@@ -112,6 +92,38 @@ class Bucket:
             raise NotFoundError(f"{self.url}: {error}") from error
         except Exception as error:  # botocore, aiohttp and s3fs have no common base
             raise UnavailableError(f"{self.url} cannot be read: {error}") from error
+
+    def serving(self) -> dict[str, int]:
+        """Return the version that serves of each model, as config.pbtxt names it.
+
+        Raises:
+            UnavailableError: It cannot be read.
+        """
+        try:
+            configs = [
+                each for each in self._listing() if re.fullmatch(r"[^/]+/config\.pbtxt", each)
+            ]
+            found = {each.split("/")[0]: SERVING.search(self._read(each)) for each in configs}
+        except Exception as error:  # botocore, aiohttp and s3fs have no common base
+            raise UnavailableError(f"{self.url} cannot be read: {error}") from error
+        return {model: int(serving[1]) for model, serving in sorted(found.items()) if serving}
+
+    def pull_version(self, model: str, version: int) -> None:
+        """Bring one version into the folder, and nothing else.
+
+        Raises:
+            NotFoundError: It is not there, or not whole.
+            UnavailableError: It cannot be read.
+        """
+        try:
+            names = _complete(model, self._listing()).get(version)
+            if names is not None:
+                (self.folder / model).mkdir(parents=True, exist_ok=True)
+                self._fetch(model, version, names)
+        except Exception as error:  # botocore, aiohttp and s3fs have no common base
+            raise UnavailableError(f"{self.url} cannot be read: {error}") from error
+        if names is None:
+            raise NotFoundError(f"{self.url} has no version {version} of model {model!r}")
 
     def push(self) -> None:
         """Bring the bucket to what the folder says, which a pull began.
@@ -218,8 +230,7 @@ class Bucket:
         try:
             self._s3.pipe_file(f"{self._root}/{name}", text.encode(), **condition)
         except OSError as error:
-            refused = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-            if refused not in ("PreconditionFailed", "ConditionalRequestConflict"):
+            if not was_refused(error):
                 raise
             if self._read(name) != text:
                 raise ConflictError(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from service.client import Result
 
 
-def as_json(file: Path, result: "Result") -> dict[str, Any]:
+def as_json(file: Path | str, result: "Result") -> dict[str, Any]:
     """Return a result as scripts read it."""
     return {
         "photo": str(file),
@@ -106,7 +106,7 @@ class ResultsFile:
         text = whole.decode("utf-8")
         try:
             if not self._csv:
-                return {json.loads(line)["photo"] for line in text.splitlines()}
+                return {json.loads(line)["photo"] for line in text.split("\n") if line}
             rows = list(csv.reader(io.StringIO(text, newline="")))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"--out {self.path} holds no results: {error}") from error

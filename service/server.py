@@ -28,7 +28,7 @@ from service.health import Health
 from service.interceptors import Guard
 from service.memory import give_back
 from service.metrics import Metrics, exposed
-from service.object_store import Bucket, bucket_url, follow
+from service.object_store import Bucket, follow
 from service.oip import Control, Inference
 from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
@@ -38,6 +38,7 @@ from service.sentinel import Sentinel
 from service.servicer import Classifier
 from service.tls import Certificates
 from service.tracing import NoTracing, OpenTelemetry, Tracing
+from storage import bucket_url
 
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name

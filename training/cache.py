@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from service.preprocessing import PREPROCESSING, ImageError, load_square, resize_size
 from terminal import Progress, no_progress
+from training import mirror
 from training.dataset import Photo, PhotoFolder, scan
 from training.errors import DataError
 from training.files import sync, write_text
@@ -114,11 +115,28 @@ def prepare(
 ) -> DatasetCache:
     """Return the cache of a folder of photos; build it with every core unless it is up to date.
 
+    Where `cache_root` is `s3://…`, it is fetched from there, or pushed once it is built.
+
     Raises:
         DataError: The folder cannot be trained on (see `scan`), a class has no readable photo in
             train or val, or the disk is too small.
     """
-    folder = scan(data, seed=seed)
+    copies = mirror.here(cache_root)
+    cache = _prepared(
+        scan(data, seed=seed), image_size, copies, progress,
+        lambda path: mirror.pulled(cache_root / path.name),
+    )  # fmt: skip
+    mirror.shared(cache_root / cache.path.name)
+    return cache
+
+
+def _prepared(
+    folder: PhotoFolder,
+    image_size: int,
+    cache_root: Path,
+    progress: Progress,
+    fetch: Callable[[Path], object],
+) -> DatasetCache:
     prefix = f"{folder.root.resolve().name}-{image_size}-"
     stamp = _stamp(folder, image_size)
     found = [path for path in sorted(cache_root.glob(f"{prefix}*")) if path.is_dir()]
@@ -131,6 +149,8 @@ def prepare(
     hashes = _file_hashes(folder)
     key = _digest([_FORMAT, PREPROCESSING, image_size, folder.labels, sorted(hashes.items())])[:12]
     path = cache_root / f"{prefix}{key}"
+    if _manifest(path) is None:
+        fetch(path)
     manifest = _manifest(path)
     if manifest is not None:
         # The same photos under other times, or elsewhere: only that is new.

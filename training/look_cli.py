@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first.")],
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first, or s3://…")],
     photos: Annotated[
         Path | None,
         typer.Option(help="The folder of photos, for showing mistakes once the cache is gone."),
@@ -31,9 +31,11 @@ def report(
 
     Example: hansang report runs/first
     """
+    from training import mirror
     from training.reports.report import measured, write
     from training.reports.run_record import RunRecord
 
+    run = mirror.pulled(run)
     if (run / "study.json").is_file():
         _report_study(run, as_json)
         return
@@ -81,7 +83,7 @@ def _print_report(record: "RunRecord", numbers: "Measured") -> None:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Two run directories or more.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two run directories or more, also s3://…")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
     as_json: Json = False,
 ) -> None:
@@ -92,10 +94,11 @@ def compare(
 
     Example: hansang compare runs/first runs/second
     """
+    from training import mirror
     from training.reports.compare import compare as set_side_by_side
     from training.reports.compare import write
 
-    comparison = set_side_by_side(runs)
+    comparison = set_side_by_side([mirror.pulled(run) for run in runs])
     write(comparison, out)
     if as_json:
         print_json({"page": str(out), **comparison.to_dict()})

@@ -19,6 +19,11 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def ask_to_stop() -> None:
+    """Ask this process to stop, as SIGTERM does."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def stop_at_end_of_input() -> None:
     """Ask this process to stop, as SIGTERM does, when its standard input ends."""
     # Whoever started this process holds the other end; when it dies, by SIGKILL too, input ends.
@@ -29,4 +34,4 @@ def stop_at_end_of_input() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    os.kill(os.getpid(), signal.SIGTERM)
+    ask_to_stop()

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,11 +19,12 @@ from training.options import (
     Tensorboard,
     Threads,
 )
-from training.stopping import stop_at_end_of_input, stop_on_signals
+from training.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.result import TrainResult
+    from training.world import World
 
 
 def train(
@@ -78,6 +79,10 @@ def train(
     A run that was stopped or killed at any step goes on when the same command is given again, and
     ends with the very weights of one never stopped. SIGTERM saves a checkpoint and exits with 75.
 
+    --runs-dir and --cache-dir may be s3://bucket/prefix: what lies there is worked on in a copy in
+    work/ (or HANSANG_WORK), each checkpoint is pushed as it comes, and a run whose machine died
+    goes on from the bucket on another one.
+
     Its report is RUN/report.html. With MLFLOW_TRACKING_URI set (and mlflow-skinny installed, see
     requirements/mlflow.txt) epochs, settings, files and report go there as well.
 
@@ -105,11 +110,12 @@ def train(
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen |= settings(setting or [])
     results = []
-    with joined(cuda=device_of(device).type == "cuda") as world:
+    with joined(cuda=device_of(device).type == "cuda") as world, ExitStack() as ended:
         for number in range(seeds):
             run_dir = runs_dir / (run if seeds == 1 else f"{run}-seed{(seed or 0) + number}")
             if seeds > 1:
                 chosen["seed"] = (seed or 0) + number
+            run_dir = _here(run_dir, world, ended)
             config = _config(run_dir, recipe, chosen)
             with progress("prepare") if world.leads else nullcontext(no_progress) as report:
                 # One builds the cache; the others find it.
@@ -139,6 +145,23 @@ def train(
             results.append(result)
         if world.leads:
             show(results, as_json)
+
+
+def _here(run_dir: Path, world: "World", ended: ExitStack) -> Path:
+    """Return where the run lies on this machine; one that lives in a bucket is fetched, and kept.
+
+    Of processes that train together the leader does so; others have copies on their machines.
+    """
+    from training import mirror
+
+    if world.leads:
+        run_dir = ended.enter_context(mirror.kept(run_dir, lost=ask_to_stop))
+        world.wait()
+    else:
+        world.wait()
+        run_dir = mirror.here(run_dir) if world.local_rank else mirror.pulled(run_dir)
+    world.wait()
+    return run_dir
 
 
 def show(results: "list[TrainResult]", as_json: bool) -> None:

@@ -1,72 +1,21 @@
 """A model repository in a bucket, on a real S3 server whose network cuts, refuses and delays."""
 
 import asyncio
-import random
-import shutil
-import subprocess
-import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from benchmarks.rig import free_port
 from service.errors import ConflictError, ServiceError, UnavailableError
 from service.model_store import ModelStore
-from service.object_store import Bucket, bucket_url, working_copy
+from service.object_store import Bucket, working_copy
 from service.pb import classifier_pb2 as pb
-
-pytest.importorskip("s3fs")
+from storage import bucket_url
 
 WEIGHTS = {
     "red": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.05]],
     "blue": [[0, 0, 0.05], [0, 0.05, 0], [0.05, 0, 0]],
 }
 URL = "s3://bucket/models"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    """Run moto's S3 server in a process of its own; give its port."""
-    if shutil.which("moto_server") is None:
-        pytest.skip("moto_server is not installed (make test-deploy)")
-    port = free_port()
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    server = subprocess.Popen(
-        ["moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
-    try:
-        end_s = time.monotonic() + 60
-        while subprocess.run(
-            ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"], stderr=subprocess.DEVNULL
-        ).returncode:
-            assert time.monotonic() < end_s
-            time.sleep(0.1)
-        yield port
-    finally:
-        server.kill()
-        server.wait()
-        log.close()
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-
-
-@pytest.fixture
-def bucket(s3, monkeypatch):
-    """Give a fresh bucket, as a file system of s3fs; the environment points to it."""
-    from s3fs import S3FileSystem
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
-    there = S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
-    if there.exists("bucket"):
-        there.rm("bucket", recursive=True)
-    there.mkdir("bucket")
-    return there
 
 
 @pytest.fixture
@@ -80,55 +29,6 @@ def release(bucket, tiny_onnx, tmp_path):
             )
 
     return one
-
-
-class Trouble:
-    """A network between the server and the store: seeded, and as bad as it is told."""
-
-    def __init__(self, to: int) -> None:
-        self.to = to
-        self.bad = 0.0
-        self.hit = 0
-        self._rng = random.Random(1)
-        self._server: asyncio.Server
-
-    async def __aenter__(self) -> "Trouble":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        fate = self._rng.choice(("close", "refuse", "cut")) if self._rng.random() < self.bad else ""
-        self.hit += bool(fate)
-        with closing(writer):
-            if fate == "close":
-                return
-            if fate == "refuse":
-                await reader.read(64)
-                body = b"<Error><Code>SlowDown</Code></Error>"
-                head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(body)}\r\n\r\n"
-                writer.write(head.encode() + body)
-                await writer.drain()
-                return
-            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.to)
-            left = self._rng.randrange(100, 3000) if fate == "cut" else 2**40
-            with closing(to_writer):
-                up = asyncio.create_task(_copy(reader, to_writer, 2**40))
-                await _copy(to_reader, writer, left)
-                up.cancel()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int) -> None:
-    try:
-        while most > 0 and (data := await reader.read(min(most, 65536))):
-            writer.write(data)
-            await writer.drain()
-            most -= len(data)
-    except OSError:
-        return
 
 
 def test_path_that_typer_made_of_a_url_is_the_url_again():
@@ -169,43 +69,39 @@ async def test_server_starts_from_a_bucket_and_swaps(
 
 
 async def test_network_that_fails_half_of_the_time_changes_nothing_but_the_time(
-    release, serve, connect, photo, eventually, s3, monkeypatch
+    release, serve, connect, photo, eventually, network
 ):
     """Connections are closed, refused with 503 and cut in mid-body: every swap arrives, whole."""
     release("red")
-    async with Trouble(s3) as trouble:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{trouble.port}")
+    with network.used():
         server = await serve(repository=Path(URL))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
-        stub = connect(server.port)
-        trouble.bad = 0.5
-        for number, colour in enumerate(("blue", "red", "blue"), start=2):
-            assert number == await asyncio.to_thread(release, colour)
-            await eventually(lambda n=number: server.models.find("food").version == n, within_s=60)
-            found = await stub.Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
-            assert (number, colour) == (found.model_version, found.results[0].classes[0].label)
-        assert trouble.hit > 3
-        await server.stop()
+    stub = connect(server.port)
+    network.bad = 0.5
+    for number, colour in enumerate(("blue", "red", "blue"), start=2):
+        assert number == await asyncio.to_thread(release, colour)
+        await eventually(lambda n=number: server.models.find("food").version == n, within_s=60)
+        found = await stub.Classify(pb.ClassifyRequest(images=[photo("red")], top_k=1))
+        assert (number, colour) == (found.model_version, found.results[0].classes[0].label)
+    assert network.hit > 3
+    await server.stop()
 
 
 async def test_bucket_that_is_away_costs_no_call(
-    release, serve, connect, photo, eventually, s3, monkeypatch, caplog
+    release, serve, connect, photo, eventually, network, caplog
 ):
     """The loaded version serves on; failures are counted and said once; it comes back by itself."""
     release("red")
-    async with Trouble(s3) as trouble:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{trouble.port}")
+    with network.used():
         server = await serve(repository=Path(URL))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
-        trouble.bad = 1.0
-        count = server.metrics.registry.get_sample_value
-        await eventually(lambda: count("hansang_pull_failures_total") > 0, within_s=60)
-        await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")]))
-        assert "what is loaded serves on" in caplog.text
-        await asyncio.to_thread(release, "blue")
-        trouble.bad = 0.0
-        await eventually(lambda: server.models.find("food").version == 2, within_s=60)
-        await server.stop()
+    network.bad = 1.0
+    count = server.metrics.registry.get_sample_value
+    await eventually(lambda: count("hansang_pull_failures_total") > 0, within_s=60)
+    await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")]))
+    assert "what is loaded serves on" in caplog.text
+    await asyncio.to_thread(release, "blue")
+    network.bad = 0.0
+    await eventually(lambda: server.models.find("food").version == 2, within_s=60)
+    await server.stop()
 
 
 def test_half_a_version_does_not_count(release, bucket, tmp_path):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from terminal import print_json, print_table, progress, say
-from training.options import CacheDir, Device, Json, RunsDir
+from training.options import CacheDir, Device, Json, StudiesDir
 
 
 class Question(StrEnum):
@@ -47,7 +47,7 @@ def study(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")
     ] = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:

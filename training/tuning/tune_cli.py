@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from terminal import print_json, print_table, progress, say
-from training.options import CacheDir, Device, Json, StopWithParent
+from training.options import CacheDir, Device, Json, StopWithParent, StudiesDir
 
 if TYPE_CHECKING:
     from training.reports.gain import Gain
@@ -62,7 +62,7 @@ def tune(
         int | None,
         typer.Option(min=1, help="CPU threads of a worker.", show_default="its share of cores"),
     ] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs and studies lie.")] = Path("runs"),
+    runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
     stop_with_parent: StopWithParent = False,

@@ -1,0 +1,140 @@
+"""The photos of an offline classification: found one page at a time, read many at a time."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from service.preprocessing import MAX_BYTES, ImageError
+from storage import StorageError, bucket_url, file_system
+from terminal import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_PAGE = 1000
+"""Names in an answer of S3, at most."""
+
+
+class Photo(NamedTuple):
+    """A photo that was found."""
+
+    name: str
+    """A path from the root of the file system, or `s3://bucket/key`."""
+    num_bytes: int
+
+
+def found(places: Sequence[str]) -> Iterator[Photo]:
+    """Yield each photo in folders and below `s3://` prefixes once, and those that are named.
+
+    Raises:
+        UserError: There is no such photo or folder.
+        StorageError: The bucket cannot be listed.
+    """
+    tops = [bucket_url(place) or os.path.abspath(place) for place in places]  # noqa: PTH100
+    for number, top in enumerate(tops):
+        before = tops[:number]
+        for photo in _below(top):
+            # A folder and a photo in it may both be named, and all names are too many to keep.
+            if not any(photo.name == each or photo.name.startswith(f"{each}/") for each in before):
+                yield photo
+
+
+def _below(top: str) -> Iterator[Photo]:
+    path = Path(top)
+    if bucket_url(top) is not None:
+        yield from _in_bucket(top)
+    elif path.is_dir():
+        yield from _in_folder(path)
+    elif path.is_file():
+        yield Photo(top, path.stat().st_size)
+    else:
+        raise UserError(f"there is no photo or folder {top}")
+
+
+def is_photo(name: str) -> bool:
+    """Return whether a file is a photo by its name."""
+    # macOS leaves hidden files such as ._soup.jpg, which are no photos.
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+class Reader:
+    """Reads photos, those of a bucket many at a time. For one thread."""
+
+    def __init__(self) -> None:
+        self._s3: Any = None
+
+    def read(self, photos: Sequence[Photo]) -> list[bytes | ImageError]:
+        """Return the bytes of each, or why it cannot be read.
+
+        Raises:
+            StorageError: The bucket is away, which is no fault of a photo.
+        """
+        # What is refused anyway is not fetched: a part of huge files must not fill the memory.
+        wanted = [photo.name for photo in photos if photo.num_bytes <= MAX_BYTES]
+        remote = [name for name in wanted if bucket_url(name)]
+        there = self._fetch(remote) if remote else {}
+        return [
+            ImageError(
+                f"the image has {photo.num_bytes} bytes; at most {MAX_BYTES} are accepted",
+                kind="too_many_bytes",
+            )
+            if photo.num_bytes > MAX_BYTES
+            else (there[photo.name] if photo.name in there else _read(photo.name))
+            for photo in photos
+        ]
+
+    def _fetch(self, names: Sequence[str]) -> dict[str, bytes | ImageError]:
+        self._s3 = self._s3 or file_system()
+        keys = {name.removeprefix("s3://"): name for name in names}
+        answers: dict[str, Any] = self._s3.cat(list(keys), on_error="return")
+        there: dict[str, bytes | ImageError] = {}
+        for key, answer in answers.items():
+            if isinstance(answer, FileNotFoundError | PermissionError):
+                there[keys[key]] = ImageError(f"cannot be read: {answer}")
+            elif isinstance(answer, BaseException):
+                raise StorageError(f"{keys[key]}: {answer or type(answer).__name__}") from answer
+            else:
+                there[keys[key]] = answer
+        return there
+
+
+def _read(name: str) -> bytes | ImageError:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        return ImageError(f"cannot be read: {error.strerror}")
+
+
+def _in_folder(top: Path) -> Iterator[Photo]:
+    """Go through a folder of any size, one folder's names in memory at a time."""
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{top}: {error.strerror}") from error
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _in_folder(Path(entry.path))
+        elif is_photo(entry.name) and entry.is_file():
+            yield Photo(entry.path, entry.stat().st_size)
+
+
+def _in_bucket(url: str) -> Iterator[Photo]:
+    """List a prefix of any size, one page in memory at a time."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    s3 = file_system()
+    token: dict[str, str] = {}
+    while True:
+        try:
+            page = s3.call_s3(
+                "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **token
+            )
+        except Exception as error:  # botocore, aiohttp and s3fs have no common base
+            raise StorageError(f"{url} cannot be listed: {error}") from error
+        for item in page.get("Contents", ()):
+            key = item["Key"]
+            # A prefix is a folder, or one photo: `noon` must not find `noon-2/soup.jpg`.
+            below = not prefix or key == prefix or key.startswith(f"{prefix}/")
+            if below and is_photo(key.rsplit("/", 1)[-1]):
+                yield Photo(f"s3://{bucket}/{key}", item["Size"])
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}

@@ -1,0 +1,182 @@
+"""An offline classification from its plan to its last part; the same again goes on where it was."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from service.errors import InvalidArgumentError, ModelContractError, NotFoundError
+from service.model_store import ModelStore
+from service.object_store import Bucket
+from service.offline import plan as plans
+from service.offline.engines import Place, engine
+from service.offline.plan import Plan, Wish
+from service.offline.worker import Job, answer
+from storage import Storage, bucket_url, storage_of
+from terminal import Progress, UserError, no_progress
+
+_MOST = 10
+"""So many parts may fail before any succeeds; then it is no fault of the parts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What became of all photos."""
+
+    photos: int
+    classified: int
+    failed: int
+    unfinished: int
+    """Photos of parts that could not be ended; the same command tries them again."""
+    model: str
+    model_version: int
+    parts: int
+    out: str
+    seconds: float
+    photos_per_s: float
+    """Photos that this very command read, its workers' start included in the time."""
+    faults: tuple[str, ...] = ()
+    """Why parts could not be ended."""
+
+
+def classify(
+    photos: Sequence[str],
+    out: str,
+    *,
+    kind: str,
+    place: Place,
+    repository: Path,
+    model: str = "",
+    version: int = 0,
+    top_k: int = 5,
+    part_size: int = 500,
+    device: str = "auto",
+    found: Callable[[int], object] = lambda _: None,
+    progress: Progress = no_progress,
+) -> Summary:
+    """Classify photos on an engine, or go on with what was begun in `out`.
+
+    Args:
+        photos: Folders, photos, `s3://` prefixes.
+        out: A folder or an `s3://` prefix for the answers.
+        kind: The engine, `dask` or `ray`.
+        place: Where its workers are.
+        repository: The model repository; workers must reach it under this name.
+        model: Which model; empty for the only one.
+        version: Which version; 0 for the one that serves when the plan is made.
+        top_k: Classes for each photo.
+        part_size: Photos of a part, in a new plan.
+        device: Where workers compute: auto, cuda or cpu.
+        found: Is told how many photos were found, while there is no plan.
+        progress: Is told how many photos are done.
+
+    Raises:
+        UserError: There is no such photo, model or worker, or `out` is of another wish.
+    """
+    storage = storage_of(out)
+    plan = _plan(storage, photos, repository, model, version, top_k, part_size, found)
+    job = Job(plan=plan, out=_place(out), repository=_place(repository), device=device)
+    answered, failing = _parts(storage, "answers"), _parts(storage, "failed")
+    # Those with failures once more: what could not be read may be there by now.
+    left = [part for part in range(plan.num_parts) if part not in answered - failing]
+    done = plan.num_photos - sum(_size(plan, part) for part in left)
+    start_s = time.monotonic()
+    progress(done, plan.num_photos)
+    faults: dict[int, str] = {}
+    failed = worked = 0
+    if left:
+        with engine(kind, place) as workers:
+            for part, outcome in workers.run(partial(answer, job), left):
+                if isinstance(outcome, Exception):
+                    faults[part] = _reason(outcome)
+                    _give_up(outcome, len(faults), worked > 0)
+                    continue
+                done, failed = done + outcome.photos, failed + outcome.failed
+                worked += outcome.worked
+                progress(done, plan.num_photos, f"{failed} failed" if failed else "")
+    seconds = time.monotonic() - start_s
+    unfinished = sum(_size(plan, part) for part in faults)
+    return Summary(
+        photos=plan.num_photos,
+        classified=plan.num_photos - unfinished - failed,
+        failed=failed,
+        unfinished=unfinished,
+        model=plan.wish.model,
+        model_version=plan.wish.version,
+        parts=plan.num_parts,
+        out=storage.url,
+        seconds=seconds,
+        photos_per_s=worked / max(seconds, 1e-9),
+        faults=tuple(f"part {part}: {why}" for part, why in sorted(faults.items())),
+    )
+
+
+def _plan(
+    out: Storage,
+    photos: Sequence[str],
+    repository: Path,
+    model: str,
+    version: int,
+    top_k: int,
+    part_size: int,
+    found: Callable[[int], object],
+) -> Plan:
+    places = tuple(_place(each) for each in photos)
+    plan = plans.read(out)
+    if plan is None:
+        name, number = _version(repository, model, version)
+        wish = Wish(photos=places, model=name, version=number, top_k=top_k)
+        plan = plans.make(out, wish, part_size, found)
+    # A release in the meantime changes nothing: all photos are answered by one version.
+    asked = (places, top_k, model or plan.wish.model, version or plan.wish.version)
+    if asked != (plan.wish.photos, plan.wish.top_k, plan.wish.model, plan.wish.version):
+        wish = plan.wish
+        raise UserError(
+            f"{out.url} was begun for other photos or settings ({', '.join(wish.photos)}; model"
+            f" {wish.model}, version {wish.version}, --top-k {wish.top_k}); give those, or another"
+            " --out"
+        )
+    return plan
+
+
+def _version(repository: Path, model: str, version: int) -> tuple[str, int]:
+    """Return the model and the version that are meant."""
+    url = bucket_url(repository)
+    if url is None:
+        store = ModelStore(repository)
+        serving = {name: store.serving(name) for name in store.models()}
+    else:
+        serving = Bucket(url, Path()).serving()
+    names = ", ".join(serving) or "none; publish one with: hansang release RUN"
+    if not model and len(serving) != 1:
+        raise InvalidArgumentError(f"--model: name one of those in {repository}: {names}")
+    name = model or next(iter(serving))
+    if name not in serving:
+        raise NotFoundError(f"no model {name!r} in {repository}; there is {names}")
+    return name, version or serving[name]
+
+
+def _place(path: Path | str) -> str:
+    """Return a name that workers understand as well, wherever they were started."""
+    return bucket_url(path) or str(Path(path).absolute())
+
+
+def _parts(out: Storage, folder: str) -> set[int]:
+    return {int(Path(name).stem) for name in out.names(folder)}
+
+
+def _size(plan: Plan, part: int) -> int:
+    return min(plan.part_size, plan.num_photos - part * plan.part_size)
+
+
+def _reason(error: Exception) -> str:
+    # Ray wraps what a worker raised, with the traceback in its text.
+    cause = getattr(error, "cause", None) or error
+    return str(cause).strip().split("\n")[0] or type(cause).__name__
+
+
+def _give_up(error: Exception, faults: int, some_work: bool) -> None:
+    """Raise where the other parts would fail as well."""
+    if isinstance(error, NotFoundError | ModelContractError) or (faults >= _MOST and not some_work):
+        raise UserError(f"{_reason(error)} (on the workers)") from error

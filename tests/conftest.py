@@ -1,0 +1,153 @@
+"""Fixtures of every room's tests: a real S3 server, and a network to it that fails."""
+
+import asyncio
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from benchmarks.rig import free_port
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Run moto's S3 server in a process of its own; give its port."""
+    if shutil.which("moto_server") is None:
+        pytest.skip("moto_server is not installed (make test-deploy)")
+    pytest.importorskip("s3fs")
+    port = free_port()
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    server = subprocess.Popen(
+        ["moto_server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    try:
+        end_s = time.monotonic() + 60
+        while subprocess.run(
+            ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"], stderr=subprocess.DEVNULL
+        ).returncode:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+        log.close()
+
+
+@pytest.fixture
+def bucket(s3: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give a fresh bucket, as a file system of s3fs; the environment points to it."""
+    from s3fs import S3FileSystem
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3}")
+    there = S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    if there.exists("bucket"):
+        there.rm("bucket", recursive=True)
+    there.mkdir("bucket")
+    return there
+
+
+class Network:
+    """Lies between whoever uses it and the store: seeded, and as bad as it is told."""
+
+    def __init__(self, to: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.to = to
+        self.bad = 0.0
+        self.hit = 0
+        self._away = False
+        self._open: set[asyncio.StreamWriter] = set()
+        self._monkeypatch = monkeypatch
+        self._rng = random.Random(1)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._wait(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Send what connects meanwhile through here."""
+        with self._monkeypatch.context() as patched:
+            patched.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{self.port}")
+            yield
+
+    def go_away(self) -> None:
+        """Let nothing through any more, on connections that are open neither."""
+        self._away = True
+        self._wait(self._cut_off())
+
+    def come_back(self) -> None:
+        """Let everything through."""
+        self._away, self.bad = False, 0.0
+
+    def close(self) -> None:
+        """End what goes through here."""
+        self._server.close()
+        self._wait(self._cut_off())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _cut_off(self) -> None:
+        for writer in self._open:
+            writer.transport.abort()
+        while self._open:
+            await asyncio.sleep(0.01)
+
+    def _wait(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fate = self._rng.choice(("close", "refuse", "cut")) if self._rng.random() < self.bad else ""
+        self.hit += bool(fate)
+        with self._opened(writer):
+            if fate == "close" or self._away:
+                return
+            if fate == "refuse":
+                await reader.read(64)
+                body = b"<Error><Code>SlowDown</Code></Error>"
+                head = f"HTTP/1.1 503 Slow Down\r\nContent-Length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
+                with suppress(OSError):
+                    await writer.drain()
+                return
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self.to)
+            left = self._rng.randrange(100, 3000) if fate == "cut" else 2**40
+            with self._opened(to_writer):
+                up = asyncio.create_task(_copy(reader, to_writer, 2**40))
+                await _copy(to_reader, writer, left)
+                up.cancel()
+
+    @contextmanager
+    def _opened(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        self._open.add(writer)
+        with closing(writer):
+            yield
+        self._open.remove(writer)
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, most: int) -> None:
+    try:
+        while most > 0 and (data := await reader.read(min(most, 65536))):
+            writer.write(data)
+            await writer.drain()
+            most -= len(data)
+    except OSError:
+        return
+
+
+@pytest.fixture
+def network(bucket: Any, s3: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
+    """Give a network to the store; it is good until `network.bad` says how often it fails."""
+    network = Network(s3, monkeypatch)
+    yield network
+    network.close()
