@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.rig import free_port
-
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
@@ -21,6 +19,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     if shutil.which("moto_server") is None:
         pytest.skip("moto_server is not installed (make test-deploy)")
     pytest.importorskip("s3fs")
+    from benchmarks.rig import free_port
+
     port = free_port()
     log = (tmp_path_factory.mktemp("moto") / "log").open("w")
     server = subprocess.Popen(
