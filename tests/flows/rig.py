@@ -18,6 +18,11 @@ from flows.up import SERVER_SETTINGS
 ROOT = Path(__file__).parents[2]
 POOL = "hansang-cpu"
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell has it for what it starts in the background. Children would ignore it, too, and
+    # Prefect's worker stops by the SIGINT that it sends to itself after a SIGTERM.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Rig:
     """One server with Hansang's deployments, and what runs on it."""
