@@ -12,6 +12,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
+from flows.links import link
 from flows.steps import Candidate, Release
 
 _CURVES = ("accuracy", "loss")
@@ -30,7 +31,7 @@ def publish_run(run_dir: Path) -> None:
         page = report.write(run_dir)
     lines = [f"- {sentence}" for sentence in report.summary(record, numbers)]
     create_markdown_artifact(
-        f"## {record.name}\n\n" + "\n".join(lines) + f"\n\n[Report]({page.resolve().as_uri()})",
+        f"## {record.name}\n\n" + "\n".join(lines) + f"\n\n[Report]({link(page)})",
         description=f"What {record.name} reached",
     )
     publish_pictures(run_dir, _CURVES)
@@ -38,10 +39,8 @@ def publish_run(run_dir: Path) -> None:
         rows = [_flat(row) for row in report.class_rows(numbers.per_class, record.labels)]
         create_table_artifact(rows, description=f"Classes of {record.name}, the lowest F1 first")
     create_table_artifact(list(record.history), description=f"Epochs of {record.name}")
-    create_link_artifact(page.resolve().as_uri(), link_text="report.html", description="The report")
-    create_link_artifact(
-        run_dir.resolve().as_uri(), link_text=record.name, description="The run directory"
-    )
+    create_link_artifact(link(page), link_text="report.html", description="The report")
+    create_link_artifact(link(run_dir), link_text=record.name, description="The run directory")
 
 
 def publish_pictures(folder: Path, names: Sequence[str]) -> None:
@@ -65,9 +64,7 @@ def publish_sheet(found: dict[str, Any], page: Path) -> None:
         + "\n".join(f"- {problem}" for problem in problems),
         description="What the photos are like",
     )
-    create_link_artifact(
-        page.resolve().as_uri(), link_text="data sheet", description="The data sheet"
-    )
+    create_link_artifact(link(page), link_text="data sheet", description="The data sheet")
 
 
 def candidate_table(candidate: Candidate) -> str:
@@ -121,7 +118,7 @@ def candidate_table(candidate: Candidate) -> str:
                 for row in worst
             ),
             "",
-            f"[Report of {Path(candidate.run_dir).name}]({report.as_uri()})",
+            f"[Report of {Path(candidate.run_dir).name}]({link(report)})",
         ]
     )
 
@@ -142,7 +139,7 @@ def publish_decision(decided: Release) -> None:
     create_table_artifact(rows, key="release-classes", description="Every class, before and after")
     if decided.path is not None:
         create_link_artifact(
-            decided.path.resolve().as_uri(),
+            link(decided.path),
             link_text=f"{decided.model} version {decided.version}",
             description="The model that serves",
         )

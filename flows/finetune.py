@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows import tasks
 from flows.gate import Rules
+from flows.links import link
 from flows.parameters import Finetuning, Places
 from flows.release import released
 from flows.train import publish
@@ -85,5 +86,5 @@ def _publish(found: dict[str, Any], name: str) -> None:
         [{name: row[name] for name in shown} for row in found["strategies"]],
         description=f"Strategies of {name}",
     )
-    page = Path(found["report"]).resolve()
-    create_link_artifact(page.as_uri(), link_text="report.html", description="The study")
+    page = Path(found["report"])
+    create_link_artifact(link(page), link_text="report.html", description="The study")

@@ -65,6 +65,7 @@ def up(
     server_port: Annotated[int, typer.Option(min=0, help="Port of Prefect's server.")] = 4200,
     port: Annotated[int, typer.Option(min=0, help="gRPC port of the service.")] = 8500,
     metrics_port: Annotated[int, typer.Option(min=0, help="Port of /metrics.")] = 8002,
+    reports_port: Annotated[int, typer.Option(min=1, help="Port of the runs' reports.")] = 8003,
     logs: Annotated[Path, typer.Option(help="Where their logs go.")] = Path("logs"),
 ) -> None:
     """Start Prefect's server, its workers and the service on this machine, for a first look.
@@ -80,7 +81,7 @@ def up(
     Town(
         home=home.resolve(), data=data, model=model, repository=repository,
         gpus=num_gpus() if gpus is None else gpus, server_port=server_port, port=port,
-        metrics_port=metrics_port, logs=logs,
+        metrics_port=metrics_port, reports_port=reports_port, logs=logs,
     ).run()  # fmt: skip
 
 

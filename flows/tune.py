@@ -21,6 +21,7 @@ from prefect.states import Completed
 
 from flows import tasks
 from flows.artifacts import publish_pictures
+from flows.links import link
 from flows.parameters import Places, Search
 
 _FIGURES = ("history", "curves", "parallel", "importances")
@@ -120,7 +121,7 @@ def _show(folder: Path, page: Path, numbers: dict[str, Any]) -> None:
         best += f", the baseline {numbers['baseline']:.1%}"
     create_markdown_artifact(
         f"## {folder.name}\n\n{best}; {numbers['complete']} complete, {numbers['pruned']} pruned,"
-        f" {numbers['saved_share']:.0%} of the epochs saved\n\n[Report]({page.resolve().as_uri()})",
+        f" {numbers['saved_share']:.0%} of the epochs saved\n\n[Report]({link(page)})",
         description=f"What {folder.name} found",
     )
     publish_pictures(folder, _FIGURES)
@@ -129,6 +130,4 @@ def _show(folder: Path, page: Path, numbers: dict[str, Any]) -> None:
         for one in numbers["trials"]
     ]
     create_table_artifact(rows, description=f"Trials of {folder.name}")
-    create_link_artifact(
-        page.resolve().as_uri(), link_text="report.html", description="The study's report"
-    )
+    create_link_artifact(link(page), link_text="report.html", description="The study's report")

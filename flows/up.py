@@ -1,6 +1,6 @@
 """`hansang up`: server, workers and service on this machine, started and stopped in order.
 
-Prefect server ─► deploy ─► a worker for each pool ─► service        (stopped from right to left)
+Prefect server ─► deploy ─► reports ─► a worker for each pool ─► service       (stopped backwards)
 """
 
 import os
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.links import RUNS, SETTING
 from flows.pools import LIGHT_POOL, heavy_pools
 from terminal import UserError, print_table, say
 
@@ -43,6 +44,7 @@ class Town:
     server_port: int
     port: int
     metrics_port: int
+    reports_port: int
     logs: Path
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _asked: bool = False
@@ -85,6 +87,11 @@ class Town:
         )  # fmt: skip
         changed = [change for change in changes if change.what != "unchanged"]
         say(f"deployed: {len(changed)} of {len(changes)} things changed")
+        runs = self.home / RUNS
+        runs.mkdir(exist_ok=True)
+        self._start("reports", "-m", "http.server", str(self.reports_port), "--bind", "127.0.0.1",
+                    "--directory", str(runs))  # fmt: skip
+        os.environ[SETTING] = f"http://localhost:{self.reports_port}"
         for pool in (LIGHT_POOL, *heavy_pools(self.gpus)):
             self._start(f"worker-{pool}", "-m", "flows.worker", "--pool", pool,
                         "--type", "process", "--name", f"{pool}-{os.uname().nodename}")  # fmt: skip
@@ -100,6 +107,7 @@ class Town:
             [
                 ["Prefect's UI", url.removesuffix("/api")],
                 ["run the pipeline now", "prefect deployment run pipeline/pipeline"],
+                ["reports", os.environ[SETTING]],
                 ["gRPC", f"localhost:{self.port}"],
                 ["metrics", f"http://localhost:{self.metrics_port}/metrics"],
                 ["logs", self.logs.resolve()],

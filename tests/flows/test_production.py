@@ -172,14 +172,15 @@ def test_a_real_postgresql_holds_the_state(tmp_path, photos):
 
 def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
     """Server, workers and service answer at the addresses that are printed; SIGTERM ends all."""
-    ports = [str(_rig.free_port()) for _ in range(3)]
+    ports = [str(_rig.free_port()) for _ in range(4)]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment = {**inherited, "PREFECT_HOME": str(tmp_path / "prefect"),
                    "PYTHONPATH": str(_rig.ROOT), "PYTHONUNBUFFERED": "1"}  # fmt: skip
     up = subprocess.Popen(
         [sys.executable, "-m", "hansang", "up", "--home", str(_rig.ROOT), "--data", str(photos),
          "--repository", str(tmp_path / "models"), "--gpus", "0", "--server-port", ports[0],
-         "--port", ports[1], "--metrics-port", ports[2], "--logs", str(tmp_path / "logs")],
+         "--port", ports[1], "--metrics-port", ports[2], "--reports-port", ports[3],
+         "--logs", str(tmp_path / "logs")],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -191,9 +192,10 @@ def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
         for url in (f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
             assert url in printed
         _answers(f"http://127.0.0.1:{ports[0]}/")
+        _answers(f"http://localhost:{ports[3]}/")
         _answers(f"http://localhost:{ports[2]}/metrics")
         running = _children(up.pid)
-        assert len(running) >= 4
+        assert len(running) >= 5
     finally:
         up.send_signal(signal.SIGTERM)
         code = up.wait(180)
