@@ -72,7 +72,9 @@ class Town:
             url = f"http://127.0.0.1:{self.server_port}/api"
             say("starting Prefect's server")
             self._start("server", "-m", "prefect", "server", "start", "--host", "127.0.0.1",
-                        "--port", str(self.server_port), env=SERVER_SETTINGS)  # fmt: skip
+                        "--port", str(self.server_port),
+                        # Its pages would ask port 4200, whatever port they come from.
+                        env={**SERVER_SETTINGS, "PREFECT_SERVER_UI_API_URL": url})  # fmt: skip
             os.environ["PREFECT_API_URL"] = url
         self._wait_for("server", f"{url}/health")
         if self._asked:

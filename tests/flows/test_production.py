@@ -193,6 +193,8 @@ def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
             assert url in printed
         _answers(f"http://127.0.0.1:{ports[0]}/")
         _answers(f"http://localhost:{ports[3]}/")
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/ui-settings") as answer:
+            assert f"http://127.0.0.1:{ports[0]}/api" == json.load(answer)["api_url"]
         _answers(f"http://localhost:{ports[2]}/metrics")
         running = _children(up.pid)
         assert len(running) >= 5
