@@ -51,7 +51,7 @@ def publish_pictures(folder: Path, names: Sequence[str]) -> None:
             # Inside the artifact: a browser may not open files of the machine that trained.
             data = base64.b64encode(picture.read_bytes()).decode()
             create_image_artifact(
-                f"data:image/png;base64,{data}", description=f"{folder.name}: {name}"
+                f"data:image/png;base64,{data}", description=f"{name} of {folder.name}"
             )
 
 
