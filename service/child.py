@@ -30,6 +30,7 @@ class Child:
         self.process = process
         self.link = link
         self.listens = asyncio.Event()
+        self.serves = asyncio.Event()
         self.serving: asyncio.Task[None] | None = None
         self._slots = slots
         self._held: dict[int, tuple[ModelInstance, ExitStack]] = {}
@@ -98,6 +99,8 @@ class Child:
                     device.total.hear(me, told["samples"])
                     for version, statistics in told["statistics"].items():
                         device.statistics.setdefault(int(version), {})[me] = statistics
+                elif kind is Kind.FOLLOWED:
+                    (self.serves.set if body[0] else self.serves.clear)()
                 else:
                     self.listens.set()
         except EOFError:

@@ -55,6 +55,19 @@ class Device(Server):
         self._numbers: weakref.WeakKeyDictionary[ModelInstance, int] = weakref.WeakKeyDictionary()
         self._reserved: socket.socket | None = None
 
+    async def start(self) -> None:
+        """Start as a server does; once it serves, every front end does."""
+        await super().start()
+        if not self._health.serving:
+            return
+        # Whoever is told that it serves may call at once.
+        for front_end in list(self._front_ends.values()):
+            front_end.told(self)
+            heard = asyncio.create_task(front_end.serves.wait())
+            ends = {heard, front_end.serving} if front_end.serving else {heard}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            heard.cancel()
+
     async def listen(self) -> None:
         """Start the front ends, which answer with health NOT_SERVING."""
         config = self.config
@@ -159,6 +172,7 @@ class Device(Server):
         number = next(self._counting)
         self._front_ends[number] = front_end
         front_end.serving = asyncio.create_task(self._keep(number, front_end))
+        front_end.told(self)
         listens = asyncio.create_task(front_end.listens.wait())
         await asyncio.wait({listens, front_end.serving}, return_when=asyncio.FIRST_COMPLETED)
         if not listens.done():

@@ -40,6 +40,7 @@ class FrontEnd(Server):
         self._remote = Remote(link, slots)
         self.models = RemotePool(config, self.metrics, self._remote)
         self._quota = self._take
+        self.followed = asyncio.Event()
         self.told_to_stop = asyncio.Event()
 
     async def follow(self) -> None:
@@ -55,6 +56,8 @@ class FrontEnd(Server):
                 self.models.follow(state)
                 self._loaded = state["serving"]
                 await self._turn()
+                self.followed.set()
+                self._link.send(Kind.FOLLOWED, bytes([self._loaded]))
             elif kind is Kind.STOP:
                 self.grace_s = json.loads(body)
                 if not self.grace_s:
@@ -95,6 +98,12 @@ async def serve(sock: socket.socket, memory: int) -> None:
     following = asyncio.create_task(server.follow())
     works = (guard_loop(config.run_timeout_s), tidy(), server.measure(), server.reload_tokens())
     background = [following, *(asyncio.create_task(work) for work in works)]
+    # Whoever connects to one that starts late finds what its siblings serve.
+    hearing = asyncio.create_task(server.followed.wait())
+    await asyncio.wait({following, hearing}, return_when=asyncio.FIRST_COMPLETED)
+    if not hearing.done():
+        hearing.cancel()
+        following.result()
     await server.listen()
     link.send(Kind.LISTENING)
 

@@ -64,6 +64,7 @@ class Kind(IntEnum):
     ASK = 13
     RELEASED = 14
     MEASURES = 15
+    FOLLOWED = 16
 
 
 class Link:

@@ -75,7 +75,8 @@ def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
-    config = TrainConfig(image_size=32, batch_size=8).with_overrides({"augment.cutmix": 1})
+    config = TrainConfig(image_size=32, batch_size=8, precision="fp32")
+    config = config.with_overrides({"augment.cutmix": 1})
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (8, 37, 37, 3), dtype=np.uint8)
     )
@@ -150,7 +151,7 @@ def test_a_share_of_a_batch_is_equal_and_complete():
 
 def test_gradients_of_parts_add_up_to_those_of_the_batch():
     """A step in micro-batches is that of the whole batch, but for BatchNorm's statistics."""
-    config = TrainConfig(image_size=32, batch_size=8)
+    config = TrainConfig(image_size=32, batch_size=8, precision="fp32")
     images = torch.randint(0, 256, (8, 37, 37, 3), dtype=torch.uint8)
     targets = torch.arange(8) % 3
     weights = []
