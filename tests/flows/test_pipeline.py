@@ -63,7 +63,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
         artifacts = client.read_artifacts()
     found = {artifact.description: artifact for artifact in artifacts}
     assert "Best validation top-1 is" in found["What first reached"].data
-    assert found["first: accuracy"].data.startswith("data:image/png;base64,")
+    assert found["accuracy of first"].data.startswith("data:image/png;base64,")
     classes = json.loads(found["Classes of first, the lowest F1 first"].data)
     assert 3 == len(classes)
     assert {"label", "support", "f1", "recall 95 %"} <= classes[0].keys()

@@ -57,7 +57,7 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
         artifacts = {found.description: found for found in client.read_artifacts()}
     assert "3 complete, 0 pruned" in artifacts["What s found"].data
     assert 3 == len(json.loads(artifacts["Trials of s"].data))
-    assert artifacts["s: history"].data.startswith("data:image/png;base64,")
+    assert artifacts["history of s"].data.startswith("data:image/png;base64,")
     # The killed flow's first trial was never told to end; the second flow's is that trial, ended.
     # Prefect's server hears of task states a moment later than the flow.
     wanted, states = ("trial, the 1. here", "Completed"), set()

@@ -278,7 +278,8 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
                 [
                     sys.executable, "-m", "hansang", "train", str(dishes), "--run", "first",
                     "--runs-dir", runs, "--cache-dir", cache_dir, "--image-size", "32",
-                    "--epochs", "3", "--batch-size", "10", "--threads", "1", "--json",
+                    # Long enough to be killed between two pushes, on a fast machine too.
+                    "--epochs", "24", "--batch-size", "10", "--threads", "1", "--json",
                     "--set", "checkpoint_every_steps=2", "--set", "optimizer.ema=0.9",
                 ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), "HANSANG_WORK": str(tmp_path / machine),
