@@ -157,7 +157,7 @@ class Folder:
     def write(self, name: str, data: bytes) -> None:
         """See `Storage`."""
         self._temporary(name, data).replace(self._path / name)
-        _sync((self._path / name).parent)
+        sync((self._path / name).parent)
 
     @_told
     def create(self, name: str, data: bytes) -> bool:
@@ -170,7 +170,7 @@ class Folder:
             return False
         finally:
             temporary.unlink()
-        _sync((self._path / name).parent)
+        sync((self._path / name).parent)
         return True
 
     @_told
@@ -184,7 +184,7 @@ class Folder:
         # Two that write the same file at a time must not write into one another's.
         temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
         temporary.write_bytes(data)
-        _sync(temporary)
+        sync(temporary)
         return temporary
 
 
@@ -284,7 +284,8 @@ class Bucket:
         self._s3.rm_file(f"{self._root}/{name}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -135,7 +135,8 @@ def apply(moves: Sequence[Move], data: Path) -> None:
     Raises:
         UserError: The data set cannot be written to.
     """
-    from training.files import replacing, sync
+    from storage import sync
+    from training.files import replacing
 
     root = data.resolve()
     try:

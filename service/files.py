@@ -1,8 +1,9 @@
 """What the service needs of files: whether they changed, what is in them, and writing for good."""
 
 import hashlib
-import os
 from pathlib import Path
+
+from storage import sync
 
 
 def file_state(path: Path) -> object:
@@ -32,12 +33,3 @@ def write(path: Path, text: str) -> None:
     """Write a file that nobody reads yet, and force it to the disk."""
     path.write_text(text, encoding="utf-8")
     sync(path)
-
-
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

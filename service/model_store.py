@@ -25,7 +25,8 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
-from service.files import replace, sha256, sync, write
+from service.files import replace, sha256, write
+from storage import sync
 
 logger = logging.getLogger(__name__)
 

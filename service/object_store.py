@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import ConflictError, NotFoundError, UnavailableError
-from service.files import replace, sha256, sync
+from service.files import replace, sha256
 from service.metrics import Metrics
 from service.model_store import (
     BEFORE,
@@ -37,7 +37,7 @@ from service.model_store import (
     VERSION,
     ModelStore,
 )
-from storage import StorageError, bucket_url, file_system, was_refused
+from storage import StorageError, bucket_url, file_system, sync, was_refused
 
 logger = logging.getLogger(__name__)
 

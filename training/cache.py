@@ -28,11 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.preprocessing import PREPROCESSING, ImageError, load_square, resize_size
+from storage import sync
 from terminal import Progress, no_progress
 from training import mirror
 from training.dataset import Photo, PhotoFolder, scan
 from training.errors import DataError
-from training.files import sync, write_text
+from training.files import write_text
 
 _FORMAT = 1
 

@@ -1,9 +1,10 @@
 """Files that are absent or complete: written beside the target, synced, renamed."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from storage import sync
 
 
 @contextmanager
@@ -26,12 +27,3 @@ def write_text(path: Path, text: str) -> None:
     """Replace the content of a file, at once and for good."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -32,17 +32,13 @@ ABOUT = {
 }
 """What each strategy trains, in words."""
 
-_RATES: dict[str, dict[str, Any]] = {
-    # Measured in docs/experiments.md: a low rate, as custom has it for a good start, lost 6 points
-    # in as many epochs; features that stay as they are let the head bear much more.
-    "scratch": {"optimizer.lr": 0.05},
+_OWN: dict[str, dict[str, Any]] = {
+    # Features that stay as they are let the head bear much more (docs/experiments.md).
     "linear-probe": {"optimizer.lr": 1.0},
-    "last-layers": {"optimizer.lr": 0.05},
-    "full": {"optimizer.lr": 0.05},
-    "lp-ft": {"optimizer.lr": 0.05},
-    "gradual": {"optimizer.lr": 0.05, "transfer.layer_decay": 0.8},
-    "first-block": {"optimizer.lr": 0.05},
+    "gradual": {"transfer.layer_decay": 0.8},
 }
+"""What a strategy has of its own. The others learn at the recipe's rate: a low one, as custom has
+it for a good start, lost 6 points in as many epochs."""
 
 
 def config_for(
@@ -78,7 +74,7 @@ def config_for(
         "recipe": "finetune",
     }
     config = TrainConfig.from_dict({**base.to_dict(), **values})
-    return config.with_overrides({**_RATES[strategy], **(overrides or {})})
+    return config.with_overrides({**_OWN.get(strategy, {}), **(overrides or {})})
 
 
 @dataclass(frozen=True, kw_only=True)
