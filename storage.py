@@ -26,6 +26,9 @@ NETWORK = {
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 """Before each further try of what failed on the way; s3fs has tried five times by then."""
 
+_UNFINISHED = ".unfinished"
+"""Where a folder's files are written before they are there."""
+
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
@@ -142,8 +145,8 @@ class Folder:
     def names(self, folder: str = "") -> list[str]:
         """See `Storage`."""
         top = self._path / folder
-        found = (path for path in top.rglob("*") if not path.name.startswith(".tmp-"))
-        return sorted(path.relative_to(self._path).as_posix() for path in found if path.is_file())
+        found = (path.relative_to(self._path) for path in top.rglob("*") if path.is_file())
+        return sorted(path.as_posix() for path in found if path.parts[0] != _UNFINISHED)
 
     @_told
     def read(self, name: str) -> bytes | None:
@@ -179,10 +182,11 @@ class Folder:
         (self._path / name).unlink(missing_ok=True)
 
     def _temporary(self, name: str, data: bytes) -> Path:
-        path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (self._path / name).parent.mkdir(parents=True, exist_ok=True)
+        # Apart: who is killed here leaves it, and whoever reads a folder reads all that is in it.
+        (self._path / _UNFINISHED).mkdir(exist_ok=True)
         # Two that write the same file at a time must not write into one another's.
-        temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+        temporary = self._path / _UNFINISHED / uuid.uuid4().hex
         temporary.write_bytes(data)
         sync(temporary)
         return temporary

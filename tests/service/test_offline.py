@@ -85,6 +85,23 @@ def plan_for(photos: Path, out: Path, **wish: int) -> Job:
     return Job(plan=plan, out=str(out), repository=str(out.parent / "models"), device="cpu")
 
 
+def test_a_write_that_is_cut_short_leaves_nothing_among_the_answers(tmp_path, monkeypatch):
+    """Not even a file that hides: whoever reads the folder reads all of it."""
+    folder = Folder(tmp_path / "out")
+    folder.write("answers/000000.jsonl", b"whole")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage.sync", killed)
+    for write in (folder.write, folder.create):
+        with pytest.raises(KeyboardInterrupt):
+            write("answers/000001.jsonl", b"ha")
+
+    assert ["000000.jsonl"] == [each.name for each in (tmp_path / "out" / "answers").iterdir()]
+    assert ["answers/000000.jsonl"] == folder.names()
+
+
 async def test_answers_are_the_servers(photos, publish, serve, tmp_path):
     """Same pixels, same probabilities, same sentence for a photo that is none."""
     publish()
