@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The locks name every package: --no-deps installs just those. pip's resolver would look at a newer
 # version of what a package asks for with an extra, and refuse it for want of a hash.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# What is never imported is never compiled, and the rest when it is.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile --no-deps
+LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -17,16 +19,16 @@ setup: $(VENV)/.ready  ## install everything, pinned and hashed, into .venv
 
 $(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps --require-hashes -r requirements/dev.txt
-	$(PIP) --no-deps --require-hashes -r requirements/peers.txt
-	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python $(PIP) $(LOCK) requirements/dev.txt
+	$(BIN)/python $(PIP) $(LOCK) requirements/peers.txt
+	$(BIN)/python $(PIP) --no-build-isolation --editable .
 	touch $@
 
 demo: setup  ## the whole road on drawn photos: draw, train, release, serve, classify
 	$(BIN)/hansang demo
 
-test: setup  ## every test, two files at a time: most of them wait for processes of their own
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup  ## every test, three files at a time: most of them wait for processes of their own
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
 SERVE_TESTS := $(addprefix tests/service/test_, client.py metadata.py metrics.py model_store.py oip.py \
@@ -36,7 +38,7 @@ test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is insta
 
 $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 	test -x $(VENV)-serve/bin/python || $(PYTHON) -m venv $(VENV)-serve
-	$(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/serve-test.txt
+	$(VENV)-serve/bin/python $(PIP) $(LOCK) requirements/serve-test.txt
 	touch $@
 
 # Nothing but what serves, and the two engines.
@@ -45,7 +47,7 @@ test-engines: $(VENV)-serve/.engines  ## offline classification on Dask and Ray,
 
 $(VENV)-serve/.engines: $(VENV)-serve/.ready requirements/dask.txt requirements/ray.txt
 	for engine in dask ray; do \
-	  $(VENV)-serve/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/$$engine.txt || exit 1; done
+	  $(VENV)-serve/bin/python $(PIP) $(LOCK) requirements/$$engine.txt || exit 1; done
 	touch $@
 
 test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
@@ -53,7 +55,7 @@ test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server o
 
 $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	test -x $(VENV)-mlflow/bin/python || $(PYTHON) -m venv $(VENV)-mlflow
-	$(VENV)-mlflow/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/mlflow-server.txt
+	$(VENV)-mlflow/bin/python $(PIP) $(LOCK) requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
@@ -71,7 +73,7 @@ sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
 
 $(VENV)-deploy/.ready: requirements/deploy.txt
 	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
-	$(VENV)-deploy/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/deploy.txt
+	$(VENV)-deploy/bin/python $(PIP) $(LOCK) requirements/deploy.txt
 	touch $@
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
@@ -85,7 +87,7 @@ bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServ
 
 $(VENV)-bench/.ready: requirements/bench.txt
 	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/bench.txt
+	$(VENV)-bench/bin/python $(PIP) $(LOCK) requirements/bench.txt
 	touch $@
 
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat

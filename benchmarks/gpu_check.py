@@ -33,13 +33,14 @@ from service.model import CPU, CUDA, Model
 from service.preprocessing import centre_crop, preprocess, resize_size
 from training import checkpoint
 from training.augment import augment, draw
-from training.cache import DatasetCache, prepare
+from training.cache import DatasetCache
 from training.config import AugmentConfig, TrainConfig
 from training.drawn.sample import draw as draw_photos
 from training.engine import Engine
-from training.errors import RunError
+from training.errors import RunError, StoppedError
 from training.export import export
-from training.trainer import StoppedError, train
+from training.prepare import prepare
+from training.trainer import train
 
 Found = dict[str, Any]
 

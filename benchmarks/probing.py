@@ -24,8 +24,8 @@ def main(
 ) -> None:
     """Time the epochs of a linear probe, uncached and cached."""
     from training import transfer
-    from training.cache import prepare
     from training.finetuning.search import config_for
+    from training.prepare import prepare
 
     start = transfer.read(source)
     # Views are made where they pay: where there are fewer of them than epochs.

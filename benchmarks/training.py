@@ -163,8 +163,8 @@ def _ours(
     data: Path, image_size: int, work: Path, precision: Literal["fp32", "bf16"]
 ) -> dict[str, float]:
     """Train an epoch with a cold cache, and time the loop of its steps alone."""
-    from training.cache import prepare
     from training.config import TrainConfig
+    from training.prepare import prepare
     from training.trainer import train
 
     started_s = time.perf_counter()

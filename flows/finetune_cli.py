@@ -110,9 +110,9 @@ def finetune(
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from flows.start import start_from
-    from training.cache import prepare
     from training.finetuning.runner import Runner
     from training.finetuning.search import STRATEGIES, config_for, search, single
+    from training.prepare import prepare
     from training.recipes import recipe
 
     # A wrong name must not cost the time of reading photos.
@@ -171,7 +171,7 @@ def _old_cache(
 ) -> Path:
     """Return the dataset cache of the old photos."""
     from terminal import UserError
-    from training.cache import prepare
+    from training.prepare import prepare
 
     if photos is not None:
         with progress("prepare old photos") as report:

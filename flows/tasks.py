@@ -58,7 +58,7 @@ def inspect(data: Path, out: Path) -> dict[str, Any]:
 @task
 def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
     """Build the dataset cache, or find that it is up to date."""
-    from training.cache import prepare as build
+    from training.prepare import prepare as build
 
     return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
 
@@ -98,9 +98,9 @@ def finetune(arguments: list[str]) -> dict[str, Any]:
 @task
 def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
     """Measure how large new photos are, and how like those that the weights learnt from."""
-    from training.cache import prepare as build
     from training.finetuning.search import config_for
     from training.finetuning.similarity import measure
+    from training.prepare import prepare as build
 
     start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
     size = config_for("full", start, image_size=image_size).image_size

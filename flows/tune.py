@@ -85,7 +85,7 @@ def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=tasks.died)
 def final(arguments: list[str], epochs: int, seeds: int) -> dict[str, Any]:
-    """Train the winner and the baseline for longer, and compare them.
+    """Train the winner and the recipes for longer, and compare them.
 
     Raises:
         UserError: A run cannot go on until a person mends it. Not retried.

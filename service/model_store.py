@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service import history
+from service import checksums, history
 from service.errors import (
     ConflictError,
     InvalidArgumentError,
@@ -25,33 +25,14 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
-from service.files import replace, sha256, write
+from service.files import replace, write
+from service.triton_config import before_in, config_text, max_batch_in, serving_in
 from storage import sync
 
 logger = logging.getLogger(__name__)
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
-SERVING = re.compile(r"version_policy: \{ specific \{ versions: \[ ([0-9]+) \] \} \}")
-BEFORE = re.compile(r"^# Served before, the latest last:((?: [0-9]+)*)$", re.MULTILINE)
-SUM = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
-MANIFEST = "SHA256SUMS"
-_REMEMBERED = 20
-_CONFIG = """\
-# Written by hansang; the last line names the version that serves.
-# Served before, the latest last:{before}
-name: "{name}"
-backend: "onnxruntime"
-max_batch_size: {max_batch}
-input [ {{ name: "images" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }} ]
-output [
-  {{
-    name: "probabilities" data_type: TYPE_FP32 dims: [ {classes} ]
-    label_filename: "{version}/labels.txt"
-  }}
-]
-version_policy: {{ specific {{ versions: [ {version} ] }} }}
-"""
 
 
 class ModelStore:
@@ -90,14 +71,13 @@ class ModelStore:
         """
         config = self._folder(model) / "config.pbtxt"
         try:
-            found = SERVING.search(config.read_text("utf-8"))
+            version = serving_in(config.read_text("utf-8"))
         except FileNotFoundError:
             raise NotFoundError(
                 f"no model {model!r} in {self.root}; there is {', '.join(self.models()) or 'none'}"
             ) from None
-        if found is None:
+        if version is None:
             raise ModelContractError(f"{config} names no serving version")
-        version = int(found[1])
         if version not in self.versions(model):
             raise ModelContractError(f"{config} names version {version}, which is not there")
         return version
@@ -114,26 +94,10 @@ class ModelStore:
         """
         folder = self.path(model, version).parent
         try:
-            lines = (folder / MANIFEST).read_text("utf-8").splitlines()
+            checksums.verify(folder)
         except FileNotFoundError:
             # A folder that was made by hand, or for Triton, has none.
-            logger.warning("%s has no %s: its files are not checked", folder, MANIFEST)
-            return
-        for line in lines:
-            found = SUM.fullmatch(line)
-            if found is None:
-                raise ModelContractError(f"{folder / MANIFEST} is damaged: {line!r}")
-            try:
-                actual = sha256(folder / found[2])
-            except OSError as error:
-                raise ModelContractError(
-                    f"{folder / found[2]} cannot be read: {error.strerror}"
-                ) from error
-            if actual != found[1]:
-                raise ModelContractError(
-                    f"{folder / found[2]} is damaged: its SHA-256 is not the one in {MANIFEST};"
-                    " release the run again"
-                )
+            logger.warning("%s has no %s: its files are not checked", folder, checksums.MANIFEST)
 
     def verify_labels(self, model: str, version: int, labels: Sequence[str]) -> None:
         """Compare labels.txt, which Triton reads, with the labels that the model file declares.
@@ -229,8 +193,7 @@ class ModelStore:
                 sync(new / "model.onnx")
                 for name, text in (files or {}).items():
                     write(new / name, text)
-                names = sorted(("labels.txt", "model.onnx", *(files or ())))
-                write(new / MANIFEST, "".join(f"{sha256(new / x)}  {x}\n" for x in names))
+                checksums.seal(new)
                 sync(new)
             except BaseException:
                 shutil.rmtree(new)
@@ -271,10 +234,9 @@ class ModelStore:
                 )
             version = before.pop()
             config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
-            max_batch = re.search(r"max_batch_size: ([0-9]+)", config)
             told = {"version": version, "replaced": serving, "reason": reason}
             history.begin(self._folder(model), "rolled back", told)
-            self._make_serve(model, version, int(max_batch[1]) if max_batch else 64, before)
+            self._make_serve(model, version, max_batch_in(config), before)
             history.settle(self._folder(model), version)
         return version
 
@@ -288,11 +250,11 @@ class ModelStore:
         """Return the versions that served before the serving one and are still there."""
         versions = self.versions(model)
         config = (self._folder(model) / "config.pbtxt").read_text("utf-8")
-        noted = BEFORE.search(config)
+        noted = before_in(config)
         if noted is None:  # written by another hand
             serving = self.serving(model)
             return [version for version in versions if version < serving]
-        return [version for version in map(int, noted[1].split()) if version in versions]
+        return [version for version in noted if version in versions]
 
     def _served(self, model: str) -> list[int]:
         """Return what serves, and before it what served before; nothing for a new model."""
@@ -306,14 +268,10 @@ class ModelStore:
 
         folder = self._folder(model)
         metadata = Model(self.path(model, version), device="cpu").metadata
-        text = _CONFIG.format(
-            name=model,
-            max_batch=max_batch,
-            size=metadata.image_size,
-            classes=len(metadata.labels),
-            version=version,
-            before="".join(f" {each}" for each in before[-_REMEMBERED:]),
-        )
+        text = config_text(
+            model, version, image_size=metadata.image_size, classes=len(metadata.labels),
+            max_batch=max_batch, before=before,
+        )  # fmt: skip
         replace(folder / "config.pbtxt", text)
 
     @contextmanager

@@ -25,18 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service.errors import ConflictError, NotFoundError, UnavailableError
-from service.files import replace, sha256
+from service.checksums import MANIFEST, verify
+from service.errors import ConflictError, ModelContractError, NotFoundError, UnavailableError
+from service.files import replace
 from service.metrics import Metrics
-from service.model_store import (
-    BEFORE,
-    MANIFEST,
-    MODEL_NAME,
-    SERVING,
-    SUM,
-    VERSION,
-    ModelStore,
-)
+from service.model_store import MODEL_NAME, VERSION, ModelStore
+from service.triton_config import before_in, serving_in
 from storage import StorageError, bucket_url, file_system, sync, was_refused
 
 logger = logging.getLogger(__name__)
@@ -103,10 +97,10 @@ class Bucket:
             configs = [
                 each for each in self._listing() if re.fullmatch(r"[^/]+/config\.pbtxt", each)
             ]
-            found = {each.split("/")[0]: SERVING.search(self._read(each)) for each in configs}
+            found = {each.split("/")[0]: serving_in(self._read(each)) for each in configs}
         except Exception as error:  # botocore, aiohttp and s3fs have no common base
             raise UnavailableError(f"{self.url} cannot be read: {error}") from error
-        return {model: int(serving[1]) for model, serving in sorted(found.items()) if serving}
+        return {model: serving for model, serving in sorted(found.items()) if serving}
 
     def pull_version(self, model: str, version: int) -> None:
         """Bring one version into the folder, and nothing else.
@@ -150,14 +144,12 @@ class Bucket:
         folder.mkdir(parents=True, exist_ok=True)
         config = self._read(f"{model}/{_CONFIG}")
         complete = _complete(model, listing)
-        serving = SERVING.search(config)
-        before = BEFORE.search(config)
-        ranked = [int(serving[1])] if serving else []
-        ranked += [int(number) for number in reversed(before[1].split())] if before else []
+        serving = serving_in(config)
+        ranked = [serving, *reversed(before_in(config) or [])]
         wanted = [number for number in dict.fromkeys(ranked) if number in complete]
-        if serving and int(serving[1]) not in complete:
+        if serving and serving not in complete:
             # Written in another order than ours, or not seen yet: the next pull will tell.
-            raise UnavailableError(f"{model} version {serving[1]} has no {MANIFEST} yet")
+            raise UnavailableError(f"{model} version {serving} has no {MANIFEST} yet")
         wanted = wanted[:most] if most else sorted(complete)
         for version in wanted:
             self._fetch(model, version, complete[version])
@@ -299,8 +291,7 @@ def _complete(model: str, listing: _Listing) -> dict[int, list[str]]:
 def _is_whole(folder: Path) -> bool:
     """Return whether the files of a version are those of its manifest."""
     try:
-        lines = (folder / MANIFEST).read_text("utf-8").splitlines()
-        sums = [SUM.fullmatch(line) for line in lines]
-        return all(found and sha256(folder / found[2]) == found[1] for found in sums)
-    except (OSError, UnicodeDecodeError):
+        verify(folder)
+    except (OSError, ModelContractError):
         return False
+    return True

@@ -125,7 +125,7 @@ def prepare(
 
     Example: hansang prepare photos --image-size 64
     """
-    from training.cache import prepare as build
+    from training.prepare import prepare as build
 
     with progress("prepare") as report:
         cache = build(data, image_size, cache_root=cache_dir, seed=seed, progress=report)

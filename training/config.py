@@ -123,11 +123,12 @@ class TransferConfig:
     last_parts: Annotated[int, Field(ge=1, le=5)] = 1
     """`last-layers`: parts that learn beside the head, counted from it; 1 is layer4."""
 
-    head_epochs: Annotated[int, Field(ge=1)] = 5
-    """`lp-ft`: epochs of the head alone, before everything learns."""
+    head_share: Annotated[float, Field(gt=0, lt=1)] = 1 / 6
+    """`lp-ft`: part of the run in which the head learns alone, one epoch at least."""
 
-    unfreeze_epochs: Annotated[int, Field(ge=1)] = 2
-    """`gradual`: epochs until the next part, towards the first, learns as well."""
+    unfreeze_share: Annotated[float, Field(ge=0, le=1)] = 5 / 12
+    """`gradual`: part of the run until everything learns, from the head towards the first part in
+    even steps; of a run with fewer epochs than steps, some begin together."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a part, as a fraction of that of the part after it (Howard and Ruder 2018);

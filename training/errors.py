@@ -4,7 +4,9 @@ UserError
 └── TrainingError
     ├── DataError      the photos, or the cache made from them
     ├── ConfigError    a recipe or a setting
-    ├── RunError       a run directory: locked, of another config, diverged
+    ├── RunError       a run directory: locked, of another config
+    │   ├── DivergedError
+    │   └── StoppedError
     └── ExportError    the exported model is not the trained one
 """
 
@@ -29,3 +31,14 @@ class RunError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported model does not answer as the trained one."""
+
+
+class DivergedError(RunError):
+    """The loss is not finite: the fault of the settings."""
+
+
+class StoppedError(RunError):
+    """The run was asked to stop, and saved a checkpoint first."""
+
+    exit_code = 75
+    """EX_TEMPFAIL: the same command goes on."""

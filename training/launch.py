@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from training.errors import ConfigError, RunError
-from training.trainer import StoppedError
+from training.errors import ConfigError, RunError, StoppedError
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> None:

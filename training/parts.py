@@ -55,7 +55,8 @@ def phases(config: TrainConfig) -> list[Phase]:
     One whose first parts are frozen, and which is longer than its views are many, has views: the
     frozen parts need to see them once.
     """
-    plan = [(start, parts) for start, parts in _plan(config) if start < config.epochs]
+    # Of what begins with the same epoch, the last counts.
+    plan = list({s: parts for s, parts in _plan(config) if s < config.epochs}.items())
     ends = [start for start, _ in plan[1:]] + [config.epochs]
     found = []
     for (start, parts), end in zip(plan, ends, strict=True):
@@ -78,11 +79,13 @@ def _plan(config: TrainConfig) -> list[tuple[int, frozenset[int]]]:
         case "first-block":
             return [(0, frozenset({0, 1, HEAD}))]
         case "lp-ft":
+            alone = max(round(config.epochs * settings.head_share), 1)
             # Of a run of one epoch, nothing would be left for the second phase.
-            return [(0, head), (min(settings.head_epochs, config.epochs - 1), EVERYTHING)]
+            return [(0, head), (min(alone, config.epochs - 1), EVERYTHING)]
         case "gradual":
+            step = config.epochs * settings.unfreeze_share / HEAD
             return [
-                (index * settings.unfreeze_epochs, frozenset(range(HEAD - index, HEAD + 1)))
+                (round(index * step), frozenset(range(HEAD - index, HEAD + 1)))
                 for index in range(len(PARTS))
             ]
         case _:

@@ -96,9 +96,9 @@ def train(
 
         launch(nproc, _without_nproc(sys.argv[1:], run))
         return
-    from training.cache import prepare
     from training.device import device_of
     from training.feed import placement_of
+    from training.prepare import prepare
     from training.reports.tracking import tracked, write_report
     from training.trainer import train as train_run
     from training.world import joined

@@ -15,10 +15,11 @@ from service.config import ServerConfig
 from service.errors import ModelContractError
 from service.model_store import ModelStore
 from service.server import Server
-from training.cache import prepare
 from training.config import TrainConfig
 from training.drawn.sample import draw
-from training.trainer import TrainResult, train
+from training.prepare import prepare
+from training.result import TrainResult
+from training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from PIL import Image
 from flows import changes
 from service.model_store import ModelStore
 from terminal import UserError
-from training.cache import DatasetCache, prepare
+from training.cache import DatasetCache
+from training.prepare import prepare
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def data(photos: Path, tmp_path: Path) -> Path:
 
 def test_only_new_photos_are_decoded(data, tmp_path, monkeypatch):
     """A second night decodes the one photo that came, and the cache is as if built anew."""
-    from training import cache as module
+    from training import prepare as module
 
     old = prepare(data, 32, cache_root=tmp_path / "cache")
     label = old.labels[0]

@@ -13,10 +13,10 @@ from service.config import ServerConfig
 from service.server import Server
 from terminal import UserError
 from training import transfer
-from training.cache import prepare
 from training.config import TrainConfig
 from training.drawn.sample import draw
 from training.errors import RunError
+from training.prepare import prepare
 from training.trainer import train
 
 pytestmark = pytest.mark.timeout(600)

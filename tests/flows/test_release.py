@@ -27,8 +27,8 @@ _spec.loader.exec_module(_tiny)
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on the drawn dishes."""
-    from training.cache import prepare
     from training.config import TrainConfig
+    from training.prepare import prepare
     from training.trainer import train
 
     home = tmp_path_factory.mktemp("weighed")

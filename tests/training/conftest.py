@@ -53,8 +53,8 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_dir(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of six epochs on the drawn dishes, with its predictions."""
-    from training.cache import prepare
     from training.config import TrainConfig
+    from training.prepare import prepare
     from training.trainer import train
 
     root = tmp_path_factory.mktemp("report")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from service.preprocessing import PREPROCESSING, load_square
-from training.cache import DatasetCache, prepare
+from training.cache import DatasetCache
 from training.errors import DataError
+from training.prepare import prepare
 
 COUNTS = {"train/a": 4, "train/b": 3, "val/a": 2, "val/b": 2}
 

@@ -6,15 +6,16 @@ import torch
 
 from training import checkpoint
 from training.augment import augment, draw
-from training.cache import DatasetCache, Split, prepare
+from training.cache import DatasetCache, Split
 from training.config import AugmentConfig, TrainConfig
 from training.engine import Engine
-from training.errors import RunError
+from training.errors import RunError, StoppedError
 from training.feed import feed_for, resident_bytes
 from training.optimizer import optimizer_of
+from training.prepare import prepare
 from training.resnet import build
 from training.room import find_micro_batch
-from training.trainer import StoppedError, train
+from training.trainer import train
 from training.world import ALONE
 
 pytestmark = [

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage import Bucket, StorageError, TakenError
-from training import cache, checkpoint, mirror
+from training import checkpoint, mirror, prepare
 from training.errors import RunError
 from training.snapshot import Mirror
 
@@ -252,18 +252,18 @@ def test_cache_is_fetched_instead_of_built(machine, dishes, bucket, monkeypatch)
     """Another machine decodes nothing; one whose push was cut off does not count."""
     machine("one")
     root = Path("s3://bucket/caches")
-    built = cache.prepare(dishes, 32, cache_root=root)
+    built = prepare.prepare(dishes, 32, cache_root=root)
     machine("two")
     with monkeypatch.context() as patched:
-        patched.setattr(cache, "load_square", None)
-        found = cache.prepare(dishes, 32, cache_root=root)
+        patched.setattr(prepare, "load_square", None)
+        found = prepare.prepare(dishes, 32, cache_root=root)
     assert built.path != found.path
     assert built.dataset_hash == found.dataset_hash
     for name, split in built.splits.items():
         assert (split.images == found.splits[name].images).all()
     bucket.rm_file(f"bucket/caches/{built.path.name}/manifest.json")
     machine("three")
-    assert built.dataset_hash == cache.prepare(dishes, 32, cache_root=root).dataset_hash
+    assert built.dataset_hash == prepare.prepare(dishes, 32, cache_root=root).dataset_hash
     assert f"bucket/caches/{built.path.name}/manifest.json" in bucket.find("bucket/caches")
 
 
@@ -279,8 +279,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
                     sys.executable, "-m", "hansang", "train", str(dishes), "--run", "first",
                     "--runs-dir", runs, "--cache-dir", cache_dir, "--image-size", "32",
                     # Long enough to be killed between two pushes, on a fast machine too.
-                    "--epochs", "24", "--batch-size", "10", "--threads", "1", "--json",
-                    "--set", "checkpoint_every_steps=2", "--set", "optimizer.ema=0.9",
+                    "--epochs", "12", "--batch-size", "10", "--threads", "1", "--json",
                 ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), "HANSANG_WORK": str(tmp_path / machine),
                      "HANSANG_PROGRESS_S": "0"},

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from training import checkpoint
-from training.cache import DatasetCache, prepare
+from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.errors import RunError
+from training.prepare import prepare
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer", "training.cache"])
+PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
 
 
 def go(cache: str, run_dir: str) -> None:

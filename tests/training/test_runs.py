@@ -15,15 +15,15 @@ import torch
 from safetensors.torch import load_file
 
 from training import checkpoint
-from training.cache import prepare
 from training.config import TrainConfig
 from training.engine import Engine
-from training.errors import ExportError, RunError
+from training.errors import ExportError, RunError, StoppedError
 from training.export import check_parity, export, write_onnx
 from training.feed import feed_for
+from training.prepare import prepare
 from training.recipes import scratch
 from training.resnet import Served, build
-from training.trainer import StoppedError, train
+from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
@@ -90,16 +90,18 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     assert 0 <= result["test_top1"] <= 1
 
 
-@pytest.mark.parametrize("at_step", [1, 5, 9])
-def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path, at_step):
-    """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical."""
+def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path):
+    """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical.
+
+    `test_reliability.py` kills at many moments; here it is the command line that goes on.
+    """
     shutil.copytree(finished / "cache", tmp_path / "cache")
     process = subprocess.Popen(
         command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "HANSANG_PROGRESS_S": "0"},
     )  # fmt: skip
     for line in process.stderr:
-        if line.startswith("train: ") and int(line.split()[1].split("/")[0]) >= at_step:
+        if line.startswith("train: ") and int(line.split()[1].split("/")[0]) >= 5:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()

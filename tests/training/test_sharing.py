@@ -15,7 +15,6 @@ import torch
 
 from training import checkpoint
 from training.augment import draw
-from training.cache import prepare
 from training.calibration import expected_calibration_error, fit_temperature, softmax
 from training.config import TrainConfig
 from training.device import largest_micro_batch
@@ -23,6 +22,7 @@ from training.engine import Engine
 from training.errors import ConfigError, RunError
 from training.intervals import mean_interval, wilson_of
 from training.order import Order, class_weights
+from training.prepare import prepare
 from training.resnet import Served, build
 from training.trainer import train
 from training.world import World, joined
@@ -50,7 +50,7 @@ def metrics(home: Path) -> list[dict[str, float]]:
 def test_two_processes_learn_what_one_does_and_exchange_checkpoints(dishes, tmp_path):
     """Two processes over gloo: the same photos in the same steps; one goes on where two stopped."""
     two = subprocess.Popen(
-        command(dishes, tmp_path / "two", "--nproc", "2", "--set", "checkpoint_every_steps=2"),
+        command(dishes, tmp_path / "two", "--nproc", "2"),
         cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "HANSANG_PROGRESS_S": "0"},
     )  # fmt: skip
     for line in two.stderr:

@@ -17,9 +17,10 @@ import torch
 from optuna.trial import TrialState
 
 from training import checkpoint
-from training.cache import DatasetCache, prepare
+from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.errors import ConfigError
+from training.prepare import prepare
 from training.recipes import recipe
 from training.trainer import train
 from training.tuning.search import best_run, outcome, ranking, saved_share, work

@@ -133,7 +133,12 @@ def test_the_commands_walk_from_search_to_conclusion(dishes, tmp_path, open_page
     assert (2, 0) == (found["complete"], found["pruned"])
     # The same budget and seed as in the search: the final run is the same run again.
     assert found["best"] == found["final"]["val_top1"]
-    assert found["final"]["gain_test"] is not None
+    for one in found["final"]["over"]:
+        assert one["test"] is not None
+        assert found["final"]["val_top1"] == one["val"]["second"]
+    # Each recipe at the final budget, but for one that won itself.
+    others = {"baseline", "scratch"} - {found["trials"][0]["recipe"]}
+    assert others == {one["recipe"] for one in found["final"]["over"]}
     compared = CliRunner().invoke(
         app, ["study", "augmentation", str(dishes), "--name", "a", "--epochs", "1", "--seeds", "1",
               "--weakest", "1", *common],

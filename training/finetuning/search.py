@@ -58,17 +58,13 @@ def config_for(
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy {strategy!r}; there are auto, {', '.join(STRATEGIES)}")
     base = recipe("finetune")
-    epochs = epochs or base.epochs
     values = {
         "transfer": {
             **base.to_dict()["transfer"],
             "strategy": strategy,
             "weights": "" if strategy == "scratch" else start.sha256,
-            # A sixth of the run each: the rest is for everything together.
-            "head_epochs": max(1, epochs // 6),
-            "unfreeze_epochs": max(1, epochs // 12),
         },
-        "epochs": epochs,
+        "epochs": epochs or base.epochs,
         "image_size": image_size or start.image_size or base.image_size,
         "seed": seed,
         "recipe": "finetune",

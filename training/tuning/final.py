@@ -1,4 +1,4 @@
-"""The winner of a study, trained for longer, against the baseline at the same budget."""
+"""The winner of a study, trained for longer, against the recipes at the same budget."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,6 +19,16 @@ from training.tuning.study import Study
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Over:
+    """What the winner gained over a recipe that was trained for as long, with the same seeds."""
+
+    recipe: str
+    val: Gain
+    test: Gain | None
+    """None without a test split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Final:
     """What the winner reached."""
 
@@ -29,10 +39,10 @@ class Final:
     half_interval: float
     test_top1: float | None
     """Mean over the seeds, of the same epochs; the test split chose nothing. None without one."""
-    gain_val: Gain
-    """Over the baseline, trained for as long."""
-    gain_test: Gain | None
+    over: tuple[Over, ...]
+    """The recipes that the study began with, the baseline first; without the winner's own."""
     runs: tuple[str, ...]
+    """Of the winner, a run for each seed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -56,7 +66,7 @@ def train_final(
     study: Study, cache: DatasetCache, *, epochs: int, seeds: Sequence[int], device: str = "auto",
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> Final | None:  # fmt: skip
-    """Train the best trial's settings and the baseline; None if no trial came to its end.
+    """Train the best trial's settings and the recipes; None if no trial came to its end.
 
     Each run keeps its best epoch; the same call goes on with what was stopped.
 
@@ -72,24 +82,33 @@ def train_final(
         return None
     config = TrainConfig.from_dict(about["config"])
     name = f"final-trial{winner.number}-{epochs}epochs"
-    baseline = dataclasses.replace(study.plan.base("baseline"), threads=config.threads)
+    recipes = {
+        recipe: f"{recipe}-{epochs}epochs"
+        for recipe in study.plan.recipes
+        if recipe != winner.recipe
+    }
     arms = [
-        (f"baseline-{epochs}epochs", "the baseline", stretched(baseline, epochs, 0)),
-        (name, "the winner", stretched(config, epochs, 0)),
+        *(
+            (arm, recipe, dataclasses.replace(study.plan.base(recipe), threads=config.threads))
+            for recipe, arm in recipes.items()
+        ),
+        (name, "the winner", config),
     ]
     runs = train_arms(
-        arms, cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress
-    )
+        [(arm, what, stretched(config, epochs, 0)) for arm, what, config in arms],
+        cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress,
+    )  # fmt: skip
     records = [RunRecord.open(run) for run in runs[name]]
     mean, half = mean_interval([record.best["val_top1"] for record in records])
     tests = [(record.result or {}).get("test_top1") for record in records]
     known = [value for value in tests if value is not None]
-    gain_val = gain(runs[arms[0][0]], runs[name])
-    if gain_val is None:
-        return None
+    over = []
+    for recipe, arm in recipes.items():
+        val = gain(runs[arm], runs[name])
+        if val is not None:
+            over.append(Over(recipe=recipe, val=val, test=gain(runs[arm], runs[name], "test")))
     return Final(
         trial=winner.number, epochs=epochs, val_top1=mean, half_interval=half,
-        test_top1=sum(known) / len(known) if known else None, gain_val=gain_val,
-        gain_test=gain(runs[arms[0][0]], runs[name], "test"),
+        test_top1=sum(known) / len(known) if known else None, over=tuple(over),
         runs=tuple(str(run) for run in runs[name]),
     )  # fmt: skip

@@ -16,8 +16,9 @@ from terminal import Progress, no_progress, say
 from training import checkpoint
 from training.cache import DatasetCache
 from training.device import device_of
+from training.errors import DivergedError, StoppedError
 from training.feed import sharing
-from training.trainer import DivergedError, StoppedError, train
+from training.trainer import train
 from training.tuning.rungs import rungs
 from training.tuning.study import Claim, Study
 

@@ -37,9 +37,6 @@ from training.tuning.space import Space
 if TYPE_CHECKING:
     from optuna.samplers import TPESampler
 
-ENQUEUED = ("baseline",)
-"""Recipes that every study begins with, and after them the one that it starts from."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
@@ -55,6 +52,11 @@ class Plan:
     pruning: bool
     dataset_hash: str
     space: Mapping[str, Any]
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Return the recipes that the study begins with, the one it departs from as the last."""
+        return tuple(dict.fromkeys(("baseline", self.recipe)))
 
     def base(self, name: str | None = None) -> TrainConfig:
         """Return a recipe (the plan's, if none is named) at the study's budget."""
@@ -174,7 +176,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
         theirs = study.user_attrs.get("folder")
         if theirs is None:
             study.set_user_attr("plan", dataclasses.asdict(plan))
-            for name in dict.fromkeys((*ENQUEUED, plan.recipe)):
+            for name in plan.recipes:
                 study.enqueue_trial(space.nearest(plan.base(name)), user_attrs={"recipe": name})
             # Last: a kill before it leaves a study that the next worker begins again.
             study.set_user_attr("folder", token)

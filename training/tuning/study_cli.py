@@ -59,7 +59,7 @@ def study(
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
-    from training.cache import prepare
+    from training.prepare import prepare
     from training.recipes import recipe as recipe_of
     from training.stopping import stop_on_signals
     from training.tuning import arms as compared

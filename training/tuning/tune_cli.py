@@ -53,7 +53,7 @@ def tune(
         bool, typer.Option("--pruning/--no-pruning", help="Give up trials that fall behind.")
     ] = True,
     final: Annotated[
-        int, typer.Option(min=0, help="Train the winner, and the baseline, for so many epochs.")
+        int, typer.Option(min=0, help="Train the winner, and the recipes, for so many epochs.")
     ] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the final run.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Decides the search and every trial.")] = 0,
@@ -85,7 +85,7 @@ def tune(
 
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    from training.cache import prepare
+    from training.prepare import prepare
     from training.recipes import recipe as recipe_of
     from training.tuning.search import work
     from training.tuning.space_file import read_space
@@ -187,15 +187,13 @@ def _show_final(final: "Final") -> None:
         return (f"{gain.value * 100:+.1f} points (95 %: {gain.low * 100:+.1f} to"
                 f" {gain.high * 100:+.1f}), from {gain.first:.1%}")  # fmt: skip
 
-    seeds = final.gain_val.seeds
+    seeds = len(final.runs)
     more = f" ± {final.half_interval:.1%} over {seeds} seeds" if seeds > 1 else " (one seed)"
-    rows = [
-        ["validation top-1, best epoch", f"{final.val_top1:.1%}{more}"],
-        ["gain over the baseline", span(final.gain_val)],
-    ]
-    if final.gain_test is not None and final.test_top1 is not None:
-        rows += [["test top-1, the same epoch", f"{final.test_top1:.1%}"],
-                 ["gain over the baseline", span(final.gain_test)]]  # fmt: skip
+    rows = [["validation top-1, best epoch", f"{final.val_top1:.1%}{more}"]]
+    rows += [[f"gain over {one.recipe}", span(one.val)] for one in final.over]
+    if final.test_top1 is not None:
+        rows.append(["test top-1, the same epoch", f"{final.test_top1:.1%}"])
+        rows += [[f"gain over {one.recipe}", span(one.test)] for one in final.over if one.test]
     else:
         rows.append(["test top-1", "these photos have no test split"])
     title = f"Trial {final.trial}, {final.epochs} epochs"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from terminal import Progress, no_progress
-from training.errors import RunError
-from training.trainer import StoppedError
+from training.errors import RunError, StoppedError
 from training.tuning.search import outcome
 from training.tuning.study import Study
 

@@ -1,0 +1,40 @@
+"""SHA256SUMS of a version's folder: what its files must be; `sha256sum -c` reads it as well."""
+
+import re
+from pathlib import Path
+
+from service.errors import ModelContractError
+from service.files import sha256, write
+
+MANIFEST = "SHA256SUMS"
+_LINE = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
+
+
+def seal(folder: Path) -> None:
+    """Write the checksums of all files of a folder that nobody reads yet."""
+    names = sorted(path.name for path in folder.iterdir())
+    write(folder / MANIFEST, "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
+
+
+def verify(folder: Path) -> None:
+    """Compare the files of a folder with their checksums.
+
+    Raises:
+        FileNotFoundError: There are no checksums.
+        ModelContractError: They differ, or a file is missing.
+    """
+    manifest = folder / MANIFEST
+    for line in manifest.read_text("utf-8", errors="replace").splitlines():
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise ModelContractError(f"{manifest} is damaged: {line!r}")
+        path = folder / found[2]
+        try:
+            actual = sha256(path)
+        except OSError as error:
+            raise ModelContractError(f"{path} cannot be read: {error.strerror}") from error
+        if actual != found[1]:
+            raise ModelContractError(
+                f"{path} is damaged: its SHA-256 is not the one in {MANIFEST};"
+                " release the run again"
+            )
