@@ -6,7 +6,7 @@ colour as a CSS variable, so that it follows the reader's light or dark theme.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -18,9 +18,10 @@ from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from training.files import replacing
-from training.pages.fonts import font_files
+from training.pages.fonts import font_files, needed
 
 INK, MUTED, GRID, PAPER = "#1c1b1a", "#6b6763", "#dedad5", "#ffffff"
 BLUE, ORANGE, GREEN, RED, PURPLE, TEAL = (
@@ -58,13 +59,22 @@ class Drawn:
 
 
 @cache
-def _families() -> list[str]:
-    families = []
-    for path in font_files():
-        font_manager.fontManager.addfont(str(path))
-        families.append(font_manager.FontProperties(fname=str(path)).get_name())
+def _family(path: Path) -> str:
+    font_manager.fontManager.addfont(str(path))
+    return font_manager.FontProperties(fname=str(path)).get_name()
+
+
+def _families(paths: Sequence[Path]) -> list[str]:
     # matplotlib brings DejaVu, for signs that none of ours has.
-    return [*families, "DejaVu Sans"]
+    return [*map(_family, paths), "DejaVu Sans"]
+
+
+def _texts(figure: Figure) -> list[Text]:
+    """Return all that is written in a figure, labels of ticks too, which wait to be drawn."""
+    for one in figure.axes:
+        for axis in (one.xaxis, one.yaxis):
+            axis.get_ticklabels(which="both")
+    return figure.findobj(Text)
 
 
 @contextmanager
@@ -73,7 +83,7 @@ def axes(
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """Yield an empty figure and its axes below each other, as high as `rows` says, one x axis."""
     settings: Any = {
-        "font.family": _families(),
+        "font.family": _families(font_files()[:1]),
         "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -109,10 +119,16 @@ def save(
 ) -> Drawn:
     """Write `<name>.png` and `<name>.svg` into a folder; return the figure for a page."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / f"{name}.png") as path:
-        figure.savefig(path, format="png", dpi=_PNG_DPI)
+    texts = _texts(figure)
+    # Those alone that are needed: matplotlib looks through all of them for every text, many times.
+    families = _families(needed(text.get_text() for text in texts))
+    for text in texts:
+        text.set_fontfamily(families)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
+    with mpl.rc_context({"font.family": families}):
+        with replacing(folder / f"{name}.png") as path:
+            figure.savefig(path, format="png", dpi=_PNG_DPI)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     with replacing(folder / f"{name}.svg") as path:
         path.write_text(buffer.getvalue(), encoding="utf-8")
     width_in = float(figure.get_size_inches()[0])
