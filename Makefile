@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,8 +27,11 @@ $(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
 demo: setup  ## the whole road on drawn photos: draw, train, release, serve, classify
 	$(BIN)/hansang demo
 
-test: setup  ## every test, three files at a time: most of them wait for processes of their own
+test: setup  ## every test but the long ones, three files at a time: most of them wait for processes of their own
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+test-long: setup  ## tests of minutes each on a slow machine, which `make test` leaves out
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
 SERVE_TESTS := $(addprefix tests/service/test_, client.py metadata.py metrics.py model_store.py oip.py \
@@ -59,7 +62,7 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
-	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest $(addprefix tests/,$(addprefix service/test_, \
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/,$(addprefix service/test_, \
 	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine

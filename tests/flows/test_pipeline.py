@@ -16,6 +16,7 @@ from training import checkpoint
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.long
 def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     prefect_server: None, photos: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.long
 def test_a_killed_search_goes_on_and_shows_what_it_found(
     prefect_server: None, photos: Path, tmp_path: Path
 ) -> None:

@@ -370,6 +370,7 @@ def test_unfinished_jobs_have_no_table(tmp_path):
         summarise([Job(strategy="full", epochs=1, seed=0, stage="", run_dir=tmp_path / "r")])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_auto_on_the_command_line_recommends_and_goes_on(run_dir, cache, tmp_path):
     """Every strategy of the field is in the table; the same command again finds what is done."""

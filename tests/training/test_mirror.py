@@ -294,6 +294,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
         process.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_run_killed_on_one_machine_goes_on_on_another_bit_exactly(command, tmp_path):
     """From the bucket alone; and it ends with the very weights of a run that nobody disturbed."""

@@ -90,6 +90,7 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     assert 0 <= result["test_top1"] <= 1
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path):
     """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical.
 
@@ -113,6 +114,7 @@ def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path):
     assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
 
 
+@pytest.mark.long
 def test_sigterm_saves_a_checkpoint_and_says_so(finished, dishes, tmp_path):
     """The exit code is 75, the last line says how to go on, and going on is exact."""
     shutil.copytree(finished / "cache", tmp_path / "cache")

@@ -47,6 +47,7 @@ def metrics(home: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_does_and_exchange_checkpoints(dishes, tmp_path):
     """Two processes over gloo: the same photos in the same steps; one goes on where two stopped."""
     two = subprocess.Popen(
@@ -122,6 +123,7 @@ def test_a_shared_step_is_the_step_of_one(tmp_path):
     assert not torch.allclose(one["fc.weight"], start["fc.weight"], atol=1e-4)
 
 
+@pytest.mark.long
 def test_torchrun_itself_starts_a_run_and_a_bad_batch_is_refused(dishes, tmp_path):
     """The plain `torchrun -m training` works; a batch that cannot be shared is one sentence."""
     # "--": on some Pythons torchrun takes what follows, such as --run, for options of its own.

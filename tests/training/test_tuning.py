@@ -331,6 +331,7 @@ def until(happens: Callable[[], object], timeout_s: float = 400) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_killed_workers_trial_is_taken_up_by_another(postgres, worker, tmp_path):
     """Two workers on PostgreSQL, one SIGKILLed in mid-trial: no trial is lost or run twice."""
