@@ -138,6 +138,7 @@ def go(cache: str, source: str, run_dir: str) -> None:
     train(config, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu", start=begun)
 
 
+@pytest.mark.long
 def test_kills_at_random_moments_change_nothing(run_dir, start, cache, tmp_path):
     """SIGKILL while features are made, in the head's phase, after it: the same bits in the end."""
     moments = random.Random(0)

@@ -141,6 +141,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(run_dir, tmp_path
     assert "bad is left out from here on (the server is gone)" in said[1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_training_ends_well_though_the_server_is_dead(dishes, tmp_path):
     """The run is whole, TensorBoard's file and the report are there, MLflow is one warning."""

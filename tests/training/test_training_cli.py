@@ -115,6 +115,7 @@ def test_failure_and_wrong_use_have_their_own_exit_codes(hansang, arguments, cod
     assert "" != ended.stderr
 
 
+@pytest.mark.long
 def test_several_seeds_are_summed_up_and_a_batch_is_fitted(hansang, dishes, tmp_path):
     """Each seed is a run of its own; the JSON has their mean; a whole batch fits a CPU."""
     done = hansang(
