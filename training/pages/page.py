@@ -29,7 +29,7 @@ _JOINERS = "\u200c\u200d\u25cc"
 
 
 def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
-    """Render a template of `training/templates` into a file that is absent or complete."""
+    """Render a template of `training/pages/templates` into a file that is absent or complete."""
     page = _environment().get_template(template).render(context)
     write_text(out, page.replace("/*GLYPHS*/", glyphs(page)))
 

@@ -1,4 +1,4 @@
-"""A search's space from a file, or the default (`training/spaces.toml`, which explains itself).
+"""A search's space from a file, or the default (`spaces.toml`, which explains itself).
 
 Everything is checked when it is read: a search of days must not end at trial 17 because a range has
 a value that no run can have.
