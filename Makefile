@@ -28,7 +28,7 @@ demo: setup  ## the whole road on drawn photos: draw, train, release, serve, cla
 	$(BIN)/hansang demo
 
 test: setup  ## every test but the long ones, three files at a time: most of them wait for processes of their own
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-long: setup  ## tests of minutes each on a slow machine, which `make test` leaves out
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
