@@ -135,7 +135,8 @@ class Connection:
             # Retries are made here, where RetryInfo is honoured.
             ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_PAUSE_S)),
-            ("grpc.min_reconnect_backoff_ms", int(1000 * _FIRST_PAUSE_S)),
+            # Despite its name, this is how long an attempt to connect may take, handshake included.
+            ("grpc.min_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_S)),
             ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_S)),
             # A server that vanished without a word is noticed.
             ("grpc.keepalive_time_ms", 30_000),

@@ -69,6 +69,34 @@ async def test_tls_follows_its_files_without_a_restart(publish, serve, photo, tm
 
 
 @needs_openssl
+async def test_a_slow_handshake_is_waited_for(publish, serve, photo, tmp_path):
+    """Bytes that take long, as over oceans or to a busy server, are no reason to give up."""
+    publish("food")
+    certificate, key = issue(tmp_path / "tls", "server")
+    server = await serve(tls_certificate=certificate, tls_key=key)
+
+    async def relay(reader, writer):
+        try:
+            while data := await reader.read(2**16):
+                await asyncio.sleep(0.15)
+                writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def far(reader, writer):
+        there = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(relay(reader, there[1]), relay(there[0], writer))
+
+    async with await asyncio.start_server(far, "127.0.0.1", 0) as distant:
+        port = distant.sockets[0].getsockname()[1]
+        settings = {"ca": certificate, "retries": 0}
+        async with AsyncClassifier(f"127.0.0.1:{port}", **settings) as classifier:
+            assert "red" == (await classifier.classify([photo("red")]))[0].classes[0].label
+
+
+@needs_openssl
 async def test_mtls_takes_only_callers_of_its_authority(publish, serve, photo, tmp_path):
     """A caller without a certificate, or with a stranger's, gets no connection."""
     publish("food")
