@@ -4,11 +4,12 @@
        │
     submit(images) ─► lines, by priority ─► batch ─► predict, in a worker thread ─► one row each
 
-A batch leaves as soon as a worker is free and nothing else runs; beside a running one it waits
-until it is full, or until an image has waited for a quarter of what such a batch takes, and
-`max_delay_s` at most. So a lone caller never waits for company that does not come, and under load,
-where waiting costs a small part of what the model takes anyway, batches fill: each run reads all of
-the weights once, however many images it has. Everything but `predict` happens on the event loop.
+A free worker takes its share of all images that wait or are computed, and not more: one that took
+all that wait would leave the next one idle, and its callers would wait for the whole of it. As long
+as less than a share waits it waits for company, until an image has waited for a quarter of what such
+a batch takes, and `max_delay_s` at most. So a lone caller never waits for company that does not come,
+and under load batches grow with it: each run reads all of the weights once, however many images it
+has. Everything but `predict` happens on the event loop.
 
 Small photos may be submitted as they came: on a CPU the thread that computes a batch decodes them
 first. To hand each to another thread and back costs half as much as to decode it, and the cores are
@@ -46,7 +47,7 @@ Row = NDArray[np.float32]
 """Probabilities, (K,)."""
 
 DELAY = 0.25
-"""The part of its own run that a batch waits for company, beside a running one."""
+"""The part of its own run that a batch of less than a share waits for company."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +92,7 @@ class Batcher(Places):
             predict: The model.
             metrics: Where to count.
             max_batch: Most images in a run.
-            max_delay_s: Longest wait for a fuller batch, beside a running one.
+            max_delay_s: Longest wait for a fuller batch, beside a fuller one that runs.
             queue_size: Most images admitted at a time.
             workers: Runs at a time.
             pace_s: What an image takes in a run, as a first guess in seconds.
@@ -112,6 +113,7 @@ class Batcher(Places):
         self._loop = asyncio.get_running_loop()
         self._waiting: Lines[_Item] = Lines()
         self._running: dict[asyncio.Task[None], float] = {}
+        self._computing = 0
         self._last_batch = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = False
@@ -187,18 +189,17 @@ class Batcher(Places):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        idle = not self._running
-        while (free := self.workers - len(self._running)) and self._drop_dead():
-            first_s = min(item.arrival_s for item in self._waiting)
-            leaves_in_s = first_s + self._delay_s() - monotonic()
-            if not idle and len(self._waiting) < self._max_batch and leaves_in_s > 0:
-                self._timer = self._loop.call_later(leaves_in_s, self._dispatch)
-                return
-            # Free workers share what waits: a lone big call uses every core.
-            task = self._loop.create_task(
-                self._run(self._take(math.ceil(len(self._waiting) / free)))
-            )
-            self._running[task] = monotonic()
+        while len(self._running) < self.workers and self._drop_dead():
+            share = (len(self._waiting) + self._computing) / self.workers
+            if len(self._waiting) < math.floor(share):
+                first_s = min(item.arrival_s for item in self._waiting)
+                leaves_in_s = first_s + self._delay_s() - monotonic()
+                if leaves_in_s > 0:
+                    self._timer = self._loop.call_later(leaves_in_s, self._dispatch)
+                    return
+            batch = self._take(math.ceil(share))
+            self._computing += len(batch)
+            self._running[self._loop.create_task(self._run(batch))] = monotonic()
 
     def _delay_s(self) -> float:
         """Return how long the first image waits for company now: no longer than it is worth."""
@@ -271,6 +272,7 @@ class Batcher(Places):
         finally:
             if (task := asyncio.current_task()) is not None:
                 self._running.pop(task, None)
+            self._computing -= len(batch)
             self._dispatch()
 
     def _compute(self, images: Sequence[Image]) -> tuple[list[Row | ServiceError], float]:

@@ -73,8 +73,8 @@ class ServerConfig:
     """Most images in one run of the model."""
 
     max_delay_ms: float = 25.0
-    """How long the first image of a batch waits for company while other batches run, at most: it
-    waits a quarter of what the batch will take. Nothing waits while the model is idle."""
+    """How long the first image of a batch waits for company beside a larger batch that runs, at
+    most: it waits a quarter of what the batch will take. Nothing waits while the model is idle."""
 
     queue_size: int = 512
     """Most images in the server, from arrival to answer; calls beyond it are refused at once."""

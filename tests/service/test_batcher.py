@@ -28,11 +28,12 @@ class Gated:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.batches: list[list[int]] = []
+        self.passes: set[int] = set()
 
     def __call__(self, images_NHWC):
         values = images_NHWC[:, 0, 0, 0]
         self.batches.append(values.tolist())
-        assert self.gate.wait(20)
+        assert self.passes.issuperset(values.tolist()) or self.gate.wait(20)
         return values[:, None].astype(np.float32)
 
 
@@ -94,49 +95,70 @@ async def test_calls_that_arrive_together_share_a_batch(batcher, model):
     assert [[1, 2, 3]] == model.batches
 
 
-async def test_delay_is_counted_from_the_first_image(batcher, model, eventually):
-    """With another worker busy an image waits `max_delay_s`, which later ones do not prolong."""
-    delay_s = 0.5
-    queue = batcher(max_batch=8, workers=2, max_delay_s=delay_s)
+async def test_a_worker_leaves_the_next_its_share(batcher, model, eventually):
+    """It does not take all that waits: the next would idle, and callers would wait for longer."""
+    queue = batcher(max_batch=8, workers=2)
     async with asyncio.TaskGroup() as group:
         group.create_task(submit(queue, 1))
         await eventually(lambda: model.batches)
-        start_s = monotonic()
-        group.create_task(submit(queue, 2))
-        await asyncio.sleep(0.8 * delay_s)
-        group.create_task(submit(queue, 3))
+        group.create_task(submit(queue, 2, 3, 4, 5, 6))
         await eventually(lambda: len(model.batches) == 2)
+        model.gate.set()
+    assert [[1], [2, 3, 4], [5, 6]] == model.batches
+
+
+@pytest.fixture
+def half_busy(batcher, model, eventually):
+    """`await half_busy(group)` is a batcher; one of its two workers computes five images."""
+
+    async def make(group, **settings):
+        queue = batcher(max_batch=8, workers=2, **settings)
+        model.passes = {6, 7, 8, 9, 10}
+        group.create_task(submit(queue, *range(1, 11)))
+        await eventually(lambda: len(model.batches) == 2)
+        await eventually(lambda: queue.runs.count == 1)
+        return queue
+
+    return make
+
+
+async def test_delay_is_counted_from_the_first_image(half_busy, model, eventually):
+    """Less than a share waits `max_delay_s` for company, which later images do not prolong."""
+    delay_s = 0.5
+    async with asyncio.TaskGroup() as group:
+        queue = await half_busy(group, max_delay_s=delay_s, pace_s=10.0)
+        start_s = monotonic()
+        group.create_task(submit(queue, 11))
+        await asyncio.sleep(0.8 * delay_s)
+        group.create_task(submit(queue, 12))
+        await eventually(lambda: len(model.batches) == 3)
         waited_s = monotonic() - start_s
         model.gate.set()
-    assert [[1], [2, 3]] == model.batches
+    assert [11, 12] == model.batches[-1]
     assert delay_s <= waited_s < 1.7 * delay_s
 
 
-async def test_the_delay_is_a_part_of_what_the_batch_takes(batcher, model, eventually):
+async def test_the_delay_is_a_part_of_what_the_batch_takes(half_busy, model, eventually):
     """Where runs are known to be short, company is waited for no longer than it is worth."""
-    queue = batcher(max_batch=8, workers=2, max_delay_s=1000, pace_s=0.4)
     async with asyncio.TaskGroup() as group:
-        group.create_task(submit(queue, 1))
-        await eventually(lambda: model.batches)
+        queue = await half_busy(group, max_delay_s=1000, pace_s=0.1)
         start_s = monotonic()
-        group.create_task(submit(queue, 2))
-        await eventually(lambda: len(model.batches) == 2)
+        group.create_task(submit(queue, 11))
+        await eventually(lambda: len(model.batches) == 3)
         waited_s = monotonic() - start_s
         model.gate.set()
     assert 0.1 <= waited_s < 5
 
 
-async def test_full_batch_does_not_wait(batcher, model, eventually):
-    """A batch that is full leaves for a free worker before its delay is over."""
-    queue = batcher(max_batch=2, workers=2, max_delay_s=1000)
+async def test_a_share_does_not_wait(half_busy, model, eventually):
+    """As soon as a worker's share of all images waits, it leaves: the delay does not matter."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(submit(queue, 1))
-        await eventually(lambda: model.batches)
-        group.create_task(submit(queue, 2))
-        group.create_task(submit(queue, 3))
-        await eventually(lambda: len(model.batches) == 2)
+        queue = await half_busy(group, max_delay_s=1000, pace_s=10.0)
+        for value in (11, 12, 13, 14):
+            group.create_task(submit(queue, value))
+        await eventually(lambda: len(model.batches) == 3)
         model.gate.set()
-    assert [[1], [2, 3]] == model.batches
+    assert [11, 12, 13, 14] == model.batches[-1]
 
 
 async def test_big_call_uses_every_worker(batcher, model):
