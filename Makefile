@@ -63,7 +63,7 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
 	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/,$(addprefix service/test_, \
-	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py)
+	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py flows/test_bucket.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh

@@ -49,6 +49,11 @@ def bucket_url(path: Path | str) -> str | None:
     return f"s3://{found[1].rstrip('/')}" if found else None
 
 
+def shown(path: Path | str) -> str:
+    """Return a path, or the URL that it was made of, as a user writes it."""
+    return bucket_url(path) or str(path)
+
+
 def file_system() -> Any:
     """Return s3fs's file system: nothing that others write is hidden by its caches.
 

@@ -230,8 +230,10 @@ def _rules(items: list[str] | None) -> Any:
 
 
 def _print_release(decided: Any, as_json: bool) -> None:
+    from storage import shown
+
     if as_json:
-        print_json(json.loads(json.dumps(asdict(decided), default=str)))
+        print_json(json.loads(json.dumps(asdict(decided), default=shown)))
         return
     candidate = decided.candidate
     verdict = candidate.verdict
@@ -243,7 +245,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
         [
             ["decision", decided.reason],
             ["model", f"{decided.model} version {decided.version}"],
-            ["file", decided.path],
+            ["file", shown(decided.path) if decided.path else "none"],
             ["best epoch", candidate.epoch],
             ["validation top-1", f"{candidate.val_top1:.2%}"],
             [f"{candidate.split} top-1, {verdict['photos']} photos",
@@ -254,10 +256,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
             ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
     )  # fmt: skip
-    from storage import bucket_url
-
-    at = bucket_url(decided.repository) or decided.repository
-    say(f"serve it: hansang serve --repository {at}")
+    say(f"serve it: hansang serve --repository {shown(decided.repository)}")
 
 
 def _precision(cost: dict[str, Any]) -> str:

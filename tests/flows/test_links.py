@@ -15,3 +15,8 @@ def test_pages_of_runs_are_found_where_they_are_served(tmp_path, monkeypatch):
 
     assert "http://gpu-host:8003/%EB%B0%A5%201/report.html" == link(page)
     assert (tmp_path / "models" / "1").as_uri() == link(Path("models/1"))
+
+
+def test_what_lies_in_a_bucket_has_its_url():
+    """And no file of this machine is made up for it."""
+    assert "s3://bucket/models/food" == link(Path("s3://bucket/models/food"))

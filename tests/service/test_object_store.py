@@ -9,7 +9,7 @@ from service.errors import ConflictError, ServiceError, UnavailableError
 from service.model_store import ModelStore
 from service.object_store import Bucket, working_copy
 from service.pb import classifier_pb2 as pb
-from storage import bucket_url
+from storage import bucket_url, shown
 
 WEIGHTS = {
     "red": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.05]],
@@ -36,6 +36,7 @@ def test_path_that_typer_made_of_a_url_is_the_url_again():
     assert URL == bucket_url(Path(URL))
     assert bucket_url(Path("models")) is None
     assert bucket_url(Path("/s3/models")) is None
+    assert (URL, "models") == (shown(Path(URL)), shown(Path("models")))
 
 
 async def test_server_starts_from_a_bucket_and_swaps(
