@@ -6,10 +6,10 @@
 
 A free worker takes its share of all images that wait or are computed, and not more: one that took
 all that wait would leave the next one idle, and its callers would wait for the whole of it. As long
-as less than a share waits it waits for company, until an image has waited for a quarter of what such
-a batch takes, and `max_delay_s` at most. So a lone caller never waits for company that does not come,
-and under load batches grow with it: each run reads all of the weights once, however many images it
-has. Everything but `predict` happens on the event loop.
+as less than a share waits it waits for company, until an image has waited for a quarter of what
+such a batch takes, and `max_delay_s` at most. So a lone caller never waits for company that does
+not come, and under load batches grow with it: each run reads all of the weights once, however many
+images it has. Everything but `predict` happens on the event loop.
 
 Small photos may be submitted as they came: on a CPU the thread that computes a batch decodes them
 first. To hand each to another thread and back costs half as much as to decode it, and the cores are
