@@ -4,7 +4,7 @@ data=/var/lib/postgresql/data/main
 if [ ! -s "$data/PG_VERSION" ]; then
     install -d -o postgres -g postgres -m 700 "$data"
     install -o postgres -m 600 "$POSTGRES_PASSWORD_FILE" /tmp/password
-    setpriv --reuid postgres --regid postgres --clear-groups initdb --pgdata "$data" \
+    setpriv --reuid postgres --regid postgres --clear-groups initdb --encoding UTF8 --pgdata "$data" \
         --username "$POSTGRES_USER" --pwfile /tmp/password --auth-host scram-sha-256
     rm /tmp/password
     echo "host all all all scram-sha-256" >> "$data/pg_hba.conf"
