@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
 from training.config import TrainConfig
-from training.device import be_deterministic, has_bf16, out_of_memory
+from training.convolution import use_products
+from training.device import be_deterministic, has_bf16, keep_memory, out_of_memory
 from training.errors import ConfigError, RunError
 from training.feed import Feed
 from training.optimizer import optimizer_of
@@ -95,6 +96,10 @@ class Engine:
         if config.precision == "auto":
             self.precision = "bf16" if has_bf16(device) else "fp32"
         self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
+        if device.type == "cpu":
+            keep_memory()
+            if not self.compiled:
+                use_products(self.model)
         self._graphs = config.compile == "graphs" and cuda
         self.enter(Phase(0))
 

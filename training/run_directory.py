@@ -21,7 +21,7 @@ from training.config import TrainConfig, flatten
 from training.errors import RunError
 from training.files import write_text
 
-FORMAT = 2
+FORMAT = 3
 """Of what checkpoints hold and how steps are counted; a run goes on under the one it began with."""
 
 
