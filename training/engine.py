@@ -22,7 +22,7 @@ from training.convolution import use_products
 from training.device import be_deterministic, has_bf16, keep_memory, out_of_memory
 from training.errors import ConfigError, RunError
 from training.feed import Feed
-from training.optimizer import optimizer_of
+from training.optimizer import as_they_lie, optimizer_of
 from training.parts import Phase, freeze, part_of, set_modes, split
 from training.resnet import Normalise, build, flip_averaged
 from training.world import ALONE, World
@@ -192,7 +192,8 @@ class Engine:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self.optimizer.step()
+        with as_they_lie(self.optimizer) if self.device.type == "cpu" else contextlib.nullcontext():
+            self.optimizer.step()
         return total
 
     def _loss(self, images: Tensor, targets: Tensor, draws: Draws, size: int, late: bool) -> Tensor:

@@ -1,7 +1,10 @@
 """The optimizer of a run: which parameters decay, and which parts of the network learn how fast."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.config import TrainConfig, TransferConfig
 from training.parts import HEAD, part_of
@@ -37,6 +40,36 @@ def optimizer_of(
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(settings.lr, device=device)
     return optimizer
+
+
+@contextmanager
+def as_they_lie(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let an optimizer see weights with the channels innermost in the order of memory, for a step.
+
+    On a CPU the fused optimizers copy what lies otherwise, which takes as long as the step itself.
+    """
+    weights = [
+        weight
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        if weight.ndim == 4 and weight.grad is not None and not weight.is_contiguous()
+    ]
+
+    def all_of(weight: Tensor) -> Iterator[Tensor]:
+        """Yield what belongs to a weight and lies as it does; the first step makes some of it."""
+        yield weight
+        yield weight.grad  # type: ignore[misc]
+        yield from (value for value in optimizer.state[weight].values() if value.ndim == 4)
+
+    for weight in weights:
+        for tensor in all_of(weight):
+            tensor.data = tensor.data.permute(0, 2, 3, 1)
+    try:
+        yield
+    finally:
+        for weight in weights:
+            for tensor in all_of(weight):
+                tensor.data = tensor.data.permute(0, 3, 1, 2)
 
 
 def _by_part(model: nn.Module, transfer: TransferConfig) -> list[tuple[float, list[nn.Parameter]]]:
