@@ -42,16 +42,18 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that tensors leave, for the next step's.
+    """Let this process keep the memory that tensors leave, for the next step's; give back the rest.
 
     glibc gives what is large back to the system each time, which then hands out page by page,
     zeroed: of a step on a CPU that is a tenth (mallopt(3); other C libraries have their own ways).
+    What earlier runs of the process left is in pieces by now, and goes back.
     """
     trim_threshold, mmap_threshold = -1, -3
     with suppress(OSError, AttributeError):
-        tell = ctypes.CDLL(None).mallopt
-        tell(mmap_threshold, 1 << 30)
-        tell(trim_threshold, -1)
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, -1)
 
 
 def be_deterministic(wanted: bool) -> None:

@@ -4,7 +4,8 @@ UserError
 └── TrainingError
     ├── DataError      the photos, or the cache made from them
     ├── ConfigError    a recipe or a setting
-    ├── RunError       a run directory: locked, of another config
+    ├── RunError       a run directory: of another config, not to be written
+    │   ├── BusyError
     │   ├── DivergedError
     │   └── StoppedError
     └── ExportError    the exported model is not the trained one
@@ -31,6 +32,10 @@ class RunError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported model does not answer as the trained one."""
+
+
+class BusyError(RunError):
+    """Another process trains in the run directory."""
 
 
 class DivergedError(RunError):

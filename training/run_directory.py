@@ -18,7 +18,7 @@ from typing import Any
 
 from training.cache import DatasetCache
 from training.config import TrainConfig, flatten
-from training.errors import RunError
+from training.errors import BusyError, RunError
 from training.files import write_text
 
 FORMAT = 3
@@ -32,7 +32,8 @@ def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
     Of processes that train together, only the one that writes wants it.
 
     Raises:
-        RunError: Another process trains in it, or it cannot be written to.
+        BusyError: Another process trains in it.
+        RunError: It cannot be written to.
     """
     if not wanted:
         yield
@@ -49,7 +50,7 @@ def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             owner = lock.read(20).strip()
-            raise RunError(
+            raise BusyError(
                 f"another process{f' (pid {owner})' if owner else ''} trains in {run_dir};"
                 " wait for it, or choose another --run"
             ) from None

@@ -1,6 +1,7 @@
 """Studies: who does which trial, what is pruned, what a killed worker leaves."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -23,12 +24,14 @@ from training.errors import ConfigError
 from training.prepare import prepare
 from training.recipes import recipe
 from training.trainer import train
+from training.tuning.arms import train_arms
 from training.tuning.search import best_run, outcome, ranking, saved_share, work
 from training.tuning.space_file import read_space
 from training.tuning.storages import storage_of, url_of, without_password
 from training.tuning.study import Plan, Study, open_study
 
 ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = multiprocessing.get_context("forkserver")
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
@@ -36,6 +39,48 @@ POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
     """The drawn dishes at 32 px."""
     return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("tune") / "cache")
+
+
+ARMS = [
+    (name, name, TrainConfig(epochs=2, image_size=32, batch_size=12, threads=1, label_smoothing=x))
+    for name, x in (("some", 0.1), ("more", 0.2))
+]
+
+
+def train_the_arms(cache: str, folder: str, taken: "multiprocessing.Queue[str]") -> None:
+    """Train the arms as a process of its own; tell which runs it trained."""
+
+    def told(done: int, total: int, note: str = "") -> None:
+        taken.put(note.partition(":")[0])
+
+    opened = DatasetCache.open(Path(cache))
+    train_arms(ARMS, opened, Path(folder), range(2), device="cpu", progress=told)
+
+
+def test_two_processes_share_the_runs_of_arms(cache, tmp_path):
+    """Each run is trained by one of them, and both end with all of them done."""
+    queues = [PROCESSES.Queue(), PROCESSES.Queue()]
+    processes = [
+        PROCESSES.Process(target=train_the_arms, args=(str(cache.path), str(tmp_path), queue))
+        for queue in queues
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [0, 0] == [process.exitcode for process in processes]
+    taken = []
+    for queue in queues:
+        mine = set()
+        while not queue.empty():
+            mine.add(queue.get())
+        taken.append(mine)
+    assert {f"{name}-seed{seed}" for name in ("some", "more") for seed in range(2)} == (
+        taken[0] | taken[1]
+    )
+    assert not taken[0] & taken[1]
+    assert 4 == len(list(tmp_path.glob("*-seed*/result.json")))
 
 
 def study_of(runs_dir: Path, storage: str | None = None, **changed: object) -> Study:

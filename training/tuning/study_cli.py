@@ -55,7 +55,8 @@ def study(
 
     augmentation: none, of all classes evenly, and of the weakest classes alone (those that the
     first run without augmentation recognises worst). schedulers: constant, step, cosine with
-    warm-up, one-cycle, plateau. Stopped or killed, the same command goes on.
+    warm-up, one-cycle, plateau. Stopped or killed, the same command goes on; given in a second
+    terminal, with the same --threads, it takes runs off the first.
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
