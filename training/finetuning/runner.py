@@ -1,4 +1,7 @@
-"""Trains the jobs of a study in this process, one after the other, each an ordinary run."""
+"""Trains the jobs of a study in this process, one after the other, each an ordinary run.
+
+Another process with the same study takes jobs off this one.
+"""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,6 +11,7 @@ from terminal import progress, say
 from training import run_directory
 from training.cache import DatasetCache
 from training.config import TrainConfig
+from training.errors import BusyError, RunError
 from training.feed import placement_of
 from training.finetuning.search import Job, config_for, is_finished
 from training.reports.tracking import tracked, write_report
@@ -15,6 +19,7 @@ from training.result import TrainResult
 from training.stopping import stop_on_signals
 from training.trainer import train
 from training.transfer import Start
+from training.turns import take_turns
 
 
 class Runner:
@@ -47,29 +52,42 @@ class Runner:
         Raises:
             TrainingError: A run was stopped, or failed; the same command goes on.
         """
-        results = []
-        for number, job in enumerate(jobs, 1):
-            config = config_for(
-                job.strategy, self._start, epochs=job.epochs, image_size=self._image_size,
-                seed=job.seed, overrides=self._overrides,
-            )  # fmt: skip
-            if job.stage and is_finished(job.run_dir):
-                # Whose checkpoints may be gone; but it must be this very run.
-                threads = (run_directory.read(job.run_dir) or {}).get("threads", 1)
-                run_directory.open_or_create(job.run_dir, config, self._cache, threads)
-                continue
-            where = f"{job.stage or 'run'} {number} of {len(jobs)}"
-            say(f"{where}: {job.strategy}, {job.epochs} epochs, seed {job.seed}: {job.run_dir}")
-            stop = stop_on_signals()
-            start = None if job.strategy == "scratch" else self._start
-            label = f"{job.stage} {job.strategy}".strip()
-            with tracked(job.run_dir, tensorboard=self._tensorboard):
-                result = self._train(job, config, start, label, stop)
-                # Within: a tracker is sent the report as well. A trial's is made when asked for.
-                if not job.stage.startswith("rung"):
-                    write_report(job.run_dir)
-            results.append(result)
+        results: list[TrainResult] = []
+        stop = stop_on_signals()
+
+        def do(job: Job) -> None:
+            try:
+                results.extend(self._done(job, f"{jobs.index(job) + 1} of {len(jobs)}", stop))
+            except BusyError as error:
+                if job.stage:
+                    raise
+                # Nobody joins a run that is alone.
+                raise RunError(str(error)) from error
+
+        take_turns(jobs, do, stop.is_set)
         return results
+
+    def _done(self, job: Job, place: str, stop: threading.Event) -> list[TrainResult]:
+        """Train a job, unless it is finished; return its result if it was trained, or went on."""
+        config = config_for(
+            job.strategy, self._start, epochs=job.epochs, image_size=self._image_size,
+            seed=job.seed, overrides=self._overrides,
+        )  # fmt: skip
+        if job.stage and is_finished(job.run_dir):
+            # Whose checkpoints may be gone; but it must be this very run.
+            threads = (run_directory.read(job.run_dir) or {}).get("threads", 1)
+            run_directory.open_or_create(job.run_dir, config, self._cache, threads)
+            return []
+        where = f"{job.stage or 'run'} {place}"
+        say(f"{where}: {job.strategy}, {job.epochs} epochs, seed {job.seed}: {job.run_dir}")
+        start = None if job.strategy == "scratch" else self._start
+        label = f"{job.stage} {job.strategy}".strip()
+        with tracked(job.run_dir, tensorboard=self._tensorboard):
+            result = self._train(job, config, start, label, stop)
+            # Within: a tracker is sent the report as well. A trial's is made when asked for.
+            if not job.stage.startswith("rung"):
+                write_report(job.run_dir)
+        return [result]
 
     def _train(
         self,

@@ -166,4 +166,4 @@ def _rank(job: Job) -> tuple[float, float]:
 def _drop_checkpoints(run_dir: Path) -> None:
     """Remove what only going on needs; the best epoch of a rung stays."""
     for path in (run_dir / "checkpoints").glob("step-*.safetensors"):
-        path.unlink()
+        path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ The first arm is what the others are compared with. Runs that are there already 
 
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +17,12 @@ from terminal import Progress, no_progress
 from training import run_directory
 from training.cache import DatasetCache
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
-from training.errors import BusyError, StoppedError
 from training.files import write_text
 from training.intervals import mean_interval
 from training.reports.gain import Gain, gain
 from training.reports.run_record import RunRecord
 from training.trainer import train
-
-_POLL_S = 1.0
+from training.turns import take_turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,32 +84,24 @@ def train_arms(
         StoppedError: `should_stop` said so; the same call goes on.
     """
     # Seed by seed: what was stopped half way has whole seeds to look at.
-    waiting = [
+    jobs = [
         (folder / f"{name}-seed{seed}", dataclasses.replace(config, seed=seed))
         for seed in seeds
         for name, _, config in arms
     ]
-    total = len(waiting)
-    while waiting:
-        busy: list[tuple[Path, TrainConfig]] = []
-        for number, (run_dir, config) in enumerate(waiting):
-            done = total - len(waiting) + number - len(busy)
-            try:
-                if (run_dir / "result.json").is_file():
-                    # It is there already, if it is this very run.
-                    run_directory.open_or_create(run_dir, config, cache, config.threads)
-                else:
-                    train(
-                        config, cache, run_dir, device=device, should_stop=should_stop,
-                        progress=_within(progress, done, total, config.epochs, run_dir.name),
-                    )  # fmt: skip
-            except BusyError:
-                busy.append((run_dir, config))
-        if busy == waiting:
-            if should_stop():
-                raise StoppedError("stopped while others train; the same command goes on")
-            time.sleep(_POLL_S)
-        waiting = busy
+
+    def do(job: tuple[Path, TrainConfig]) -> None:
+        run_dir, config = job
+        if (run_dir / "result.json").is_file():
+            # It is there already, if it is this very run.
+            run_directory.open_or_create(run_dir, config, cache, config.threads)
+            return
+        train(
+            config, cache, run_dir, device=device, should_stop=should_stop,
+            progress=_within(progress, jobs.index(job), len(jobs), config.epochs, run_dir.name),
+        )  # fmt: skip
+
+    take_turns(jobs, do, should_stop)
     return {name: [folder / f"{name}-seed{seed}" for seed in seeds] for name, _, _ in arms}
 
 
