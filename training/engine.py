@@ -27,7 +27,9 @@ from training.parts import Phase, freeze, part_of, set_modes, split
 from training.resnet import Normalise, build, flip_averaged
 from training.world import ALONE, World
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = {"cuda": 256, "cpu": 64}
+"""Photos validated at a time. Between two batches a run hears that it is to stop, and slow CPUs
+manage no more than 15 photos of 224 px in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,8 @@ class Engine:
     def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate on the pixels that a server would make: the centre of each cached square.
 
-        Or on what the frozen parts make of them, if that is what the feed gives.
+        Or on what the frozen parts make of them, if that is what the feed gives. `after_batch` is
+        called as often in each process: they may agree on something there.
 
         In fp32 whatever the training step computes in: the exported file does, and its top-1 must
         be the one that the run reports.
@@ -259,10 +262,9 @@ class Engine:
             feed.num_photos * rank // self.world.size
             for rank in (self.world.rank, self.world.rank + 1)
         )
-        rows = (
-            np.arange(start, min(start + EVALUATION_BATCH, last))
-            for start in range(first, last, EVALUATION_BATCH)
-        )
+        # A photo and its mirror image are two.
+        each = EVALUATION_BATCH[self.device.type] // (2 if self.config.flip_average else 1)
+        rows = [np.arange(at, min(at + each, last)) for at in range(first, last, each)]
         logits = [torch.zeros(0, self.num_classes, device=self.device)]
         targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
         for images, goal in feed.batches(rows):
@@ -273,6 +275,9 @@ class Engine:
                 inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
                 logits.append(network(inputs))
             targets.append(goal)
+            after_batch()
+        most = -(-feed.num_photos // self.world.size)
+        for _ in range(len(rows), -(-most // each)):
             after_batch()
         all_logits = self.world.gather(torch.cat(logits))
         all_targets = self.world.gather(torch.cat(targets))

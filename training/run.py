@@ -168,10 +168,7 @@ class Run:
     def end_epoch(self) -> None:
         """Validate, write the epoch down, and keep it if it is the best."""
         started_s = time.perf_counter()
-        alone = self.world.size == 1
-        evaluation = self.engine.evaluate(
-            self.lessons.val_feed, self._stop_if_asked if alone else lambda: None
-        )
+        evaluation = self.engine.evaluate(self.lessons.val_feed, self._stop_if_asked)
         self.history.append(
             {
                 "epoch": self.epoch + 1,
@@ -197,18 +194,16 @@ class Run:
         """Return the best top-1 that the run would have, did its schedule end about here."""
         guess = as_if_ended(
             self.engine, self.order, self.lessons.photos, self.lessons.val_photos,
-            self._learning_rate, epoch=self.epoch, should_stop=self.should_stop,
+            self._learning_rate, epoch=self.epoch, after_batch=self._leave_if_asked,
         )  # fmt: skip
-        if guess is None:
-            self._stop_if_asked()
-        return max(guess or 0.0, float(self.best["val_top1"]))
+        return max(guess, float(self.best["val_top1"]))
 
     def finish(self) -> TrainResult:
         """Measure the best epoch on what was held out, and write the result down."""
         tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
         self.engine.best_guess.load_state_dict(checkpoint.model_tensors(tensors))
         evaluations = {
-            name: self.engine.evaluate(self._feed(name))
+            name: self.engine.evaluate(self._feed(name), self._leave_if_asked)
             for name in self.cache.splits
             if name != "train"
         }
@@ -230,12 +225,16 @@ class Run:
         return self.loss_sum.item() / max(self.steps_done, 1)
 
     def _stop_if_asked(self) -> None:
+        self._leave_if_asked(self._save)
+
+    def _leave_if_asked(self, save: Callable[[], None] = lambda: None) -> None:
+        """Stop; nothing to save is where the newest checkpoint is that of the end of an epoch."""
         if not self.world.any(self.should_stop()):
             return
-        self._save()
+        save()
         raise StoppedError(
-            f"stopped at epoch {self.epoch + 1}, step {self.step}; the checkpoint is saved:"
-            " the same command goes on"
+            f"stopped at epoch {min(self.epoch + 1, self.config.epochs)}, step {self.step};"
+            " the checkpoint is saved: the same command goes on"
         )
 
     def _learning_rate(self, step: float) -> float:

@@ -1,5 +1,6 @@
 """A batch shared by processes, or computed in parts; what is measured of a finished run."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,13 @@ import torch
 
 from training import checkpoint
 from training.augment import draw
+from training.cache import Split
 from training.calibration import expected_calibration_error, fit_temperature, softmax
 from training.config import TrainConfig
 from training.device import largest_micro_batch
 from training.engine import Engine
-from training.errors import ConfigError, RunError
+from training.errors import ConfigError, RunError, StoppedError
+from training.feed import feed_for
 from training.intervals import mean_interval, wilson_of
 from training.order import Order, class_weights
 from training.prepare import prepare
@@ -71,6 +75,26 @@ def test_two_processes_learn_what_one_does_and_exchange_checkpoints(dishes, tmp_
     assert one[0]["train_loss"] == pytest.approx(other[0]["train_loss"], rel=0.15)
 
 
+# Forked from a clean server that has imported torch: a real process, in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
+
+
+def in_processes(size: int, work: Callable[..., None], *arguments: object) -> None:
+    """Call `work(rank, size, port, …)` in so many processes that find each other at a port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [
+        PROCESSES.Process(target=work, args=(rank, size, port, *arguments)) for rank in range(size)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [0] * size == [process.exitcode for process in started]
+
+
 def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
     """Take a step as one of `size` processes, with BatchNorm's statistics fixed; save weights."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
@@ -101,20 +125,8 @@ def fix_statistics(engine: Engine) -> None:
 
 def test_a_shared_step_is_the_step_of_one(tmp_path):
     """Two processes that share a batch end with the weights of one that computes all of it."""
-    processes = multiprocessing.get_context("spawn")
     for size in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        started = [
-            processes.Process(target=fixed_step, args=(rank, size, port, tmp_path / f"{size}.pt"))
-            for rank in range(size)
-        ]
-        for process in started:
-            process.start()
-        for process in started:
-            process.join()
-            assert 0 == process.exitcode
+        in_processes(size, fixed_step, tmp_path / f"{size}.pt")
 
     one, two = (torch.load(tmp_path / f"{size}.pt", weights_only=True) for size in (1, 2))
 
@@ -167,6 +179,34 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch():
 
     assert torch.allclose(weights[0][0], weights[1][0], rtol=1e-5)
     assert torch.allclose(weights[0][1], weights[1][1], atol=1e-5)
+
+
+def validate(rank: int, size: int, port: int, out: Path) -> None:
+    """Validate as one of `size` processes, and stop when the last of them is asked to."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    torch.set_num_threads(1)
+    split = Split(np.zeros((129, 37, 37, 3), np.uint8), np.arange(129) % 3, ("",) * 129)
+    asked = 0
+    with joined(cuda=False) as world:
+        engine = Engine(TrainConfig(image_size=32), 3, torch.device("cpu"), world=world)
+
+        def stop_if_asked() -> None:
+            nonlocal asked
+            asked += 1
+            if world.any(rank == size - 1 and asked == 2):
+                raise StoppedError("stopped")
+
+        with contextlib.suppress(StoppedError):
+            engine.evaluate(feed_for(split, engine.device), stop_if_asked)
+    (out / str(rank)).write_text(str(asked))
+
+
+def test_processes_stop_together_within_a_validation(tmp_path):
+    """Of 129 photos one has a batch, the other two: both are asked as often, and both stop."""
+    in_processes(2, validate, tmp_path)
+
+    assert ["2", "2"] == [(tmp_path / str(rank)).read_text() for rank in range(2)]
 
 
 def test_the_largest_part_that_fits_is_found_by_halving():
