@@ -68,6 +68,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(text)
 
 
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether no tensor holds NaN or infinity; a device is waited for once."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all())
+
+
 def path_of(folder: Path, step: int) -> Path:
     """Return where the checkpoint after `step` steps lies."""
     return folder / f"step-{step:08d}.safetensors"

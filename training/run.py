@@ -254,17 +254,22 @@ class Run:
         step = int(self.bad_step.item())
         if step < 0 and math.isfinite(self.loss_sum.item()):
             return
-        step = step if step >= 0 else self.step - 1
-        rate = self._learning_rate(step)
-        raise DivergedError(
-            f"the loss is not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
-            f" {rate:.3g}; try a tenth of it under another --run"
+        raise self._diverged("the loss is", step if step >= 0 else self.step - 1)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
+            f"{what} not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
+            f" {self._learning_rate(step):.3g}; try a tenth of it under another --run"
             f" (--set optimizer.lr={self.config.optimizer.lr / 10:g}), or --set"
             f" optimizer.clip_norm=1. The last good checkpoint is kept in {self.checkpoints}"
         )
 
     def _save(self) -> None:
         self._require_finite()
+        tensors = checkpoint.tensors_of(self.engine)
+        # A step may spoil the weights that its loss, of the weights before, tells nothing of.
+        if self.world.any(not checkpoint.all_finite(tensors)):
+            raise self._diverged("the weights are", self.step - 1)
         if self.world.leads:
             state = {
                 "epoch": self.epoch,
@@ -273,7 +278,6 @@ class Run:
                 "data_wait_s": self.waited_s,
                 "history": self.history,
             }
-            tensors = checkpoint.tensors_of(self.engine)
             tensors["loss_sum"] = self.loss_sum
             checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
             self._settle()

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from training import checkpoint
 from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.errors import RunError
+from training.engine import Engine
+from training.errors import DivergedError, RunError
 from training.prepare import prepare
 from training.trainer import train
 
@@ -109,6 +110,37 @@ def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_p
 
     assert 0 == process.exitcode
     assert_same(reference, run_dir)
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
+    undisturbed, cache, tmp_path, monkeypatch, where
+):
+    """The loss is finite, what the step left is not: the checkpoint before is kept and resumed."""
+    run_dir, step = tmp_path / "r", Engine.step
+    steps = 0
+
+    def spoil(engine, *arguments, **options):
+        nonlocal steps
+        loss = step(engine, *arguments, **options)
+        steps += 1
+        if steps == 7:
+            weight = engine.model.fc.weight
+            momentum = engine.optimizer.state[weight]["momentum_buffer"]
+            (weight if where == "weights" else momentum).detach()[0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(Engine, "step", spoil)
+    every_step = CONFIG.with_overrides({"checkpoint_every_steps": 1})
+    with pytest.raises(DivergedError, match=r"the weights are not finite at step 6 .*epoch 2"):
+        train(every_step, cache, run_dir, device="cpu")
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    assert "step-00000006" == newest.stem
+    assert all(tensor.isfinite().all() for tensor in load_file(newest).values())
+    monkeypatch.undo()
+    train(every_step, cache, run_dir, device="cpu")
+
+    assert_same(undisturbed[0], run_dir)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
