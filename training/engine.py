@@ -19,8 +19,8 @@ from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
 from training.config import TrainConfig
 from training.convolution import use_products
-from training.device import be_deterministic, has_bf16, keep_memory, out_of_memory
-from training.errors import ConfigError, RunError
+from training.device import be_deterministic, has_bf16, keep_memory
+from training.errors import ConfigError
 from training.feed import Feed
 from training.optimizer import optimizer_of
 from training.parts import Phase, freeze, part_of, set_modes, split
@@ -165,26 +165,20 @@ class Engine:
         """Learn from this process's part of a batch, uint8 (B, C, C, 3), or features of it.
 
         Returns the mean loss of the part, still on the device.
-
-        Raises:
-            RunError: The device has no memory for it.
         """
         set_modes(self.model, self.phase.learning)
         self.optimizer.zero_grad(set_to_none=not self._graphs)
         each = self.config.micro_batch_size // self.world.size or len(targets)
         total = torch.zeros((), device=self.device)
-        try:
-            for start in range(0, len(targets), each):
-                rows = slice(start, start + each)
-                last = start + each >= len(targets)
-                # Gradients cross the network once a step, not once a micro-batch.
-                with contextlib.nullcontext() if last else self._no_sync():
-                    loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
-                    loss = loss / len(targets)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-        except torch.OutOfMemoryError as error:
-            raise RunError(out_of_memory(self.config.batch_size, each * self.world.size)) from error
+        for start in range(0, len(targets), each):
+            rows = slice(start, start + each)
+            last = start + each >= len(targets)
+            # Gradients cross the network once a step, not once a micro-batch.
+            with contextlib.nullcontext() if last else self._no_sync():
+                loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
+                loss = loss / len(targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         settings = self.config.optimizer
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)

@@ -9,7 +9,7 @@ from training.augment import augment, draw
 from training.cache import DatasetCache, Split
 from training.config import AugmentConfig, TrainConfig
 from training.engine import Engine
-from training.errors import RunError, StoppedError
+from training.errors import StoppedError
 from training.feed import feed_for, resident_bytes
 from training.optimizer import optimizer_of
 from training.prepare import prepare
@@ -220,15 +220,15 @@ def test_validation_is_that_of_a_cpu(cache):
     assert torch.backends.cudnn.enabled
 
 
-def test_too_large_a_batch_is_told_and_a_smaller_one_found(cache):
-    """With little memory a huge batch is an error with a size to try; `auto` finds that fits."""
+def test_the_largest_batch_that_fits_is_found(cache):
+    """With little memory a huge batch does not fit; `auto` finds one that does."""
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(min(1.5 * 2**30 / total, 1.0))
     try:
         config = TrainConfig(image_size=32, batch_size=2**14, compile="off")
         found = find_micro_batch(config, cache, "cuda", ALONE)
         engine = Engine(config, 3, CUDA)
-        with pytest.raises(RunError, match="--batch-size auto"):
+        with pytest.raises(torch.OutOfMemoryError):
             engine.step(
                 torch.zeros(2**14, 37, 37, 3, dtype=torch.uint8, device=CUDA),
                 torch.zeros(2**14, dtype=torch.int64, device=CUDA),

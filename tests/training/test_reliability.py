@@ -197,6 +197,20 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_dis
     assert_same(undisturbed[0], run_dir)
 
 
+def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_disk):
+    """Not even the settings fit: nothing half-written is left, and with room the run begins."""
+    disk, mount = small_disk
+    assert mount("remount", "size=4k")
+
+    with pytest.raises(RunError, match=r"No space left.*free some space.*the same command again"):
+        train(CONFIG, cache, disk / "r", device="cpu")
+    assert [".lock"] == [path.name for path in (disk / "r").iterdir()]
+    assert mount("remount", "size=1g")
+    train(CONFIG, cache, disk / "r", device="cpu")
+
+    assert_same(undisturbed[0], disk / "r")
+
+
 def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_disk):
     """Nothing is lost, and nothing is begun anew."""
     disk, mount = small_disk

@@ -217,20 +217,21 @@ def test_the_largest_part_that_fits_is_found_by_halving():
         largest_micro_batch(24, lambda _: False)
 
 
-def test_out_of_memory_names_what_to_try(monkeypatch):
-    """A batch that does not fit is an error for people, with a size to try."""
-    engine = Engine(TrainConfig(image_size=32, batch_size=8), 3, torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Engine, "_loss"), (torch.optim.SGD, "step"), (Engine, "evaluate"), (Engine, "__init__")],
+)
+def test_out_of_memory_names_what_to_try(dishes, tmp_path, monkeypatch, owner, name):
+    """Wherever memory ends, it is an error for people, with a size to try."""
+    cache = prepare(dishes, 32, cache_root=tmp_path / "cache")
 
-    def too_large(inputs):
+    def too_large(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(engine, "_network", too_large)
-    images = torch.zeros(8, 37, 37, 3, dtype=torch.uint8)
-    with pytest.raises(RunError, match=r"--batch-size auto, or --set micro_batch_size=4"):
-        engine.step(
-            images, torch.zeros(8, dtype=torch.long),
-            draw(8, engine.config.augment, seed=0, step=0), size=32, lr=0.1,
-        )  # fmt: skip
+    monkeypatch.setattr(owner, name, too_large)
+    config = TrainConfig(image_size=32, batch_size=24, epochs=1, threads=1)
+    with pytest.raises(RunError, match=r"--batch-size auto, or --set micro_batch_size=12"):
+        train(config, cache, tmp_path / "r", device="cpu")
 
 
 def test_no_photo_is_left_out_of_the_line_of_epochs():
