@@ -7,7 +7,7 @@ checkpoints/best.safetensors              a hard link to the end of the best epo
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,19 @@ def newest_good(folder: Path) -> str | None:
     return None
 
 
+def good_until(folder: Path, step: int) -> list[Path]:
+    """Return the checkpoints of at most `step` steps that are not damaged."""
+    return [path for path in _numbered(folder) if _step(path) <= step and _is_good(path)]
+
+
+def keep_only(folder: Path, kept: Sequence[Path]) -> None:
+    """Forget every other checkpoint, for a run that goes back to make the best one again."""
+    # The newest first: a kill in between leaves what a run goes on from.
+    for path in reversed(_numbered(folder)):
+        if path not in kept:
+            path.unlink()
+
+
 def prune(folder: Path, kept: int = _KEPT) -> None:
     """Remove all but the last two, and what a killed process left half-written."""
     for path in _numbered(folder)[:-kept]:
@@ -162,7 +175,19 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), key=lambda path: int(path.stem[5:]))
+    return sorted(folder.glob("step-*.safetensors"), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        load(path)
+    except DamagedError:
+        return False
+    return True
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

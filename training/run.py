@@ -1,4 +1,4 @@
-"""What a run is between two steps, and all that can happen to it: a step, an epoch, a save, an end.
+"""What a run is between two steps, and all that can happen to it: a step, an epoch, a save.
 
 order = f(seed, epoch); augmentation = f(seed, step); learning rate = f(step). So a checkpoint is
 weights, optimizer state, and where the run was: a run resumed at any step is exact.
@@ -18,11 +18,10 @@ from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.engine import Engine
 from training.errors import DivergedError, RunError, StoppedError
-from training.feed import Feed, Placement, feed_for
+from training.feed import Placement
 from training.lessons import Lessons
 from training.order import Order, class_weights
 from training.probe import as_if_ended
-from training.result import TrainResult, conclude
 from training.schedule import learning_rate
 from training.transfer import Start
 from training.world import World
@@ -119,11 +118,7 @@ class Run:
             name = checkpoint.newest_good(self.checkpoints)
         name = self.world.share(name)
         if name is None:
-            if self.config.transfer.weights and not self.starts:
-                raise RunError(
-                    f"{self.run_dir} has no checkpoint yet, so the weights that it starts from are"
-                    " needed: give the command that began it, hansang finetune … --from …"
-                )
+            self.require_start()
             return
         tensors, state = checkpoint.load(self.checkpoints / name)
         checkpoint.restore(self.engine, tensors)
@@ -194,27 +189,17 @@ class Run:
         """Return the best top-1 that the run would have, did its schedule end about here."""
         guess = as_if_ended(
             self.engine, self.order, self.lessons.photos, self.lessons.val_photos,
-            self._learning_rate, epoch=self.epoch, after_batch=self._leave_if_asked,
+            self._learning_rate, epoch=self.epoch, after_batch=self.leave_if_asked,
         )  # fmt: skip
         return max(guess, float(self.best["val_top1"]))
 
-    def finish(self) -> TrainResult:
-        """Measure the best epoch on what was held out, and write the result down."""
-        tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
-        self.engine.best_guess.load_state_dict(checkpoint.model_tensors(tensors))
-        evaluations = {
-            name: self.engine.evaluate(self._feed(name), self._leave_if_asked)
-            for name in self.cache.splits
-            if name != "train"
-        }
-        return conclude(
-            self.run_dir, self.cache, self.history, self.best, evaluations, write=self.world.leads
-        )
-
-    def _feed(self, name: str) -> Feed:
-        if name == "val":
-            return self.lessons.val_photos
-        return feed_for(self.cache.splits[name], self.engine.device, "auto")
+    def require_start(self) -> None:
+        """Raise a RunError if the run begins from weights that were not given."""
+        if self.config.transfer.weights and not self.starts:
+            raise RunError(
+                f"{self.run_dir} has no checkpoint to go on from, so the weights that it starts"
+                " from are needed: give the command that began it, hansang finetune … --from …"
+            )
 
     def _note_features(self, done: int, total: int) -> None:
         self.progress(self.step, self.steps, f"features of {done:,} of {total:,} views")
@@ -225,9 +210,9 @@ class Run:
         return self.loss_sum.item() / max(self.steps_done, 1)
 
     def _stop_if_asked(self) -> None:
-        self._leave_if_asked(self._save)
+        self.leave_if_asked(self._save)
 
-    def _leave_if_asked(self, save: Callable[[], None] = lambda: None) -> None:
+    def leave_if_asked(self, save: Callable[[], None] = lambda: None) -> None:
         """Stop; nothing to save is where the newest checkpoint is that of the end of an epoch."""
         if not self.world.any(self.should_stop()):
             return

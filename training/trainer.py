@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from terminal import Progress, no_progress
+from terminal import Progress, no_progress, say
 from training import run_directory
 from training.cache import DatasetCache
+from training.checkpoint import DamagedError
 from training.config import TrainConfig
 from training.device import device_of, out_of_memory
+from training.ending import finish
 from training.errors import RunError
 from training.feed import Placement
 from training.result import TrainResult
@@ -78,10 +80,16 @@ def train(
             run.end_epoch()
             if after_epoch is not None:
                 after_epoch(run.history, run.as_if_ended)
-        return run.finish()
+        return finish(run)
 
     with run_directory.locked(run_dir, world.leads):
         try:
+            try:
+                return to_the_end()
+            except DamagedError as error:
+                if world.leads:
+                    say(f"warning: {error}; the best epoch is trained again")
+            # Once: what is damaged again and again is for people. Here the first run is forgotten.
             return to_the_end()
         except torch.OutOfMemoryError as error:
             each = config.micro_batch_size or config.batch_size

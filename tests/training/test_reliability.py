@@ -163,6 +163,25 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps(
     assert_same(undisturbed[0], run_dir)
 
 
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_a_damaged_best_epoch_is_trained_again(cache, tmp_path, capsys, damage):
+    """It is said aloud, and the run ends with the same best weights, metrics and result."""
+    # A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
+    config = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
+    run_dir, reference = tmp_path / "r", tmp_path / "reference"
+    assert 1 == train(config, cache, reference, device="cpu").best_epoch
+    shutil.copytree(reference, run_dir)
+    best = run_dir / "checkpoints" / checkpoint.BEST
+    data = bytearray(best.read_bytes())
+    data[len(data) // 2] ^= 1
+    best.unlink() if damage == "gone" else best.write_bytes(data)
+
+    train(config, cache, run_dir, device="cpu")
+
+    assert "is damaged" in capsys.readouterr().err
+    assert_same(reference, run_dir)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own, too small for the run; `resize(MiB)`, `read_only(bool)`."""
