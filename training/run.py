@@ -79,6 +79,7 @@ class Run:
         self.step = 0
         self.train_s = 0.0
         self.waited_s = 0.0
+        self.save_s = 0.0
         self.history: list[dict[str, Any]] = []
         self.loss_sum = torch.zeros((), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -125,6 +126,7 @@ class Run:
         self.loss_sum = tensors["loss_sum"].to(self.engine.device)
         self.epoch, self.step = state["epoch"], state["step"]
         self.train_s, self.waited_s = state["train_s"], state["data_wait_s"]
+        self.save_s = state.get("save_s", 0.0)
         self.history = state["history"]
         self._settle()
 
@@ -134,7 +136,8 @@ class Run:
         last = self.order.steps_before(self.epoch + 1)
         lessons.enter(self.epoch)
         feed, late, size = lessons.feed, lessons.late_at(self.epoch), lessons.size_at(self.epoch)
-        started_s = time.perf_counter() - self.train_s
+        # Steps alone: what saving takes meanwhile is taken off.
+        started_s = time.perf_counter() - self.train_s - self.save_s
         waited_before_s = feed.waited_s - self.waited_s
         for images, targets in lessons.batches(self.step, last):
             rate = self._learning_rate(self.step)
@@ -146,7 +149,7 @@ class Run:
             first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
             self.bad_step = torch.where(first_bad, self.step, self.bad_step)
             self.step += 1
-            self.train_s = time.perf_counter() - started_s
+            self.train_s = time.perf_counter() - started_s - self.save_s
             self.waited_s = feed.waited_s - waited_before_s
             on_cpu = self.engine.device.type == "cpu"
             if on_cpu:
@@ -158,7 +161,7 @@ class Run:
                 self._save()
         # Reading a value waits for the device, so that the time is that of the work.
         self._require_finite()
-        self.train_s = time.perf_counter() - started_s
+        self.train_s = time.perf_counter() - started_s - self.save_s
 
     def end_epoch(self) -> None:
         """Validate, write the epoch down, and keep it if it is the best."""
@@ -177,11 +180,14 @@ class Run:
                 "train_s": self.train_s,
                 "data_wait_s": self.waited_s,
                 "eval_s": time.perf_counter() - started_s,
+                # Since the line before: that of this epoch's end is still to come.
+                "save_s": self.save_s,
                 "features_s": self.lessons.features_s,
             }
         )
         self.lessons.features_s = 0.0
-        self.epoch, self.train_s, self.waited_s = self.epoch + 1, 0.0, 0.0
+        self.epoch += 1
+        self.train_s = self.waited_s = self.save_s = 0.0
         self.loss_sum.zero_()
         self._save()
 
@@ -250,7 +256,9 @@ class Run:
         )
 
     def _save(self) -> None:
+        # Waits for the steps under way, whose time is not that of saving.
         self._require_finite()
+        started_s = time.perf_counter()
         tensors = checkpoint.tensors_of(self.engine)
         # A step may spoil the weights that its loss, of the weights before, tells nothing of.
         if self.world.any(not checkpoint.all_finite(tensors)):
@@ -261,12 +269,14 @@ class Run:
                 "step": self.step,
                 "train_s": self.train_s,
                 "data_wait_s": self.waited_s,
+                "save_s": self.save_s,
                 "history": self.history,
             }
             tensors["loss_sum"] = self.loss_sum
             checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
             self._settle()
         self.world.wait()
+        self.save_s += time.perf_counter() - started_s
 
     def _settle(self) -> None:
         """Make best, metrics and the checkpoints kept follow from the newest checkpoint.

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(
     epochs=4, image_size=32, batch_size=10, checkpoint_every_steps=2, threads=1
 ).with_overrides({"optimizer.ema": 0.9, "augment.trivial": 0.5, "augment.mixup": 0.2})
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s"}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s"}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 
 def command(photos: Path, home: Path, *more: str) -> list[str]:
@@ -81,8 +82,11 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
     names = {"epoch", "train_loss", "val_loss", "val_top1", "learning_rate", "photos_per_s"}
+    names |= {"train_s", "data_wait_s", "eval_s", "save_s"}
     assert [1, 2, 3] == [line["epoch"] for line in lines]
     assert all(names <= line.keys() and line["photos_per_s"] > 0 for line in lines)
+    assert all(line["train_s"] > line["data_wait_s"] >= 0 for line in lines)
+    assert all(line["eval_s"] > 0 and line["save_s"] > 0 for line in lines)
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert ["best.safetensors", "step-00000011.safetensors", "step-00000012.safetensors"] == kept
     result = json.loads((run_dir / "result.json").read_text())
@@ -135,6 +139,24 @@ def test_sigterm_saves_a_checkpoint_and_says_so(finished, dishes, tmp_path):
     subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
 
     assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
+
+
+def test_the_time_of_steps_is_not_that_of_saving(dishes, tmp_path, monkeypatch):
+    """A slow disk is seen in `save_s`, and does not make photos/s look worse."""
+    cache = prepare(dishes, 32, cache_root=tmp_path / "cache")
+    save, now_s = checkpoint.save, 0.0
+
+    def slowly(*arguments):
+        nonlocal now_s
+        now_s += 10
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    train(TrainConfig(**{**SETTINGS, "epochs": 2, "threads": 1}), cache, tmp_path / "r")
+
+    lines = [json.loads(x) for x in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [(0, 10), (0, 20)] == [(line["train_s"], line["save_s"]) for line in lines]
 
 
 def test_a_run_in_use_is_refused(finished, dishes):
