@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
+from training import checkpoint, train_cli
 from training.augment import draw
 from training.cache import Split
 from training.calibration import expected_calibration_error, fit_temperature, softmax
@@ -215,6 +215,40 @@ def test_the_largest_part_that_fits_is_found_by_halving():
     assert 64 == largest_micro_batch(64, lambda _: True)
     with pytest.raises(RunError, match="no memory for 6 photos"):
         largest_micro_batch(24, lambda _: False)
+
+
+def with_room_for(most: int, data: Path, home: Path, **options: object) -> None:
+    """Train by the command, in a process whose device has no memory for more than `most` photos."""
+    whole = Engine._loss
+
+    def small(self, images, *rest):
+        if len(images) > most:
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, images, *rest)
+
+    Engine._loss = small
+    train_cli.train(
+        data, recipe="scratch", run="r", image_size=32, batch_size="auto", setting=["batch_size=16"], threads=1,
+        device="cpu", runs_dir=home / "runs", cache_dir=home / "cache", **options,
+    )  # fmt: skip
+
+
+def test_a_batch_that_is_fitted_is_trained_to_the_end_and_kept(dishes, tmp_path):
+    """With room for 4 photos of 16 the steps are as many; with more room later, parts are the same."""
+    last = "checkpoints/step-{:08d}.safetensors"
+    for most, steps, options in ((4, 3, {"epochs": 1}), (100, 6, {"epochs": 2, "extend": True})):
+        process = PROCESSES.Process(
+            target=with_room_for, args=(most, dishes, tmp_path), kwargs=options
+        )
+        process.start()
+        process.join()
+
+        assert 0 == process.exitcode
+        run_dir = tmp_path / "runs" / "r"
+        config = json.loads((run_dir / "config.json").read_text())["config"]
+        assert (16, 4) == (config["batch_size"], config["micro_batch_size"])
+        assert steps == json.loads((run_dir / "metrics.jsonl").read_text().split("\n")[-2])["steps"]
+        assert (run_dir / last.format(steps)).exists()
 
 
 @pytest.mark.parametrize(
