@@ -1,5 +1,6 @@
 """What may happen to a run while nobody looks: kills at any moment, full disks, damaged files."""
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from training.config import TrainConfig
 from training.engine import Engine
 from training.errors import DivergedError, RunError
 from training.prepare import prepare
+from training.run import Run
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
@@ -79,31 +82,66 @@ def undisturbed(
     return run_dir, time.monotonic() - started_s
 
 
+PHASES = ("between", "step", "checkpoint", "validation", "epoch end")
+
+
+def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
+    """Train as `go` does; what it is in the middle of can be read from outside, at any time."""
+
+    def tell(owner: object, name: str, number: int) -> None:
+        whole = getattr(owner, name)
+
+        def telling(*arguments, **options):
+            before, phase.value = phase.value, number
+            try:
+                return whole(*arguments, **options)
+            finally:
+                phase.value = before
+
+        setattr(owner, name, telling)
+
+    # Within the end of an epoch lie its validation and its checkpoint; what is left of it writes
+    # the metrics, links the best and removes the old.
+    for number, (owner, name) in enumerate(
+        [(Engine, "step"), (checkpoint, "save"), (Engine, "evaluate"), (Run, "end_epoch")], 1
+    ):
+        tell(owner, name, number)
+    go(cache, run_dir)
+
+
 def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path):
-    """One run, killed 20 times: within steps, checkpoints, validation and epoch ends."""
+    """One run, killed 20 times: within steps, checkpoints, validations and epoch ends."""
     reference, took_s = undisturbed
     run_dir, moments = tmp_path / "r", random.Random(0)
-    folder, kills = run_dir / "checkpoints", {"writing": 0, "random": 0}
+    kills: Counter[str] = Counter()
 
-    while sum(kills.values()) < 20:
-        process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    for _ in range(60):
+        wanted = min(range(1, len(PHASES)), key=lambda number: kills[PHASES[number]])
+        phase = PROCESSES.Value("i", 0, lock=False)
+        process = PROCESSES.Process(target=go_and_tell, args=(str(cache.path), str(run_dir), phase))
         process.start()
-        until_s = time.monotonic() + moments.uniform(0.0, took_s / 4)
-        in_writing = moments.random() < 0.4
+        while process.exitcode is None and not phase.value:
+            time.sleep(0.001)
+        until_s = time.monotonic() + moments.uniform(0.0, took_s / 16)
         while process.exitcode is None:
-            if in_writing and any(folder.glob(".tmp-*")):
-                kills["writing"] += 1
-                break
-            if not in_writing and time.monotonic() > until_s:
-                kills["random"] += 1
+            if time.monotonic() > until_s and phase.value == wanted:
+                # Not always as it begins.
+                time.sleep(moments.uniform(0.0, 0.01) if wanted < 4 else 0.0)
                 break
         process.kill()
         process.join()
-        if process.exitcode == 0:
+        if process.exitcode == -signal.SIGKILL:
+            # Where it was when it died, not when it was aimed at.
+            kills[PHASES[phase.value]] += 1
+        else:
             # It came to its end; what is left of the 20 goes to a fresh one.
+            assert 0 == process.exitcode
             assert_same(reference, run_dir)
             shutil.rmtree(run_dir)
-    assert min(kills.values()) >= 4
+        if kills.total() >= 20 and min(kills[name] for name in PHASES[1:]) >= 3:
+            break
+    assert kills.total() >= 20
+    assert min(kills[name] for name in PHASES[1:]) >= 3, kills
     process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
     process.start()
     process.join()
