@@ -2,7 +2,7 @@
 
 import fcntl
 import json
-import os
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import terminal
 from training import checkpoint
+from training.__main__ import main
 from training.cache import Split
 from training.config import TrainConfig
 from training.engine import Engine
@@ -28,6 +30,9 @@ from training.resnet import Served, build
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
+# Forked from a clean server that has imported torch: a real process, in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
 OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
@@ -95,50 +100,71 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     assert 0 <= result["test_top1"] <= 1
 
 
-@pytest.mark.long
-def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path):
-    """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical.
+def as_command(arguments: list[str], said: Path) -> None:
+    """Be `python -m training` with these arguments, which tells of each step."""
+    terminal._PLAIN_INTERVAL_S = 0
+    sys.argv, sys.stderr = ["hansang train", *arguments], said.open("w", 1)
+    main()
+
+
+def begin(photos: Path, home: Path, *more: str) -> multiprocessing.Process:
+    """Begin `command` in a process of its own, which need not import torch first."""
+    arguments = command(photos, home, *more)[3:]
+    process = PROCESSES.Process(target=as_command, args=(arguments, home / "said"))
+    (home / "said").unlink(missing_ok=True)
+    process.start()
+    return process
+
+
+def wait_for(step: int, home: Path, process: multiprocessing.Process) -> None:
+    """Return when the process has said that so many steps are done."""
+    said = home / "said"
+    while not (said.exists() and f"train: {step}/" in said.read_text()):
+        assert process.is_alive()
+        time.sleep(0.005)
+
+
+def test_a_run_killed_and_stopped_ends_as_one_that_nobody_disturbed(finished, dishes, tmp_path):
+    """SIGKILL, SIGTERM, and the same command each time: weights and metrics are bit-identical.
 
     `test_reliability.py` kills at many moments; here it is the command line that goes on.
     """
     shutil.copytree(finished / "cache", tmp_path / "cache")
-    process = subprocess.Popen(
-        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
-    )  # fmt: skip
-    for line in process.stderr:
-        if line.startswith("train: ") and int(line.split()[1].split("/")[0]) >= 5:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert -signal.SIGKILL == process.returncode
+    process = begin(dishes, tmp_path)
+    wait_for(5, tmp_path, process)
+    process.kill()
+    process.join()
+    assert -signal.SIGKILL == process.exitcode
+
+    process = begin(dishes, tmp_path)
+    wait_for(8, tmp_path, process)
+    process.terminate()
+    process.join()
+    assert 75 == process.exitcode
+    assert "the same command goes on" in (tmp_path / "said").read_text().splitlines()[-1]
     assert not (tmp_path / "runs" / "r" / "result.json").exists()
 
-    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
+    process = begin(dishes, tmp_path)
+    process.join()
 
+    assert 0 == process.exitcode
     assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
 
 
-@pytest.mark.long
-def test_sigterm_saves_a_checkpoint_and_says_so(finished, dishes, tmp_path):
-    """The exit code is 75, the last line says how to go on, and going on is exact."""
-    shutil.copytree(finished / "cache", tmp_path / "cache")
-    process = subprocess.Popen(
-        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
-    )  # fmt: skip
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("train: 5/"):
-            process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert 75 == process.returncode
-    assert "the same command goes on" in said[-1]
+def test_extend_is_asked_for_on_the_command_line(finished, dishes, tmp_path):
+    """More epochs are refused without it; with it, they follow those that were there."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    ended = []
+    for more in (["--epochs", "4"], ["--epochs", "4", "--extend"]):
+        process = begin(dishes, tmp_path, *more)
+        process.join()
+        ended.append((process.exitcode, (tmp_path / "said").read_text()))
 
-    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
-
-    assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
+    assert [1, 0] == [code for code, _ in ended]
+    assert "--extend allows more epochs" in ended[0][1]
+    before, after = metrics(finished / "runs" / "r"), metrics(tmp_path / "runs" / "r")
+    assert 4 == len(after)
+    assert before == after[:3]
 
 
 def test_the_time_of_steps_is_not_that_of_saving(dishes, tmp_path, monkeypatch):
