@@ -7,7 +7,7 @@ checkpoints/best.safetensors              a hard link to the end of the best epo
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,11 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, json.loads(text)
 
 
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether no tensor holds NaN or infinity; a device is waited for once."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all())
+
+
 def path_of(folder: Path, step: int) -> Path:
     """Return where the checkpoint after `step` steps lies."""
     return folder / f"step-{step:08d}.safetensors"
@@ -96,6 +101,19 @@ def newest_good(folder: Path) -> str | None:
     if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged; start again under another --run")
     return None
+
+
+def good_until(folder: Path, step: int) -> list[Path]:
+    """Return the checkpoints of at most `step` steps that are not damaged."""
+    return [path for path in _numbered(folder) if _step(path) <= step and _is_good(path)]
+
+
+def keep_only(folder: Path, kept: Sequence[Path]) -> None:
+    """Forget every other checkpoint, for a run that goes back to make the best one again."""
+    # The newest first: a kill in between leaves what a run goes on from.
+    for path in reversed(_numbered(folder)):
+        if path not in kept:
+            path.unlink()
 
 
 def prune(folder: Path, kept: int = _KEPT) -> None:
@@ -157,7 +175,19 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.safetensors"), key=lambda path: int(path.stem[5:]))
+    return sorted(folder.glob("step-*.safetensors"), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        load(path)
+    except DamagedError:
+        return False
+    return True
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -19,15 +19,17 @@ from service.preprocessing import centre_crop
 from training.augment import Draws, augment, partners
 from training.config import TrainConfig
 from training.convolution import use_products
-from training.device import be_deterministic, has_bf16, keep_memory, out_of_memory
-from training.errors import ConfigError, RunError
+from training.device import be_deterministic, has_bf16, keep_memory
+from training.errors import ConfigError
 from training.feed import Feed
 from training.optimizer import as_they_lie, optimizer_of
 from training.parts import Phase, freeze, part_of, set_modes, split
 from training.resnet import Normalise, build, flip_averaged
 from training.world import ALONE, World
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = {"cuda": 256, "cpu": 64}
+"""Photos validated at a time. Between two batches a run hears that it is to stop, and slow CPUs
+manage no more than 15 photos of 224 px in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,26 +165,20 @@ class Engine:
         """Learn from this process's part of a batch, uint8 (B, C, C, 3), or features of it.
 
         Returns the mean loss of the part, still on the device.
-
-        Raises:
-            RunError: The device has no memory for it.
         """
         set_modes(self.model, self.phase.learning)
         self.optimizer.zero_grad(set_to_none=not self._graphs)
         each = self.config.micro_batch_size // self.world.size or len(targets)
         total = torch.zeros((), device=self.device)
-        try:
-            for start in range(0, len(targets), each):
-                rows = slice(start, start + each)
-                last = start + each >= len(targets)
-                # Gradients cross the network once a step, not once a micro-batch.
-                with contextlib.nullcontext() if last else self._no_sync():
-                    loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
-                    loss = loss / len(targets)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach()
-        except torch.OutOfMemoryError as error:
-            raise RunError(out_of_memory(self.config.batch_size, each * self.world.size)) from error
+        for start in range(0, len(targets), each):
+            rows = slice(start, start + each)
+            last = start + each >= len(targets)
+            # Gradients cross the network once a step, not once a micro-batch.
+            with contextlib.nullcontext() if last else self._no_sync():
+                loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
+                loss = loss / len(targets)
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         settings = self.config.optimizer
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
@@ -245,7 +241,8 @@ class Engine:
     def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
         """Evaluate on the pixels that a server would make: the centre of each cached square.
 
-        Or on what the frozen parts make of them, if that is what the feed gives.
+        Or on what the frozen parts make of them, if that is what the feed gives. `after_batch` is
+        called as often in each process: they may agree on something there.
 
         In fp32 whatever the training step computes in: the exported file does, and its top-1 must
         be the one that the run reports.
@@ -260,10 +257,9 @@ class Engine:
             feed.num_photos * rank // self.world.size
             for rank in (self.world.rank, self.world.rank + 1)
         )
-        rows = (
-            np.arange(start, min(start + EVALUATION_BATCH, last))
-            for start in range(first, last, EVALUATION_BATCH)
-        )
+        # A photo and its mirror image are two.
+        each = EVALUATION_BATCH[self.device.type] // (2 if self.config.flip_average else 1)
+        rows = [np.arange(at, min(at + each, last)) for at in range(first, last, each)]
         logits = [torch.zeros(0, self.num_classes, device=self.device)]
         targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
         for images, goal in feed.batches(rows):
@@ -274,6 +270,9 @@ class Engine:
                 inputs = self.normalise(pixels).contiguous(memory_format=torch.channels_last)
                 logits.append(network(inputs))
             targets.append(goal)
+            after_batch()
+        most = -(-feed.num_photos // self.world.size)
+        for _ in range(len(rows), -(-most // each)):
             after_batch()
         all_logits = self.world.gather(torch.cat(logits))
         all_targets = self.world.gather(torch.cat(targets))

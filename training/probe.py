@@ -20,11 +20,12 @@ from training.order import Order
 def as_if_ended(
     engine: Engine, order: Order, feed: Feed, val_feed: Feed,
     learning_rate: Callable[[float], float], *, epoch: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> float | None:  # fmt: skip
+    after_batch: Callable[[], None] = lambda: None,
+) -> float:  # fmt: skip
     """Return validation top-1 after one epoch that runs through what is left of the schedule.
 
-    `epoch` have been trained. The engine is left as it was, bit for bit. None if `should_stop`.
+    `epoch` have been trained. The engine is left as it was, bit for bit, also when `after_batch`
+    raises.
     """
     config = engine.config
     first, last = order.steps_before(epoch), order.steps_before(epoch + 1)
@@ -33,8 +34,7 @@ def as_if_ended(
     try:
         batches = feed.batches(order.rows(step) for step in range(first, last))
         for step, (images, targets) in enumerate(batches, first):
-            if should_stop():
-                return None
+            after_batch()
             there = first + (step - first + 0.5) * pace
             then = min(int(epoch + (there - first) / (last - first)), config.epochs - 1)
             late = then >= config.epochs - config.augment.off_epochs
@@ -44,6 +44,6 @@ def as_if_ended(
                 late=late,
             )  # fmt: skip
             engine.follow(step, pace)
-        return engine.evaluate(val_feed).top1
+        return engine.evaluate(val_feed, after_batch).top1
     finally:
         checkpoint.restore(engine, kept)

@@ -11,7 +11,6 @@ from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.device import device_of, largest_micro_batch
 from training.engine import Engine
-from training.errors import RunError
 from training.feed import resident_bytes
 from training.world import World
 
@@ -45,10 +44,6 @@ def find_micro_batch(
             )  # fmt: skip
             del engine, images
         except torch.OutOfMemoryError:
-            too_large = True
-        except RunError as error:
-            if not isinstance(error.__cause__, torch.OutOfMemoryError):
-                raise
             too_large = True
         gc.collect()
         if where.type == "cuda":

@@ -1,4 +1,4 @@
-"""What a run is between two steps, and all that can happen to it: a step, an epoch, a save, an end.
+"""What a run is between two steps, and all that can happen to it: a step, an epoch, a save.
 
 order = f(seed, epoch); augmentation = f(seed, step); learning rate = f(step). So a checkpoint is
 weights, optimizer state, and where the run was: a run resumed at any step is exact.
@@ -18,11 +18,10 @@ from training.cache import DatasetCache
 from training.config import TrainConfig
 from training.engine import Engine
 from training.errors import DivergedError, RunError, StoppedError
-from training.feed import Feed, Placement, feed_for
+from training.feed import Placement
 from training.lessons import Lessons
 from training.order import Order, class_weights
 from training.probe import as_if_ended
-from training.result import TrainResult, conclude
 from training.schedule import learning_rate
 from training.transfer import Start
 from training.world import World
@@ -80,6 +79,7 @@ class Run:
         self.step = 0
         self.train_s = 0.0
         self.waited_s = 0.0
+        self.save_s = 0.0
         self.history: list[dict[str, Any]] = []
         self.loss_sum = torch.zeros((), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -119,17 +119,14 @@ class Run:
             name = checkpoint.newest_good(self.checkpoints)
         name = self.world.share(name)
         if name is None:
-            if self.config.transfer.weights and not self.starts:
-                raise RunError(
-                    f"{self.run_dir} has no checkpoint yet, so the weights that it starts from are"
-                    " needed: give the command that began it, hansang finetune … --from …"
-                )
+            self.require_start()
             return
         tensors, state = checkpoint.load(self.checkpoints / name)
         checkpoint.restore(self.engine, tensors)
         self.loss_sum = tensors["loss_sum"].to(self.engine.device)
         self.epoch, self.step = state["epoch"], state["step"]
         self.train_s, self.waited_s = state["train_s"], state["data_wait_s"]
+        self.save_s = state.get("save_s", 0.0)
         self.history = state["history"]
         self._settle()
 
@@ -139,7 +136,8 @@ class Run:
         last = self.order.steps_before(self.epoch + 1)
         lessons.enter(self.epoch)
         feed, late, size = lessons.feed, lessons.late_at(self.epoch), lessons.size_at(self.epoch)
-        started_s = time.perf_counter() - self.train_s
+        # Steps alone: what saving takes meanwhile is taken off.
+        started_s = time.perf_counter() - self.train_s - self.save_s
         waited_before_s = feed.waited_s - self.waited_s
         for images, targets in lessons.batches(self.step, last):
             rate = self._learning_rate(self.step)
@@ -151,7 +149,7 @@ class Run:
             first_bad = (self.bad_step < 0) & ~torch.isfinite(loss)
             self.bad_step = torch.where(first_bad, self.step, self.bad_step)
             self.step += 1
-            self.train_s = time.perf_counter() - started_s
+            self.train_s = time.perf_counter() - started_s - self.save_s
             self.waited_s = feed.waited_s - waited_before_s
             on_cpu = self.engine.device.type == "cpu"
             if on_cpu:
@@ -163,15 +161,12 @@ class Run:
                 self._save()
         # Reading a value waits for the device, so that the time is that of the work.
         self._require_finite()
-        self.train_s = time.perf_counter() - started_s
+        self.train_s = time.perf_counter() - started_s - self.save_s
 
     def end_epoch(self) -> None:
         """Validate, write the epoch down, and keep it if it is the best."""
         started_s = time.perf_counter()
-        alone = self.world.size == 1
-        evaluation = self.engine.evaluate(
-            self.lessons.val_feed, self._stop_if_asked if alone else lambda: None
-        )
+        evaluation = self.engine.evaluate(self.lessons.val_feed, self._stop_if_asked)
         self.history.append(
             {
                 "epoch": self.epoch + 1,
@@ -185,11 +180,14 @@ class Run:
                 "train_s": self.train_s,
                 "data_wait_s": self.waited_s,
                 "eval_s": time.perf_counter() - started_s,
+                # Since the line before: that of this epoch's end is still to come.
+                "save_s": self.save_s,
                 "features_s": self.lessons.features_s,
             }
         )
         self.lessons.features_s = 0.0
-        self.epoch, self.train_s, self.waited_s = self.epoch + 1, 0.0, 0.0
+        self.epoch += 1
+        self.train_s = self.waited_s = self.save_s = 0.0
         self.loss_sum.zero_()
         self._save()
 
@@ -197,29 +195,17 @@ class Run:
         """Return the best top-1 that the run would have, did its schedule end about here."""
         guess = as_if_ended(
             self.engine, self.order, self.lessons.photos, self.lessons.val_photos,
-            self._learning_rate, epoch=self.epoch, should_stop=self.should_stop,
+            self._learning_rate, epoch=self.epoch, after_batch=self.leave_if_asked,
         )  # fmt: skip
-        if guess is None:
-            self._stop_if_asked()
-        return max(guess or 0.0, float(self.best["val_top1"]))
+        return max(guess, float(self.best["val_top1"]))
 
-    def finish(self) -> TrainResult:
-        """Measure the best epoch on what was held out, and write the result down."""
-        tensors, _ = checkpoint.load(self.checkpoints / checkpoint.BEST)
-        self.engine.best_guess.load_state_dict(checkpoint.model_tensors(tensors))
-        evaluations = {
-            name: self.engine.evaluate(self._feed(name))
-            for name in self.cache.splits
-            if name != "train"
-        }
-        return conclude(
-            self.run_dir, self.cache, self.history, self.best, evaluations, write=self.world.leads
-        )
-
-    def _feed(self, name: str) -> Feed:
-        if name == "val":
-            return self.lessons.val_photos
-        return feed_for(self.cache.splits[name], self.engine.device, "auto")
+    def require_start(self) -> None:
+        """Raise a RunError if the run begins from weights that were not given."""
+        if self.config.transfer.weights and not self.starts:
+            raise RunError(
+                f"{self.run_dir} has no checkpoint to go on from, so the weights that it starts"
+                " from are needed: give the command that began it, hansang finetune … --from …"
+            )
 
     def _note_features(self, done: int, total: int) -> None:
         self.progress(self.step, self.steps, f"features of {done:,} of {total:,} views")
@@ -230,12 +216,16 @@ class Run:
         return self.loss_sum.item() / max(self.steps_done, 1)
 
     def _stop_if_asked(self) -> None:
+        self.leave_if_asked(self._save)
+
+    def leave_if_asked(self, save: Callable[[], None] = lambda: None) -> None:
+        """Stop; nothing to save is where the newest checkpoint is that of the end of an epoch."""
         if not self.world.any(self.should_stop()):
             return
-        self._save()
+        save()
         raise StoppedError(
-            f"stopped at epoch {self.epoch + 1}, step {self.step}; the checkpoint is saved:"
-            " the same command goes on"
+            f"stopped at epoch {min(self.epoch + 1, self.config.epochs)}, step {self.step};"
+            " the checkpoint is saved: the same command goes on"
         )
 
     def _learning_rate(self, step: float) -> float:
@@ -255,30 +245,38 @@ class Run:
         step = int(self.bad_step.item())
         if step < 0 and math.isfinite(self.loss_sum.item()):
             return
-        step = step if step >= 0 else self.step - 1
-        rate = self._learning_rate(step)
-        raise DivergedError(
-            f"the loss is not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
-            f" {rate:.3g}; try a tenth of it under another --run"
+        raise self._diverged("the loss is", step if step >= 0 else self.step - 1)
+
+    def _diverged(self, what: str, step: int) -> DivergedError:
+        return DivergedError(
+            f"{what} not finite at step {step} (epoch {self.epoch + 1}), with learning rate"
+            f" {self._learning_rate(step):.3g}; try a tenth of it under another --run"
             f" (--set optimizer.lr={self.config.optimizer.lr / 10:g}), or --set"
             f" optimizer.clip_norm=1. The last good checkpoint is kept in {self.checkpoints}"
         )
 
     def _save(self) -> None:
+        # Waits for the steps under way, whose time is not that of saving.
         self._require_finite()
+        started_s = time.perf_counter()
+        tensors = checkpoint.tensors_of(self.engine)
+        # A step may spoil the weights that its loss, of the weights before, tells nothing of.
+        if self.world.any(not checkpoint.all_finite(tensors)):
+            raise self._diverged("the weights are", self.step - 1)
         if self.world.leads:
             state = {
                 "epoch": self.epoch,
                 "step": self.step,
                 "train_s": self.train_s,
                 "data_wait_s": self.waited_s,
+                "save_s": self.save_s,
                 "history": self.history,
             }
-            tensors = checkpoint.tensors_of(self.engine)
             tensors["loss_sum"] = self.loss_sum
             checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
             self._settle()
         self.world.wait()
+        self.save_s += time.perf_counter() - started_s
 
     def _settle(self) -> None:
         """Make best, metrics and the checkpoints kept follow from the newest checkpoint.

@@ -4,7 +4,7 @@ import sys
 import threading
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,6 +96,7 @@ def train(
 
         launch(nproc, _without_nproc(sys.argv[1:], run))
         return
+    from training import run_directory
     from training.device import device_of
     from training.feed import placement_of
     from training.prepare import prepare
@@ -116,7 +117,8 @@ def train(
             if seeds > 1:
                 chosen["seed"] = (seed or 0) + number
             run_dir = _here(run_dir, world, ended)
-            config = _config(run_dir, recipe, chosen)
+            about = run_directory.read(run_dir)
+            config = _config(about, recipe, chosen)
             with progress("prepare") if world.leads else nullcontext(no_progress) as report:
                 # One builds the cache; the others find it.
                 if not world.leads:
@@ -124,7 +126,11 @@ def train(
                 cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
                 if world.leads:
                     world.wait()
-            if batch_size == "auto" and not config.micro_batch_size:
+            if batch_size == "auto" and about is not None:
+                # What was found when it began: other parts would be another run.
+                found = about["config"]["micro_batch_size"]
+                config = config.with_overrides({"micro_batch_size": found})
+            elif batch_size == "auto" and not config.micro_batch_size:
                 from training.room import find_micro_batch
 
                 config = find_micro_batch(config, cache, device, world)
@@ -171,12 +177,14 @@ def show(results: "list[TrainResult]", as_json: bool) -> None:
     if as_json and len(results) == 1:
         print_json(results[0].to_dict())
         return
-    mean, half = mean_interval([result.val_top1 for result in results])
+    means = {"val_top1": mean_interval([result.val_top1 for result in results])}
+    if tests := [result.test_top1 for result in results if result.test_top1 is not None]:
+        means["test_top1"] = mean_interval(tests)
     if as_json:
-        print_json({
-            "val_top1": mean, "val_top1_half_interval": half,
-            "runs": [result.to_dict() for result in results],
-        })  # fmt: skip
+        summed: dict[str, object] = {}
+        for name, (mean, half) in means.items():
+            summed |= {name: mean, f"{name}_half_interval": half}
+        print_json({**summed, "runs": [result.to_dict() for result in results]})
         return
     rows: list[list[object]] = []
     for result in results:
@@ -193,7 +201,9 @@ def show(results: "list[TrainResult]", as_json: bool) -> None:
                 f"{result.test_top1:.2%} (95 %: {low:.1%} to {high:.1%})",
             ])  # fmt: skip
     if len(results) > 1:
-        rows.append([f"mean of {len(results)} seeds", f"{mean:.2%} ± {half:.2%} (95 %)"])
+        for name, (mean, half) in means.items():
+            what = f"{name.split('_')[0]} top-1, mean of {len(results)} seeds"
+            rows.append([what.replace("val ", "validation "), f"{mean:.2%} ± {half:.2%} (95 %)"])
     else:
         rows.append(["calibration error", f"{result.ece_before:.3f}, {result.ece_after:.3f} with"
                      f" temperature {result.temperature}"])  # fmt: skip
@@ -216,13 +226,13 @@ def _without_nproc(arguments: list[str], run: str) -> list[str]:
     return kept if named else [*kept, "--run", run]
 
 
-def _config(run_dir: Path, recipe: str | None, overrides: dict[str, object]) -> "TrainConfig":
+def _config(
+    about: dict[str, Any] | None, recipe: str | None, overrides: dict[str, object]
+) -> "TrainConfig":
     """Return the recipe's config; for a run that exists and no recipe given, the run's own."""
-    from training import run_directory
     from training.config import TrainConfig
     from training.recipes import recipe as recipe_of
 
-    about = run_directory.read(run_dir)
     if about is not None and recipe is None:
         config = TrainConfig.from_dict(about["config"])
     else:

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from terminal import Progress, no_progress
+from terminal import Progress, no_progress, say
 from training import run_directory
 from training.cache import DatasetCache
+from training.checkpoint import DamagedError
 from training.config import TrainConfig
-from training.device import device_of
+from training.device import device_of, out_of_memory
+from training.ending import finish
 from training.errors import RunError
 from training.feed import Placement
 from training.result import TrainResult
@@ -53,20 +55,15 @@ def train(
             little memory.
         ConfigError: The device cannot be had, or the batch not be shared by the processes.
     """
-    with run_directory.locked(run_dir, world.leads):
-        cores = len(os.sched_getaffinity(0))
-        about = (
-            run_directory.open_or_create(
-                run_dir,
-                config,
-                cache,
-                config.threads or max(cores // world.size, 1),
-                extend=extend,
-                start=None if start is None else start.about,
-            )
-            if world.leads
-            else None
-        )
+
+    def to_the_end() -> TrainResult:
+        about = None
+        if world.leads:
+            cores = len(os.sched_getaffinity(0))
+            about = run_directory.open_or_create(
+                run_dir, config, cache, config.threads or max(cores // world.size, 1),
+                extend=extend, start=None if start is None else start.about,
+            )  # fmt: skip
         about = world.share(about)
         # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
         torch.set_num_threads(about["threads"])
@@ -75,16 +72,28 @@ def train(
             config, cache, run_dir, where, placement, start, use_features, world, should_stop,
             progress,
         )  # fmt: skip
-        try:
-            run.resume()
-            if run.history and after_epoch is not None:
+        run.resume()
+        if run.history and after_epoch is not None:
+            after_epoch(run.history, run.as_if_ended)
+        while run.unfinished:
+            run.train_epoch()
+            run.end_epoch()
+            if after_epoch is not None:
                 after_epoch(run.history, run.as_if_ended)
-            while run.unfinished:
-                run.train_epoch()
-                run.end_epoch()
-                if after_epoch is not None:
-                    after_epoch(run.history, run.as_if_ended)
-            return run.finish()
+        return finish(run)
+
+    with run_directory.locked(run_dir, world.leads):
+        try:
+            try:
+                return to_the_end()
+            except DamagedError as error:
+                if world.leads:
+                    say(f"warning: {error}; the best epoch is trained again")
+            # Once: what is damaged again and again is for people. Here the first run is forgotten.
+            return to_the_end()
+        except torch.OutOfMemoryError as error:
+            each = config.micro_batch_size or config.batch_size
+            raise RunError(out_of_memory(config.batch_size, each)) from error
         except OSError as error:
             raise RunError(
                 f"{run_dir} cannot be written: {error.strerror or error}; free some space or mend"

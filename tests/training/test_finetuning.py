@@ -31,7 +31,7 @@ from training.transfer import Start
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"batch_size": 16, "threads": 1, "transfer.views": 1, "transfer.head_share": 0.6}
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "features_s"}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s", "features_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")

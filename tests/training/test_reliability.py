@@ -1,5 +1,6 @@
 """What may happen to a run while nobody looks: kills at any moment, full disks, damaged files."""
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,15 +20,17 @@ from safetensors.torch import load_file
 from training import checkpoint
 from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.errors import RunError
+from training.engine import Engine
+from training.errors import DivergedError, RunError
 from training.prepare import prepare
+from training.run import Run
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(
     epochs=4, image_size=32, batch_size=10, checkpoint_every_steps=2, threads=1
 ).with_overrides({"optimizer.ema": 0.9, "augment.trivial": 0.5, "augment.mixup": 0.2})
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s"}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -78,37 +82,103 @@ def undisturbed(
     return run_dir, time.monotonic() - started_s
 
 
+PHASES = ("between", "step", "checkpoint", "validation", "epoch end")
+
+
+def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
+    """Train as `go` does; what it is in the middle of can be read from outside, at any time."""
+
+    def tell(owner: object, name: str, number: int) -> None:
+        whole = getattr(owner, name)
+
+        def telling(*arguments, **options):
+            before, phase.value = phase.value, number
+            try:
+                return whole(*arguments, **options)
+            finally:
+                phase.value = before
+
+        setattr(owner, name, telling)
+
+    # Within the end of an epoch lie its validation and its checkpoint; what is left of it writes
+    # the metrics, links the best and removes the old.
+    for number, (owner, name) in enumerate(
+        [(Engine, "step"), (checkpoint, "save"), (Engine, "evaluate"), (Run, "end_epoch")], 1
+    ):
+        tell(owner, name, number)
+    go(cache, run_dir)
+
+
 def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path):
-    """One run, killed 20 times: within steps, checkpoints, validation and epoch ends."""
+    """One run, killed 20 times: within steps, checkpoints, validations and epoch ends."""
     reference, took_s = undisturbed
     run_dir, moments = tmp_path / "r", random.Random(0)
-    folder, kills = run_dir / "checkpoints", {"writing": 0, "random": 0}
+    kills: Counter[str] = Counter()
 
-    while sum(kills.values()) < 20:
-        process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    for _ in range(60):
+        wanted = min(range(1, len(PHASES)), key=lambda number: kills[PHASES[number]])
+        phase = PROCESSES.Value("i", 0, lock=False)
+        process = PROCESSES.Process(target=go_and_tell, args=(str(cache.path), str(run_dir), phase))
         process.start()
-        until_s = time.monotonic() + moments.uniform(0.0, took_s / 4)
-        in_writing = moments.random() < 0.4
+        while process.exitcode is None and not phase.value:
+            time.sleep(0.001)
+        until_s = time.monotonic() + moments.uniform(0.0, took_s / 16)
         while process.exitcode is None:
-            if in_writing and any(folder.glob(".tmp-*")):
-                kills["writing"] += 1
-                break
-            if not in_writing and time.monotonic() > until_s:
-                kills["random"] += 1
+            if time.monotonic() > until_s and phase.value == wanted:
+                # Not always as it begins.
+                time.sleep(moments.uniform(0.0, 0.01) if wanted < 4 else 0.0)
                 break
         process.kill()
         process.join()
-        if process.exitcode == 0:
+        if process.exitcode == -signal.SIGKILL:
+            # Where it was when it died, not when it was aimed at.
+            kills[PHASES[phase.value]] += 1
+        else:
             # It came to its end; what is left of the 20 goes to a fresh one.
+            assert 0 == process.exitcode
             assert_same(reference, run_dir)
             shutil.rmtree(run_dir)
-    assert min(kills.values()) >= 4
+        if kills.total() >= 20 and min(kills[name] for name in PHASES[1:]) >= 3:
+            break
+    assert kills.total() >= 20
+    assert min(kills[name] for name in PHASES[1:]) >= 3, kills
     process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
     process.start()
     process.join()
 
     assert 0 == process.exitcode
     assert_same(reference, run_dir)
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
+    undisturbed, cache, tmp_path, monkeypatch, where
+):
+    """The loss is finite, what the step left is not: the checkpoint before is kept and resumed."""
+    run_dir, step = tmp_path / "r", Engine.step
+    steps = 0
+
+    def spoil(engine, *arguments, **options):
+        nonlocal steps
+        loss = step(engine, *arguments, **options)
+        steps += 1
+        if steps == 7:
+            weight = engine.model.fc.weight
+            momentum = engine.optimizer.state[weight]["momentum_buffer"]
+            (weight if where == "weights" else momentum).detach()[0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(Engine, "step", spoil)
+    every_step = CONFIG.with_overrides({"checkpoint_every_steps": 1})
+    with pytest.raises(DivergedError, match=r"the weights are not finite at step 6 .*epoch 2"):
+        train(every_step, cache, run_dir, device="cpu")
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    assert "step-00000006" == newest.stem
+    assert all(tensor.isfinite().all() for tensor in load_file(newest).values())
+    monkeypatch.undo()
+    train(every_step, cache, run_dir, device="cpu")
+
+    assert_same(undisturbed[0], run_dir)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
@@ -129,6 +199,25 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps(
 
     assert "is damaged" in capsys.readouterr().err
     assert_same(undisturbed[0], run_dir)
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_a_damaged_best_epoch_is_trained_again(cache, tmp_path, capsys, damage):
+    """It is said aloud, and the run ends with the same best weights, metrics and result."""
+    # A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
+    config = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
+    run_dir, reference = tmp_path / "r", tmp_path / "reference"
+    assert 1 == train(config, cache, reference, device="cpu").best_epoch
+    shutil.copytree(reference, run_dir)
+    best = run_dir / "checkpoints" / checkpoint.BEST
+    data = bytearray(best.read_bytes())
+    data[len(data) // 2] ^= 1
+    best.unlink() if damage == "gone" else best.write_bytes(data)
+
+    train(config, cache, run_dir, device="cpu")
+
+    assert "is damaged" in capsys.readouterr().err
+    assert_same(reference, run_dir)
 
 
 @pytest.fixture
@@ -163,6 +252,20 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_dis
     train(CONFIG, cache, run_dir, device="cpu")
 
     assert_same(undisturbed[0], run_dir)
+
+
+def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_disk):
+    """Not even the settings fit: nothing half-written is left, and with room the run begins."""
+    disk, mount = small_disk
+    assert mount("remount", "size=4k")
+
+    with pytest.raises(RunError, match=r"No space left.*free some space.*the same command again"):
+        train(CONFIG, cache, disk / "r", device="cpu")
+    assert [".lock"] == [path.name for path in (disk / "r").iterdir()]
+    assert mount("remount", "size=1g")
+    train(CONFIG, cache, disk / "r", device="cpu")
+
+    assert_same(undisturbed[0], disk / "r")
 
 
 def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_disk):

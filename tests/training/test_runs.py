@@ -2,11 +2,12 @@
 
 import fcntl
 import json
-import os
+import multiprocessing
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import terminal
 from training import checkpoint
+from training.__main__ import main
+from training.cache import Split
 from training.config import TrainConfig
 from training.engine import Engine
 from training.errors import ExportError, RunError, StoppedError
@@ -26,8 +30,11 @@ from training.resnet import Served, build
 from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
+# Forked from a clean server that has imported torch: a real process, in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s"}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 
 def command(photos: Path, home: Path, *more: str) -> list[str]:
@@ -80,8 +87,11 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
     names = {"epoch", "train_loss", "val_loss", "val_top1", "learning_rate", "photos_per_s"}
+    names |= {"train_s", "data_wait_s", "eval_s", "save_s"}
     assert [1, 2, 3] == [line["epoch"] for line in lines]
     assert all(names <= line.keys() and line["photos_per_s"] > 0 for line in lines)
+    assert all(line["train_s"] > line["data_wait_s"] >= 0 for line in lines)
+    assert all(line["eval_s"] > 0 and line["save_s"] > 0 for line in lines)
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert ["best.safetensors", "step-00000011.safetensors", "step-00000012.safetensors"] == kept
     result = json.loads((run_dir / "result.json").read_text())
@@ -90,50 +100,89 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     assert 0 <= result["test_top1"] <= 1
 
 
-@pytest.mark.long
-def test_a_killed_run_ends_as_one_never_killed(finished, dishes, tmp_path):
-    """SIGKILL in mid-epoch, then the same command: weights and metrics are bit-identical.
+def as_command(arguments: list[str], said: Path) -> None:
+    """Be `python -m training` with these arguments, which tells of each step."""
+    terminal._PLAIN_INTERVAL_S = 0
+    sys.argv, sys.stderr = ["hansang train", *arguments], said.open("w", 1)
+    main()
+
+
+def begin(photos: Path, home: Path, *more: str) -> multiprocessing.Process:
+    """Begin `command` in a process of its own, which need not import torch first."""
+    arguments = command(photos, home, *more)[3:]
+    process = PROCESSES.Process(target=as_command, args=(arguments, home / "said"))
+    (home / "said").unlink(missing_ok=True)
+    process.start()
+    return process
+
+
+def wait_for(step: int, home: Path, process: multiprocessing.Process) -> None:
+    """Return when the process has said that so many steps are done."""
+    said = home / "said"
+    while not (said.exists() and f"train: {step}/" in said.read_text()):
+        assert process.is_alive()
+        time.sleep(0.005)
+
+
+def test_a_run_killed_and_stopped_ends_as_one_that_nobody_disturbed(finished, dishes, tmp_path):
+    """SIGKILL, SIGTERM, and the same command each time: weights and metrics are bit-identical.
 
     `test_reliability.py` kills at many moments; here it is the command line that goes on.
     """
     shutil.copytree(finished / "cache", tmp_path / "cache")
-    process = subprocess.Popen(
-        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
-    )  # fmt: skip
-    for line in process.stderr:
-        if line.startswith("train: ") and int(line.split()[1].split("/")[0]) >= 5:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert -signal.SIGKILL == process.returncode
+    process = begin(dishes, tmp_path)
+    wait_for(5, tmp_path, process)
+    process.kill()
+    process.join()
+    assert -signal.SIGKILL == process.exitcode
+
+    process = begin(dishes, tmp_path)
+    wait_for(8, tmp_path, process)
+    process.terminate()
+    process.join()
+    assert 75 == process.exitcode
+    assert "the same command goes on" in (tmp_path / "said").read_text().splitlines()[-1]
     assert not (tmp_path / "runs" / "r" / "result.json").exists()
 
-    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
+    process = begin(dishes, tmp_path)
+    process.join()
 
+    assert 0 == process.exitcode
     assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
 
 
-@pytest.mark.long
-def test_sigterm_saves_a_checkpoint_and_says_so(finished, dishes, tmp_path):
-    """The exit code is 75, the last line says how to go on, and going on is exact."""
-    shutil.copytree(finished / "cache", tmp_path / "cache")
-    process = subprocess.Popen(
-        command(dishes, tmp_path), cwd=ROOT, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "HANSANG_PROGRESS_S": "0"},
-    )  # fmt: skip
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("train: 5/"):
-            process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert 75 == process.returncode
-    assert "the same command goes on" in said[-1]
+def test_extend_is_asked_for_on_the_command_line(finished, dishes, tmp_path):
+    """More epochs are refused without it; with it, they follow those that were there."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    ended = []
+    for more in (["--epochs", "4"], ["--epochs", "4", "--extend"]):
+        process = begin(dishes, tmp_path, *more)
+        process.join()
+        ended.append((process.exitcode, (tmp_path / "said").read_text()))
 
-    subprocess.run(command(dishes, tmp_path), check=True, cwd=ROOT, capture_output=True)
+    assert [1, 0] == [code for code, _ in ended]
+    assert "--extend allows more epochs" in ended[0][1]
+    before, after = metrics(finished / "runs" / "r"), metrics(tmp_path / "runs" / "r")
+    assert 4 == len(after)
+    assert before == after[:3]
 
-    assert_same(finished / "runs" / "r", tmp_path / "runs" / "r")
+
+def test_the_time_of_steps_is_not_that_of_saving(dishes, tmp_path, monkeypatch):
+    """A slow disk is seen in `save_s`, and does not make photos/s look worse."""
+    cache = prepare(dishes, 32, cache_root=tmp_path / "cache")
+    save, now_s = checkpoint.save, 0.0
+
+    def slowly(*arguments):
+        nonlocal now_s
+        now_s += 10
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save", slowly)
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
+    train(TrainConfig(**{**SETTINGS, "epochs": 2, "threads": 1}), cache, tmp_path / "r")
+
+    lines = [json.loads(x) for x in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert [(0, 10), (0, 20)] == [(line["train_s"], line["save_s"]) for line in lines]
 
 
 def test_a_run_in_use_is_refused(finished, dishes):
@@ -243,6 +292,40 @@ def test_a_stop_within_validation_is_heard_at_once(finished, dishes, tmp_path):
     assert_same(finished / "runs" / "r", tmp_path / "r")
     for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line)["photos_per_s"] > 0
+
+
+def test_a_stop_while_the_result_is_measured_is_heard(finished, dishes, tmp_path):
+    """After the last epoch nothing is left to save: the run ends there, and going on is exact."""
+    cache = prepare(dishes, 32, cache_root=finished / "cache")
+    run_dir = tmp_path / "r"
+
+    def stop_in_the_end() -> bool:
+        metrics = run_dir / "metrics.jsonl"
+        return metrics.exists() and len(metrics.read_text().splitlines()) == SETTINGS["epochs"]
+
+    config = scratch().with_overrides({**SETTINGS, "threads": 1})
+    with pytest.raises(StoppedError, match="epoch 3, step 12"):
+        train(config, cache, run_dir, should_stop=stop_in_the_end)
+    assert not (run_dir / "result.json").exists()
+
+    train(config, cache, run_dir)
+
+    assert_same(finished / "runs" / "r", run_dir)
+
+
+@pytest.mark.parametrize(("flip_average", "most"), [(False, 64), (True, 32)])
+def test_a_validation_on_a_cpu_listens_every_few_seconds(flip_average, most):
+    """Slow CPUs validate 15 photos of 224 px in a second: no more lie between two questions."""
+    images = np.zeros((130, 37, 37, 3), np.uint8)
+    split = Split(images, np.arange(130) % 3, ("",) * 130)
+    config = TrainConfig(image_size=32, flip_average=flip_average)
+    engine = Engine(config, 3, torch.device("cpu"))
+    asked = []
+
+    found = engine.evaluate(feed_for(split, engine.device), lambda: asked.append(1))
+
+    assert 130 == len(found.targets)
+    assert -(-130 // most) == len(asked)
 
 
 def test_what_is_left_of_a_damaged_run_is_kept(finished, dishes, tmp_path):

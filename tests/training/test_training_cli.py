@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from training.result import TrainResult
+from training.train_cli import show
+
 ROOT = Path(__file__).parents[2]
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}
 
@@ -132,6 +135,31 @@ def test_several_seeds_are_summed_up_and_a_batch_is_fitted(hansang, dishes, tmp_
         assert (seed, 32, 0) == tuple(
             about["config"][name] for name in ("seed", "batch_size", "micro_batch_size")
         )
+
+
+def result(seed: int, test_top1: float | None) -> TrainResult:
+    """Return what a seed's run reached."""
+    return TrainResult(
+        run_dir=Path(f"runs/r-seed{seed}"), epochs=1, best_epoch=1, val_top1=0.5 + seed / 10,
+        val_interval=(0.4, 0.6), val_loss=1.0, test_top1=test_top1,
+        test_interval=test_top1 and (0.2, 0.8), temperature=1.0, ece_before=0.1, ece_after=0.1,
+        photos_per_s=9.0,
+    )  # fmt: skip
+
+
+def test_the_mean_over_seeds_is_that_of_the_test_split_too(capsys):
+    """Where photos were kept aside, their mean stands beside validation's; else it does not."""
+    show([result(0, 0.25), result(2, 0.35)], True)
+    summed = json.loads(capsys.readouterr().out)
+    show([result(0, 0.25), result(2, 0.35)], False)
+    table = capsys.readouterr().out
+    show([result(0, None), result(2, None)], True)
+
+    assert (0.6, 0.3) == pytest.approx((summed["val_top1"], summed["test_top1"]))
+    assert summed["test_top1_half_interval"] > 0
+    assert "validation top-1, mean of 2 seeds" in table
+    assert "test top-1, mean of 2 seeds" in table
+    assert "test_top1" not in json.loads(capsys.readouterr().out)
 
 
 def test_a_placement_that_this_device_has_not_is_refused(hansang, dishes):

@@ -212,6 +212,7 @@ def speed(history: History, folder: Path) -> Drawn:
             ("training", "train_s", BLUE),
             ("waiting for data", "data_wait_s", RED),
             ("validation", "eval_s", TEAL),
+            ("checkpoints", "save_s", ORANGE),
         )
         if any(key in e for e in history)
     ]
@@ -230,7 +231,7 @@ def speed(history: History, folder: Path) -> Drawn:
                 all_[1].bar(epochs, values, bottom=below, color=colour, label=label, width=0.8)
                 below += values
             all_[1].set_ylabel("seconds")
-            all_[1].legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+            all_[1].legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
         _epochs_axis(all_[-1], epochs)
         return save(
             figure, folder, "speed", title="Throughput",

@@ -283,6 +283,8 @@ def stages(record: RunRecord) -> list[tuple[str, float | None, str]]:
         rows.append(("Waiting for data", wait_s, share))
     if eval_s is not None:
         rows.append(("Validation", eval_s, f"{eval_s / len(record.history):.1f} s an epoch"))
+    if (save_s := total("save_s")) is not None:
+        rows.append(("Writing checkpoints", save_s, ""))
     return rows
 
 
