@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from training import checkpoint
 from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.errors import ConfigError
+from training.errors import ConfigError, StoppedError
 from training.prepare import prepare
 from training.recipes import recipe
 from training.trainer import train
@@ -212,6 +212,32 @@ def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
         for name in ("plain", "judged")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_stop_within_a_guess_is_heard_and_leaves_no_trace(cache, tmp_path):
+    """Asked to in its validation, the run stops with the checkpoint that it had, and goes on."""
+    config = TrainConfig(image_size=32, epochs=2, batch_size=16, threads=1)
+    config = config.with_overrides({"optimizer.lr": 0.002})
+    plain = train(config, cache, tmp_path / "plain", device="cpu")
+    per_epoch = len(cache.splits["train"].targets) // 16
+    asked: list[int] = []
+    guessing = False
+
+    def judge(history, as_if_ended):
+        nonlocal guessing
+        guessing = True
+        as_if_ended()
+
+    def stop_in_validation() -> bool:
+        asked.extend([1] * guessing)
+        return len(asked) == per_epoch + 1
+
+    with pytest.raises(StoppedError, match=f"step {per_epoch};"):
+        train(config, cache, tmp_path / "stopped", device="cpu", after_epoch=judge,
+              should_stop=stop_in_validation)  # fmt: skip
+    stopped = train(config, cache, tmp_path / "stopped", device="cpu")
+
+    assert plain.val_loss == stopped.val_loss
 
 
 def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
