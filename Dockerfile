@@ -79,10 +79,17 @@ FROM service AS serve
 COPY --from=packages-serve /opt/hansang /opt/hansang
 
 FROM runtime AS train
+# With CUDA a training is compiled, and Triton compiles a C stub as it goes: it needs a compiler and
+# the headers of libc and Python. Those of Python are in python:slim, and a package where Python is.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("platinclude"))')" \
+    && { [ -f "$headers/Python.h" ] || apt-get install --yes --no-install-recommends libpython3-dev; } \
+    && rm -rf /var/lib/apt/lists/*
 ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_HOME=/tmp/prefect
-# Flows run in /app, and find by their usual names what lies on volumes.
-RUN install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
+# Flows run in /app, and find by their usual names what lies on volumes. /prefect is for a server.
+RUN install -d -o 10001 -g 10001 /prefect && install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
 COPY --chmod=0644 hansang.py terminal.py storage.py prefect.yaml /app/
 COPY service /app/service
 COPY training /app/training

@@ -68,11 +68,14 @@ test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy,
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh
 
+SBOM ?= build/sbom
 sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
-	mkdir -p build/sbom
+	mkdir -p $(SBOM)
+	@# Each image installs two locks; what is in both is in one version, and told once.
 	for role in serve-cpu serve train; do \
-	  $(VENV)-deploy/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
-	    -o build/sbom/$$role.json requirements/$$role.txt || exit 1; done
+	  awk '/^[^ ]/ { new = !seen[$$1]++ } new' requirements/$$role.txt requirements/otel.txt \
+	    | $(VENV)-deploy/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	      -o $(SBOM)/$$role.json - || exit 1; done
 
 $(VENV)-deploy/.ready: requirements/deploy.txt
 	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy

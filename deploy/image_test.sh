@@ -5,6 +5,7 @@
 #   BASE_IMAGE  what to stand on                    (the Dockerfile's; where no image registry is
 #               reachable, `debootstrap` makes one of Debian's packages)
 #   BUILD_FLAGS more flags of docker build, such as --secret id=pip,src=pip.conf
+#   KEEP        if set, images stay when it is done (they are tagged hansang-test, and removed)
 set -eu
 cd "$(dirname "$0")/.."
 IMAGES=${IMAGES:-serve-cpu serve train}
@@ -16,17 +17,36 @@ if ! docker info >/dev/null 2>&1; then
     exit "${NO_ENGINE_CODE:-0}"
 fi
 
-if command -v hadolint >/dev/null; then hadolint Dockerfile; else echo "image-test: no hadolint" >&2; fi
+hadolint Dockerfile tests/deploy/standins/Dockerfile
+
+root=
+made=
+clean() {
+    if [ -n "$root" ]; then rm -rf "$root"; fi
+    # shellcheck disable=SC2086  # names are words
+    if [ -z "${KEEP:-}" ] && [ -n "$made" ]; then docker rmi --force $made >/dev/null; fi
+}
+trap clean EXIT
+trap 'exit 1' HUP INT TERM
+
+build() {  # tag, then flags and the folder
+    tag=$1
+    shift
+    # shellcheck disable=SC2086  # flags are words
+    docker build ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} ${BUILD_FLAGS:-} --tag "$tag" "$@"
+    made="$made $tag"
+}
 
 if [ -z "${BASE_IMAGE:-}" ] && ! docker pull -q "$(sed -n 's/^ARG BASE_IMAGE=//p' Dockerfile)"; then
     echo "image-test: no image registry is reachable; the base comes from debootstrap" >&2
-    BASE_IMAGE=hansang-base:debootstrap
+    BASE_IMAGE=hansang-test:base
     if ! docker image inspect $BASE_IMAGE >/dev/null 2>&1; then
         root=$(mktemp -d)
         debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root"
         rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/doc/* \
             "$root"/usr/share/man/* "$root"/usr/share/locale/* "$root"/var/log/*.log
         tar -C "$root" -c . | docker import - $BASE_IMAGE
+        made=$BASE_IMAGE
         rm -rf "$root"
     fi
 fi
@@ -34,19 +54,19 @@ fi
 # Where the base cannot be pulled, neither can these; Debian has both, and has no Grafana.
 if [ -n "${BASE_IMAGE:-}" ]; then
     for name in postgres prometheus; do
-        # shellcheck disable=SC2086
-        docker build --build-arg "BASE_IMAGE=$BASE_IMAGE" ${BUILD_FLAGS:-} --target $name \
-            --tag "hansang-standin:$name" tests/deploy/standins
+        build "hansang-test:$name" --target $name tests/deploy/standins
     done
-    export POSTGRES_IMAGE=hansang-standin:postgres PROMETHEUS_IMAGE=hansang-standin:prometheus
+    export POSTGRES_IMAGE=hansang-test:postgres PROMETHEUS_IMAGE=hansang-test:prometheus
 fi
 
+HANSANG_VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+HANSANG_REVISION=$(git rev-parse HEAD)
+HANSANG_CREATED=$(TZ=UTC git show -s --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd)
+export HANSANG_VERSION HANSANG_REVISION HANSANG_CREATED
 for target in $IMAGES; do
-    # shellcheck disable=SC2086  # flags are words
-    docker build ${BASE_IMAGE:+--build-arg "BASE_IMAGE=$BASE_IMAGE"} ${BUILD_FLAGS:-} \
-        --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
-        --target "$target" --tag "hansang:$target" .
+    build "hansang-test:$target" --target "$target" --build-arg "VERSION=$HANSANG_VERSION" \
+        --build-arg "REVISION=$HANSANG_REVISION" --build-arg "CREATED=$HANSANG_CREATED" .
 done
 
 "${PYTHON:-python3}" -m pytest tests/deploy -s
-docker images hansang
+docker images hansang-test

@@ -2,7 +2,9 @@
 
 pools (a GPU each, limit 1; one for light work) ─► prefect.yaml ─► automations
 
-Everything is found by its name, so doing it again changes nothing.
+Everything is found by its name, so doing it again changes nothing. Where the pool of light work is
+there and no pool of processes (deploy/kubernetes makes one of Jobs), it is left as it is and takes
+every flow: its cluster, and no limit of ours, finds each one its place.
 """
 
 import os
@@ -22,7 +24,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pools
+from flows.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pools, num_gpus
 from terminal import UserError
 
 _TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hansang"}
@@ -56,7 +58,7 @@ def deploy(
     home: Path,
     data: str = "photos",
     model: str = "food42",
-    gpus: int = 0,
+    gpus: int | None = None,
     file: Path = Path("prefect.yaml"),
     heartbeat_missed_s: float = _HEARTBEATS_MISSED_S,
 ) -> list[Change]:
@@ -66,7 +68,8 @@ def deploy(
         home: The folder that the flows run in; it holds `flows/`.
         data: The folder of photos, from there.
         model: Name of the model.
-        gpus: GPUs of the machine that trains; 0 for a CPU.
+        gpus: GPUs of the machine that trains, 0 for a CPU; where Jobs do, those of each Job. By
+            default those that this machine has, and 1 for a Job.
         file: The deployments.
         heartbeat_missed_s: Silence after which a run is dead.
 
@@ -76,13 +79,20 @@ def deploy(
     if not file.is_file():
         raise UserError(f"no {file}; run it where Hansang's prefect.yaml lies, or give --file")
     with connected() as client:
-        changes = [_pool(client, LIGHT_POOL, LIGHT_LIMIT, {})]
-        for pool in heavy_pools(gpus):
-            number = pool.rsplit("-", 1)[1]
-            env = {"CUDA_VISIBLE_DEVICES": number, "HANSANG_GPU": number} if gpus else {}
-            changes.append(_pool(client, pool, 1, env))
+        jobs = _other_type(client)
+        if jobs:
+            gpus, heavy = 1 if gpus is None else gpus, [LIGHT_POOL]
+            changes = [Change(kind="pool", name=LIGHT_POOL, what=f"left as it is: {jobs}")]
+        else:
+            gpus = num_gpus() if gpus is None else gpus
+            heavy = heavy_pools(gpus)
+            changes = [_pool(client, LIGHT_POOL, LIGHT_LIMIT, {})]
+            for pool in heavy:
+                number = pool.rsplit("-", 1)[1]
+                env = {"CUDA_VISIBLE_DEVICES": number, "HANSANG_GPU": number} if gpus else {}
+                changes.append(_pool(client, pool, 1, env))
         before = _deployments(client)
-        _apply(file, home=home, data=data, model=model, pool=heavy_pools(gpus)[0])
+        _apply(file, home=home, data=data, model=model, pool=heavy[0], gpus=gpus)
         after = _deployments(client)
         for name, now in sorted(after.items()):
             if now["tags"] and "hansang" in now["tags"]:
@@ -174,6 +184,15 @@ def connected() -> Iterator[SyncPrefectClient]:
         yield client
 
 
+def _other_type(client: SyncPrefectClient) -> str:
+    """Return the type of the pool of light work; nothing if it is not there, or of processes."""
+    try:
+        found = client.read_work_pool(LIGHT_POOL).type
+    except ObjectNotFound:
+        return ""
+    return "" if found == "process" else found
+
+
 def _pool(client: SyncPrefectClient, name: str, limit: int, env: Mapping[str, str]) -> Change:
     template = ProcessWorker.get_default_base_job_template()
     template["variables"]["properties"]["env"]["default"] = dict(env)
@@ -198,7 +217,7 @@ def _pool(client: SyncPrefectClient, name: str, limit: int, env: Mapping[str, st
     return Change(kind="pool", name=name, what=", ".join(differing) or "unchanged")
 
 
-def _apply(file: Path, *, home: Path, data: str, model: str, pool: str) -> None:
+def _apply(file: Path, *, home: Path, data: str, model: str, pool: str, gpus: int) -> None:
     """Let Prefect apply its own file."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all",
@@ -206,7 +225,8 @@ def _apply(file: Path, *, home: Path, data: str, model: str, pool: str) -> None:
         cwd=home,
         env={
             **os.environ, "HANSANG_HOME": str(home.resolve()), "HANSANG_DATA": data,
-            "HANSANG_MODEL": model, "HANSANG_POOL": pool, "PREFECT_LOGGING_LEVEL": "WARNING",
+            "HANSANG_MODEL": model, "HANSANG_POOL": pool, "HANSANG_GPUS": str(gpus),
+            "PREFECT_LOGGING_LEVEL": "WARNING",
         },
         capture_output=True, text=True,
     )  # fmt: skip

@@ -20,13 +20,21 @@ Gpus = Annotated[
     int | None,
     typer.Option(min=0, help="GPUs that train, a pool each.", show_default="this machine's"),
 ]
+GpusOfDeploy = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="GPUs that train, a pool each; on Kubernetes those of each Job.",
+        show_default="this machine's; 1 on Kubernetes",
+    ),
+]
 
 
 def deploy(
     home: Home = Path(),
     data: DataName = "photos",
     model: Model = "food42",
-    gpus: Gpus = None,
+    gpus: GpusOfDeploy = None,
     as_json: Json = False,
 ) -> None:
     """Put the flows on the Prefect server of PREFECT_API_URL: pools, deployments, automations.
@@ -34,24 +42,27 @@ def deploy(
     Doing it again changes nothing, and says so. What it makes: a pool for light work; a pool of one
     place for each GPU (or for the CPU); the deployments of prefect.yaml; an automation that finds
     runs whose heartbeat has stopped, and one that begins crashed runs again, 3 times at most.
+    Where the pool `hansang` is there already and of another type, such as kubernetes, it is left
+    as it is, and all flows run in it.
 
     Example: hansang deploy --data photos --model food42
     """
     from flows.deploy import deploy as apply
-    from flows.pools import num_gpus
 
-    changes = apply(
-        home=home, data=data, model=model, file=home / "prefect.yaml",
-        gpus=num_gpus() if gpus is None else gpus,
-    )  # fmt: skip
+    changes = apply(home=home, data=data, model=model, file=home / "prefect.yaml", gpus=gpus)
     if as_json:
         print_json([asdict(change) for change in changes])
         return
     print_table(
         "Deployed", ["kind", "name", "what changed"], [[c.kind, c.name, c.what] for c in changes]
     )
-    pools = " and ".join(change.name for change in changes if change.kind == "pool")
-    say(f"start a worker for each of the pools {pools}: python -m flows.worker --pool NAME")
+    pools = " and ".join(
+        change.name
+        for change in changes
+        if change.kind == "pool" and not change.what.startswith("left")
+    )
+    if pools:
+        say(f"start a worker for each of the pools {pools}: python -m flows.worker --pool NAME")
 
 
 def up(

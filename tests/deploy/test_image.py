@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 from PIL import Image
 
 from benchmarks import rig
+from service.client import Classifier
+from service.errors import ServiceError
 from service.model_store import ModelStore
 
 docker = rig.load(Path(__file__).with_name("conftest.py")).docker
 
-IMAGES = {name: f"hansang:{name}" for name in os.environ.get("HANSANG_IMAGES", "").split()}
+IMAGES = {name: f"hansang-test:{name}" for name in os.environ.get("HANSANG_IMAGES", "").split()}
 MOST_MB = {"serve-cpu": 400, "serve": 2900}
+PORT = ("--publish", "127.0.0.1::8500")
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,11 @@ def repository(tmp_path_factory) -> Path:
     store.publish("food", rig.tiny_model(folder / "tiny.onnx"))
     subprocess.run(["chmod", "-R", "a+rX", folder, *folder.parents[:2]], check=True)
     return store.root
+
+
+def address(container) -> str:
+    """Return where this machine reaches a container with PORT."""
+    return docker("port", container.name, "8500/tcp").split()[0]
 
 
 def serving(container, *, within_s: float = 90) -> None:
@@ -65,7 +74,17 @@ def test_user_can_write_nothing_that_is_run(name):
         "id -u; find / -xdev -writable -not -type l"
         " -not -path '/proc*' -not -path '/sys*' -not -path '/dev*' 2>/dev/null | sort",
     )
-    own = {"/cache", "/data", "/models", "/runs", "/tmp", "/var/tmp", "/run/lock", "/var/lock"}
+    own = {
+        "/cache",
+        "/data",
+        "/models",
+        "/prefect",
+        "/runs",
+        "/tmp",
+        "/var/tmp",
+        "/run/lock",
+        "/var/lock",
+    }
     assert "10001" == found.split()[0]
     assert set(found.split()[1:]) <= own
 
@@ -75,9 +94,9 @@ def test_labels_and_commands(name):
     """OCI labels name it, commands are in exec form, and it stops by SIGTERM."""
     config = json.loads(docker("inspect", "-f", "{{json .Config}}", IMAGES[name]))
     assert "Hansang" == config["Labels"]["org.opencontainers.image.title"]
-    assert {"version", "revision", "created"} <= {
-        label.rsplit(".", 1)[1] for label in config["Labels"]
-    }
+    for label in ("version", "revision", "created"):
+        wanted = os.environ[f"HANSANG_{label.upper()}"]
+        assert wanted == config["Labels"][f"org.opencontainers.image.{label}"]
     assert ["python", "-m", "hansang"] == config["Entrypoint"]
     assert "10001:10001" == config["User"]
     assert "SIGTERM" == config["StopSignal"]
@@ -98,6 +117,9 @@ def test_serves_classifies_from_another_container_and_drains(name, start, reposi
     server = start(IMAGES[name], "--memory", "1g", "-v", f"{repository}:/models:ro")
     serving(server)
     assert "SERVING\n" == server.run("python", "-m", "service.probe")
+    for place in ("/app/new", "/opt/hansang/new", "/models/new", "/etc/new"):
+        told = docker("exec", "--user", "0", server.name, "touch", place, check=False)
+        assert "Read-only file system" in told
     answers = docker(
         *("run", "--rm", "--network", f"container:{server.name}", "--read-only", "--cap-drop"),
         *("ALL", "-v", f"{photos}:/photos:ro", IMAGES[name]),
@@ -107,6 +129,45 @@ def test_serves_classifies_from_another_container_and_drains(name, start, reposi
     docker("stop", "--time", "30", server.name)
     state = server.state()
     assert (0, False) == (state["ExitCode"], state["OOMKilled"]), server.logs()
+    assert '"drained"' in server.logs()
+
+
+@pytest.mark.parametrize("name", [name for name in MOST_MB if name in IMAGES])
+def test_calls_in_flight_are_answered_when_it_drains(name, start, repository):
+    """SIGTERM meets calls that are being computed, and more come within its delay: none fails."""
+    server = start(IMAGES[name], *PORT, "-v", f"{repository}:/models:ro")
+    serving(server)
+    photos = rig.photos(64, size=(1000, 750))
+    calls: list[tuple[float, float, str]] = []
+    ended = threading.Event()
+
+    def ask() -> None:
+        # No retries: what fails, fails.
+        with Classifier(address(server), retries=0, timeout_s=60) as classifier:
+            while not ended.is_set():
+                begun_s, said = time.monotonic(), ""
+                try:
+                    answers = classifier.classify(photos)
+                    said = next((answer.error for answer in answers if answer.error), "")
+                except ServiceError as error:
+                    said = repr(error)
+                    ended.set()
+                calls.append((begun_s, time.monotonic(), said))
+
+    callers = [threading.Thread(target=ask) for _ in range(3)]
+    for caller in callers:
+        caller.start()
+    ended.wait(5)
+    told_s = time.monotonic()
+    docker("kill", "--signal", "TERM", server.name)
+    for caller in callers:
+        caller.join(60)
+    assert "0\n" == docker("wait", server.name, timeout=30)
+    in_flight = [said for begun_s, ended_s, said in calls if begun_s < told_s < ended_s]
+    print(f"{name}: {len(in_flight)} calls in flight at SIGTERM")
+    assert len(in_flight) >= 2
+    # New calls are taken for --drain-delay, which is 2 s; docker itself takes a while to tell.
+    assert not any(said for begun_s, _, said in calls if begun_s < told_s + 1), (told_s, calls)
     assert '"drained"' in server.logs()
 
 
@@ -125,10 +186,14 @@ def test_health_turns_when_it_drains(name, start, repository):
 
 @pytest.mark.skipif("serve-cpu" not in IMAGES, reason="serve-cpu is not among the images")
 def test_limits_of_the_container_are_kept(start, repository):
-    """Half a core makes one worker of it, and 200 MB are enough for a small model."""
-    limits = ("--memory", "200m", "--cpus", "0.5", "-v", f"{repository}:/models:ro")
-    server = start(IMAGES["serve-cpu"], *limits)
+    """Half a core makes one worker of it; 200 MB are enough for a small model and 640 photos."""
+    limits = ("--memory", "200m", "--memory-swap", "200m", "--cpus", "0.5")
+    server = start(IMAGES["serve-cpu"], *limits, *PORT, "-v", f"{repository}:/models:ro")
     serving(server)
+    photos = rig.photos(64)
+    with Classifier(address(server)) as classifier:
+        for _ in range(10):
+            assert all(answer.error is None for answer in classifier.classify(photos))
     cores = "from service.config import num_cores; print(num_cores())"
     assert "1\n" == server.run("python", "-c", cores)
     assert not server.state()["OOMKilled"]
@@ -153,8 +218,30 @@ def test_training_image_has_both_rooms_and_the_same_cuda():
         "from importlib.metadata import version as v;"
         "print(v('nvidia-cudnn-cu13'), v('nvidia-cublas'))"
     )
-    found = docker("run", "--rm", "--tmpfs", "/tmp", "--entrypoint", "python", "hansang:train",
+    found = docker("run", "--rm", "--tmpfs", "/tmp", "--entrypoint", "python", IMAGES["train"],
                    "-c", code).split()  # fmt: skip
     lock = (Path(__file__).parents[2] / "requirements" / "serve.txt").read_text()
     assert f"nvidia-cudnn-cu13=={found[-2]} " in lock
     assert f"nvidia-cublas=={found[-1]} " in lock
+
+
+@pytest.mark.skipif("train" not in IMAGES, reason="train is not among the images")
+def test_training_image_compiles_as_triton_does_and_loads_it():
+    """As a worker runs: Triton's own builder makes a module from C, and Python loads it."""
+    source = """
+#include <Python.h>
+#include <dlfcn.h>
+static PyObject* answer(PyObject* self, PyObject* none) { return PyLong_FromLong(42); }
+static PyMethodDef methods[] = {{"answer", answer, METH_NOARGS, ""}, {0}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "stub", 0, -1, methods};
+PyMODINIT_FUNC PyInit_stub(void) { return PyModule_Create(&module); }
+"""
+    code = (
+        "from triton.runtime.build import compile_module_from_src as build;"
+        f"stub = build({source!r}, 'stub'); print(stub.__file__, stub.answer())"
+    )
+    hardened = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    found = docker("run", "--rm", *hardened, "--tmpfs", "/tmp:exec", "--entrypoint", "python",
+                   IMAGES["train"], "-c", code)  # fmt: skip
+    assert found.startswith("/tmp/"), found
+    assert found.endswith(" 42\n"), found

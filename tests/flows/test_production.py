@@ -75,6 +75,28 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
     assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
 
 
+def test_a_pool_of_kubernetes_jobs_keeps_its_template_and_takes_every_flow(rig):
+    """What trains asks for a GPU, what is light for none; no pool is made that nobody polls."""
+    path = _rig.ROOT / "deploy" / "kubernetes" / "prefect" / "job-template.json"
+    template = json.loads(path.read_text())
+    rig.post("/work_pools/", {"name": "hansang", "type": "kubernetes", "concurrency_limit": 7,
+                              "base_job_template": template})  # fmt: skip
+
+    rig.deploy(gpus=1)
+    again = rig.deploy(gpus=1)
+
+    assert {"unchanged", "left as it is: kubernetes"} == {change["what"] for change in again}
+    pools = {pool["name"]: pool for pool in rig.post("/work_pools/filter", {})}
+    assert {"hansang"} == set(pools)
+    assert template == pools["hansang"]["base_job_template"]
+    assert 7 == pools["hansang"]["concurrency_limit"]
+    found = {each["name"]: each for each in rig.post("/deployments/filter", {})}
+    assert {"hansang"} == {each["work_pool_name"] for each in found.values()}
+    asked = {name: each["job_variables"].get("gpus") for name, each in found.items()}
+    default = template["variables"]["properties"]["gpus"]["default"]
+    assert ("0", "1", None) == (default, asked["pipeline"], asked["drift"])
+
+
 def test_the_nights_to_come_are_scheduled(rig):
     """The cron of the deployment becomes runs, or no night would ever come.
 

@@ -10,6 +10,8 @@ import pytest
 
 yaml = pytest.importorskip("yaml")
 
+from flows.links import SETTING
+from flows.up import SERVER_SETTINGS
 from service.config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +109,14 @@ def test_s3_overlay_wants_no_volume():
     assert not [r for r in resources if r["kind"] == "PersistentVolumeClaim"]
     (container,) = one(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert "--repository=s3://hansang/models" in container["args"]
-    assert one(resources, "NetworkPolicy")["spec"]["egress"]
+    opened = {
+        (to["ipBlock"]["cidr"] if to else "everywhere", port["port"])
+        for rule in one(resources, "NetworkPolicy")["spec"]["egress"]
+        for to in rule.get("to", [None])
+        for port in rule["ports"]
+    }
+    # Names, the bucket, and where AWS tells a node its role.
+    assert {("everywhere", 53), ("everywhere", 443), ("169.254.169.254/32", 80)} == opened
 
 
 def test_flags_in_manifests_are_flags_of_the_server():
@@ -154,6 +163,21 @@ def test_compose_stops_the_worker_first_and_gives_everyone_time():
     assert seconds(SERVICES["service"]["stop_grace_period"]) > drain_s + 5
 
 
+def test_compose_keeps_leases_and_serves_the_reports_that_pages_link_to():
+    """As `hansang up`: a lease outlives its server; links lead to the port of the web server."""
+    server = SERVICES["prefect"]
+    for name, value in SERVER_SETTINGS.items():
+        if "LEASE" in name:
+            assert value == server["environment"][name]
+    home = server["environment"]["PREFECT_HOME"]
+    assert [f"prefect:{home}"] == server["volumes"]
+    assert "prefect" in COMPOSE["volumes"]
+    (port,) = SERVICES["reports"]["ports"]
+    for worker in ("worker", "worker-light"):
+        link = SERVICES[worker]["environment"][SETTING]
+        assert link.rstrip("}").rsplit(":", 1)[1] == port.rsplit(":", 1)[1]
+
+
 def test_compose_holds_no_secret_and_no_moving_tag():
     """Passwords are files, images have versions, and no port is open to the world by default."""
     for name, service in SERVICES.items():
@@ -183,7 +207,7 @@ def test_env_example_names_only_what_compose_reads():
 
 @pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
 def test_compose_reads_its_files(files, tmp_path):
-    """Compose itself parses and merges them."""
+    """Compose itself parses and merges them; with a GPU the service has CUDA's memory, too."""
     command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
     if shutil.which(command[0]) is None:
         pytest.skip("Docker Compose is not installed")
@@ -191,6 +215,7 @@ def test_compose_reads_its_files(files, tmp_path):
         pytest.skip("Docker Compose is not installed")
     for file in files:
         shutil.copy(ROOT / file, tmp_path)
+    shutil.copy(ROOT / ".env.example", tmp_path / ".env")
     (tmp_path / "secrets").mkdir()
     for name in COMPOSE["secrets"]:
         (tmp_path / "secrets" / name).write_text("x")
@@ -200,29 +225,35 @@ def test_compose_reads_its_files(files, tmp_path):
     )
     assert 0 == ran.returncode, ran.stderr
     assert ("nvidia" in ran.stdout) == (len(files) == 2)
+    merged = yaml.safe_load(ran.stdout)["services"]
+    told = str(merged["service"]["mem_limit"])
+    limit = int(told.removesuffix("g")) * (2**30 if told.endswith("g") else 1)
+    assert (8 if len(files) == 2 else 2) * 2**30 == limit
+    for worker in ("worker", "worker-light"):
+        assert ["/tmp:exec"] == merged[worker]["tmpfs"]
 
 
-@pytest.mark.parametrize(
-    ("role", "there", "absent"),
-    [
-        ("serve-cpu", "onnxruntime", {"torch", "prefect", "nvidia-cudnn-cu13"}),
-        ("serve", "nvidia-cudnn-cu13", {"torch", "prefect"}),
-    ],
-)
-def test_bill_of_materials_names_what_an_image_holds(role, there, absent, tmp_path):
-    """`make sbom` lists every package of the lock with its hashes, and none that only trains."""
+def test_bill_of_materials_names_what_an_image_holds(tmp_path):
+    """`make sbom` lists every package that an image installs, once, and none that only trains."""
     if shutil.which("cyclonedx-py") is None:
         pytest.skip("cyclonedx-py is not installed (make test-deploy)")
-    made = tmp_path / "sbom.json"
     subprocess.run(
-        ["cyclonedx-py", "requirements", "--output-reproducible", "-o", made,
-         ROOT / "requirements" / f"{role}.txt"],
-        check=True, capture_output=True, timeout=60,
+        # Its environment is there: this test runs in it.
+        ["make", "--assume-old", ".venv-deploy/.ready", "sbom", f"SBOM={tmp_path}"],
+        cwd=ROOT, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
-    bill = json.loads(made.read_text())
-    names = {component["name"] for component in bill["components"]}
-    assert "CycloneDX" == bill["bomFormat"]
-    assert there in names
-    assert not names & absent
-    lock = (ROOT / "requirements" / f"{role}.txt").read_text()
-    assert names == set(re.findall(r"^([a-z0-9_.-]+)==", lock, re.MULTILINE))
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    for role in ("serve-cpu", "serve", "train"):
+        bill = json.loads((tmp_path / f"{role}.json").read_text())
+        assert "CycloneDX" == bill["bomFormat"]
+        found = [f"{each['name']}=={each['version']}" for each in bill["components"]]
+        (stage,) = (s for s in stages if s.startswith(f"pip AS packages-{role}\n"))
+        installed = set()
+        for lock in re.findall(r"-r ([a-z-]+\.txt)", stage):
+            text = (ROOT / "requirements" / lock).read_text()
+            installed |= set(re.findall(r"^([a-z0-9_.-]+==[^ ;]+)", text, re.MULTILINE))
+        assert sorted(installed) == sorted(found)
+        names = {name.split("==")[0] for name in found}
+        assert {"onnxruntime", "onnxruntime-gpu"} & names
+        assert "opentelemetry-sdk" in names
+        assert (role == "train") == bool(names & {"torch", "prefect"})

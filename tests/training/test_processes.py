@@ -147,6 +147,42 @@ def test_torchrun_itself_starts_a_run_and_a_bad_batch_is_refused(dishes, tmp_pat
     assert "13 photos cannot be shared equally by 2 processes; try --batch-size 12" in odd.stderr
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_two_machines_end_with_the_weights_of_one(dishes, tmp_path):
+    """Two agents of torchrun, as on two machines that see one folder: one run, the same bits."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank",
+             str(node), "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port",
+             str(port), "-m", "--", *command(dishes, tmp_path / "nodes")[2:]],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    printed = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [0, 0] == [agent.returncode for agent in agents], printed
+    for home, num_processes in (("one", "2"), ("alone", "1")):
+        subprocess.run(
+            command(dishes, tmp_path / home, "--nproc", num_processes),
+            cwd=ROOT, check=True, capture_output=True,
+        )  # fmt: skip
+
+    (nodes, seen), (one, known), (alone, _) = (
+        checkpoint.load(sorted((tmp_path / home / "runs/r/checkpoints").glob("step-*"))[-1])
+        for home in ("nodes", "one", "alone")
+    )
+
+    assert known["step"] == seen["step"] > 0
+    assert one.keys() == nodes.keys()
+    assert all(torch.equal(one[name], nodes[name]) for name in one)
+    # BatchNorm sees other halves in one process: what is compared does tell runs apart.
+    assert not all(torch.equal(one[name], alone[name]) for name in one)
+
+
 def learn(rank: int, size: int, port: int, cache: Path, run_dir: Path, asked: int) -> None:
     """Train as one of `size` processes, with fixed statistics; stop when asked so many times."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
