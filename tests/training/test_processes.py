@@ -235,7 +235,7 @@ def validate(rank: int, size: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     torch.set_num_threads(1)
-    split = Split(np.zeros((129, 37, 37, 3), np.uint8), np.arange(129) % 3, ("",) * 129)
+    split = Split(np.zeros((513, 37, 37, 3), np.uint8), np.arange(513) % 3, ("",) * 513)
     asked = 0
     with joined(cuda=False) as world:
         engine = Engine(TrainConfig(image_size=32), 3, torch.device("cpu"), world=world)
@@ -252,7 +252,7 @@ def validate(rank: int, size: int, port: int, out: Path) -> None:
 
 
 def test_processes_stop_together_within_a_validation(tmp_path):
-    """Of 129 photos one has a batch, the other two: both are asked as often, and both stop."""
+    """Of 513 photos one has a batch, the other two: both are asked as often, and both stop."""
     in_processes(2, validate, tmp_path)
 
     assert ["2", "2"] == [(tmp_path / str(rank)).read_text() for rank in range(2)]
