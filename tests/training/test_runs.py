@@ -316,9 +316,9 @@ def test_a_stop_while_the_result_is_measured_is_heard(finished, dishes, tmp_path
 @pytest.mark.parametrize(("flip_average", "most"), [(False, 64), (True, 32)])
 def test_a_validation_on_a_cpu_listens_every_few_seconds(flip_average, most):
     """Slow CPUs validate 15 photos of 224 px in a second: no more lie between two questions."""
-    images = np.zeros((130, 37, 37, 3), np.uint8)
+    images = np.zeros((130, 256, 256, 3), np.uint8)
     split = Split(images, np.arange(130) % 3, ("",) * 130)
-    config = TrainConfig(image_size=32, flip_average=flip_average)
+    config = TrainConfig(image_size=224, flip_average=flip_average)
     engine = Engine(config, 3, torch.device("cpu"))
     asked = []
 
