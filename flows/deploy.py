@@ -224,6 +224,7 @@ def _apply(file: Path, *, home: Path, data: str, model: str, pool: str, gpus: in
          "--prefect-file", str(file.resolve())],
         cwd=home,
         env={
+            "HANSANG_METRICS": "http://localhost:8002/metrics",
             **os.environ, "HANSANG_HOME": str(home.resolve()), "HANSANG_DATA": data,
             "HANSANG_MODEL": model, "HANSANG_POOL": pool, "HANSANG_GPUS": str(gpus),
             "PREFECT_LOGGING_LEVEL": "WARNING",

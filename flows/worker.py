@@ -4,7 +4,8 @@
 
 A container ends with its first process, and the system kills whatever else still runs in it. Here
 the first process waits: SIGTERM goes to the worker and the flows that it runs, each flow stops its
-training, which saves, and only when no process is left does this one end.
+training, which saves. When no process is left it gives the runs back, to whatever worker comes
+next, and ends.
 """
 
 import ctypes
@@ -15,10 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TRAINING = b"\0-m\0training\0"
 """A training process is stopped by its flow, and again told it would take it for a hurry."""
+
+_RUN = b"PREFECT__FLOW_RUN_ID="
 
 
 def run(command: Sequence[str]) -> int:
@@ -26,9 +30,11 @@ def run(command: Sequence[str]) -> int:
     # What loses its parent becomes our child, as it would for the first process of a container.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     worker = subprocess.Popen(command)
+    stopped: set[UUID] = set()
 
     def stop(number: int, _: Any) -> None:
         for pid in _descendants(os.getpid()):
+            stopped.update(_run_of(pid))
             if _TRAINING not in _command(pid):
                 try:
                     os.kill(pid, number)
@@ -42,6 +48,8 @@ def run(command: Sequence[str]) -> int:
         try:
             pid, status = os.wait()
         except ChildProcessError:
+            if stopped:
+                _give_back(stopped)
             return code
         if pid == worker.pid:
             code = os.waitstatus_to_exitcode(status)
@@ -65,9 +73,39 @@ def _descendants(root: int) -> list[int]:
     return found
 
 
-def _command(pid: int) -> bytes:
+def _give_back(runs: set[UUID]) -> None:
+    """Schedule runs that were stopped, unless they have ended.
+
+    Else they would stay Running until the server misses their heartbeats. And a server that is
+    started again in between holds back for 15 minutes what follows from an event before its start.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.states import AwaitingRetry
+
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        with get_client(sync_client=True) as client:
+            for run in runs:
+                found = client.read_flow_run(run)
+                if found.state and found.state.is_running() and "hansang" in found.tags:
+                    client.set_flow_run_state(run, AwaitingRetry(message="its worker was stopped"))
+    except Exception as error:
+        # The heartbeats are still missed: later, but the run is found.
+        print(f"cannot give back {len(runs)} runs: {error!r}", file=sys.stderr)
+
+
+def _run_of(pid: int) -> list[UUID]:
+    """Return the flow run that a process belongs to, if any."""
+    settings = _read(pid, "environ").split(b"\0")
+    return [UUID(each.removeprefix(_RUN).decode()) for each in settings if each.startswith(_RUN)]
+
+
+def _command(pid: int) -> bytes:
+    return _read(pid, "cmdline")
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
 
