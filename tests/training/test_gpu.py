@@ -10,7 +10,7 @@ from training.cache import DatasetCache, Split
 from training.config import AugmentConfig, TrainConfig
 from training.engine import Engine
 from training.errors import DivergedError, StoppedError
-from training.feed import feed_for, resident_bytes
+from training.feed import feed_for, resident_bytes, sharing
 from training.optimizer import optimizer_of
 from training.prepare import prepare
 from training.resnet import build
@@ -111,6 +111,14 @@ def test_photos_that_fit_lie_on_the_device_by_themselves():
 
     assert "resident on" in feed_for(photos, CUDA).description
     assert photos.images.nbytes == resident_bytes(photos, CUDA)
+
+
+def test_runs_share_one_resident_copy(cache):
+    """All runs of a tuning worker read the same copy of the photos; afterwards it is freed."""
+    with sharing(cache.splits, CUDA):
+        shared = feed_for(cache.splits["train"], CUDA)
+        assert shared is feed_for(cache.splits["train"], CUDA)
+    assert shared is not feed_for(cache.splits["train"], CUDA)
 
 
 def test_augmentation_draws_the_same_pixels():
