@@ -24,32 +24,38 @@ def marked_files() -> list[str]:
     return [path.relative_to(rig.ROOT).as_posix() for path in marked]
 
 
-def run_marked(output: IO[str], *flags: str) -> int:
-    """Run the tests marked `gpu`, with no plugin but those that they need; return the exit code.
+def start_marked(output: IO[str], *flags: str, most_s: float = 600) -> subprocess.Popen[bytes]:
+    """Start the tests marked `gpu`, with no plugin but those that they need.
 
-    Others that are installed may want what a rehearsal hides, or more than there is.
+    Others that are installed may want what a rehearsal hides, or more than there is. `timeout` ends
+    them, and what they started, whatever becomes of this process.
     """
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "pytest_asyncio.plugin",
-               "-p", "pytest_timeout", *flags, *marked_files()]  # fmt: skip
+    command = ["timeout", "--kill-after=5", f"{most_s:.0f}", sys.executable, "-m", "pytest",
+               "-m", "gpu", "-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", *flags,
+               *marked_files()]  # fmt: skip
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run(
+    return subprocess.Popen(
         command, cwd=rig.ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
-    ).returncode
+    )
 
 
-def marked_tests(device: str, log: Path) -> dict[str, Any]:
-    """Run every test marked `gpu`; on CUDA none may skip. What they say is left in `log`."""
-    with log.open("w", encoding="utf-8") as output:
-        code = run_marked(output, "-v", "-rs", "--durations=10", "--timeout=150")
+def marked_tests(device: str, tests: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
+    """Wait for every test marked `gpu`; on CUDA none may skip."""
+    try:
+        code = tests.wait()
+    finally:
+        tests.terminate()
     said = log.read_text("utf-8")
     last = (said.strip().splitlines() or ["nothing"])[-1]
-    assert code == 0, said[-5000:]
+    assert code == 0, f"exit code {code}\n{said[-5000:]}"
     if device == "cuda":
         assert "passed" in last and "skipped" not in last, said[-5000:]
     return {"pytest": last, "files": marked_files()}
 
 
-def shares_of(device: str, work: Path, log: Path) -> tuple[list[rig.Share], list[rig.Share]]:
+def shares_of(
+    device: str, work: Path, marked: rig.Stage
+) -> tuple[list[rig.Share], list[rig.Share]]:
     """Return what the specification names, and what goes beyond it, each with its share.
 
     Together they fit into the time that there is on CUDA.
@@ -63,13 +69,13 @@ def shares_of(device: str, work: Path, log: Path) -> tuple[list[rig.Share], list
     named: list[rig.Share] = [
         ("provider", serving.provider, 15),
         ("step_parity", training.step_parity, 15),
-        ("curves", training.curves, 60),
+        ("curves", training.curves, 70),
         ("onnx", serving.onnx, 20),
-        ("graphs", serving.graphs, 35),
+        ("graphs", serving.graphs, 40),
         ("jpeg", serving.jpeg, 15),
-        ("resume", training.resume, 50),
-        ("compiled", training.compiled, 50),
-        ("marked_tests", lambda: marked_tests(device, log), 150),
+        ("resume", training.resume, 60),
+        ("compiled", training.compiled, 60),
+        ("marked_tests", marked, 115),
     ]
     beyond: list[rig.Share] = [
         ("server", serving.server, 25),
@@ -81,12 +87,20 @@ def shares_of(device: str, work: Path, log: Path) -> tuple[list[rig.Share], list
 
 
 def main() -> None:
-    """Run the stages."""
+    """Run the stages; beside them, from the start, the tests: they compile for minutes."""
     chosen = rig.options(__doc__)
     report = rig.Report("gpu-check", chosen)
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
-        log = report.path.with_suffix(".tests.txt")
-        report.run(*shares_of(report.device, Path(folder), log))
+    device, log = report.device, report.path.with_suffix(".tests.txt")
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder, log.open("w") as output:
+        flags = ("-v", "-rs", "--durations=10", "--timeout=150")
+        wanted = report.wants("marked_tests")
+        tests = start_marked(output, *flags, most_s=report.left_s) if wanted else None
+
+        def marked() -> dict[str, Any]:
+            assert tests is not None
+            return marked_tests(device, tests, log)
+
+        report.run(*shares_of(device, Path(folder), marked))
         report.end()
 
 

@@ -106,7 +106,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, ".")
 from benchmarks import gpu_check, gpu_rig
-groups = gpu_check.shares_of("cuda", Path({str(tmp_path)!r}), Path("log"))
+groups = gpu_check.shares_of("cuda", Path({str(tmp_path)!r}), dict)
 print(sum(share_s for group in groups for _, _, share_s in group), gpu_rig.BUDGET_S["cuda"])
 """
     shares_s, budget_s = map(float, bare("-c", script).stdout.split())
@@ -146,9 +146,9 @@ def test_every_gpu_test_can_be_collected_on_a_bare_machine():
     script = """
 import sys
 sys.path.insert(0, ".")
-from benchmarks.gpu_check import marked_files, run_marked
+from benchmarks.gpu_check import marked_files, start_marked
 assert "tests/training/test_gpu.py" in marked_files()
-sys.exit(run_marked(sys.stdout, "--collect-only"))
+sys.exit(start_marked(sys.stdout, "--collect-only").wait())
 """
     done = bare("-c", script)
 
