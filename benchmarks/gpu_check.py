@@ -101,7 +101,8 @@ def main() -> None:
             return marked_tests(device, tests, log)
 
         report.run(*shares_of(device, Path(folder), marked))
-        report.end()
+    # Not within: it exits at once, and the folder would stay, with its gigabyte.
+    report.end()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ print("all")
         ("gpu_check", ["step_parity", "augmentation"]),
         ("gpu_check", ["jpeg"]),
         ("gpu_train", ["ceilings", "off-8"]),
-        ("gpu_serve", ["fp32-eager"]),
+        ("gpu_serve", ["fp32-nhwc-eager", "raw-fp16-workers"]),
     ],
 )
 def test_a_script_is_rehearsed(script, stages, tmp_path):
@@ -64,7 +64,7 @@ def test_a_script_is_rehearsed(script, stages, tmp_path):
     (path,) = tmp_path.glob("*.json")
     report = json.loads(path.read_text("utf-8"))
     assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
-    assert stages == [name for name in report["stages"] if name != "story"]
+    assert set(stages) == set(report["stages"]) - {"story"}
     assert {"gpu", "torch", "onnxruntime", "commit"} <= set(report["machine"])
     assert f"commit {report['machine']['commit']}" in path.with_suffix(".md").read_text("utf-8")
 
