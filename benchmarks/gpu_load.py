@@ -8,6 +8,7 @@ reads: several of them begin together, however long each took to start.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -39,23 +40,31 @@ def raw_request(images_NHWC: np.ndarray) -> Any:
 
 async def load(chosen: argparse.Namespace) -> dict[str, Any]:
     """Call until the time is over; count what was answered within it."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{chosen.port}", options=WIDE) as channel:
-        call: Any
+    # A connection for each call in flight: front ends get some each.
+    local = [*WIDE, ("grpc.use_local_subchannel_pool", 1)]
+    async with contextlib.AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(f"127.0.0.1:{chosen.port}", options=local)
+            )
+            for _ in range(chosen.in_flight)
+        ]
+        calls: list[Any]
         if chosen.kind == "raw":
             random = np.random.default_rng(0)
             shape = (chosen.images, chosen.size, chosen.size, 3)
             request = raw_request(random.integers(0, 256, shape, dtype=np.uint8))
-            call = oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+            calls = [oip_grpc.GRPCInferenceServiceStub(each).ModelInfer for each in channels]
         else:
             encoded = photos(chosen.images, size=(chosen.photo, chosen.photo))
             request = pb.ClassifyRequest(images=encoded, top_k=1)
-            call = pb_grpc.ClassifierStub(channel).Classify
-        await call(request, timeout=60)
+            calls = [pb_grpc.ClassifierStub(each).Classify for each in channels]
+        await asyncio.gather(*(call(request, timeout=60) for call in calls))
         print("ready", flush=True)
         begin_s, took, failed = float(sys.stdin.readline()), [], 0
         await asyncio.sleep(max(begin_s - time.time(), 0))
 
-        async def again() -> None:
+        async def again(call: Any) -> None:
             nonlocal failed
             while (now_s := time.time()) < begin_s + chosen.seconds:
                 try:
@@ -66,7 +75,7 @@ async def load(chosen: argparse.Namespace) -> dict[str, Any]:
                 if time.time() <= begin_s + chosen.seconds:
                     took.append(time.time() - now_s)
 
-        await asyncio.gather(*(again() for _ in range(chosen.in_flight)))
+        await asyncio.gather(*(again(call) for call in calls))
     return {"calls": len(took), "failed": failed, "took_s": took}
 
 

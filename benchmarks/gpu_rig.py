@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,12 +25,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HANSANG_PROGRESS_S", "1e9")
 
 ROOT = Path(__file__).resolve().parents[1]
-BUDGET_S = 520.0
-"""A script's time, compilation and all: under nine minutes."""
+BUDGET_S = {"cuda": 520.0, "cpu": 3600.0}
+"""A script's time, compilation and all: under nine minutes on a GPU. Rehearsals may take more."""
 
 _GRACE_S = 10.0
+_STARTED_S = time.monotonic()
 
 Stage = Callable[[], dict[str, Any]]
+Share = tuple[str, Stage, float]
+"""A stage's name, what it does, and how many seconds on CUDA are kept for it."""
 
 
 class OutOfTimeError(BaseException):
@@ -45,11 +48,14 @@ def options(description: str | None) -> argparse.Namespace:
         help="cpu rehearses every stage at small sizes; its figures mean nothing",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the report; default benchmarks/results")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="ends by then")
+    parser.add_argument("--budget-s", type=float,
+                        help=f"ends by then; default {BUDGET_S['cuda']:g}, of a rehearsal"
+                        f" {BUDGET_S['cpu']:g}")  # fmt: skip
     parser.add_argument(
         "--only", default="", help="stages to run, by name with commas; default: all of them"
     )
     chosen = parser.parse_args()
+    chosen.budget_s = chosen.budget_s or BUDGET_S[chosen.device]
     if chosen.out is None:
         rehearsal = ROOT / "build" / "rehearsal"
         chosen.out = ROOT / "benchmarks" / "results" if chosen.device == "cuda" else rehearsal
@@ -77,13 +83,14 @@ class Report:
         """Begin the report `kind` of a device."""
         self.device: str = chosen.device
         self._only = {name for name in chosen.only.split(",") if name}
-        self._ends_s = time.monotonic() + chosen.budget_s
+        self._ends_s = _STARTED_S + chosen.budget_s
+        self._slower = BUDGET_S[self.device] / BUDGET_S["cuda"]
         self.data: dict[str, Any] = {"kind": kind, "machine": machine(self.device), "stages": {}}
         gpu = re.sub(r"[^a-z0-9]+", "-", self.data["machine"]["gpu"].lower()).strip("-")
         self.path = chosen.out / f"{kind}-{gpu}.json"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Whatever hangs beyond Python's reach ends here: the report is written already.
-        watchdog = threading.Timer(chosen.budget_s + _GRACE_S, os._exit, (3,))
+        watchdog = threading.Timer(self.left_s + _GRACE_S, os._exit, (3,))
         watchdog.daemon = True
         watchdog.start()
         signal.signal(signal.SIGALRM, _out_of_time)
@@ -93,6 +100,23 @@ class Report:
     def left_s(self) -> float:
         """Return the seconds that are left."""
         return self._ends_s - time.monotonic()
+
+    def run(self, *groups: Sequence[Share]) -> None:
+        """Run stages in order, groups by importance.
+
+        Each may take its share of the time and what those before it spared, as long as the shares
+        of those of its group that come after it are left.
+        """
+        for group in groups:
+            left = [share for share in group if self.wants(share[0])]
+            while left:
+                name, work, share_s = left.pop(0)
+                spared_s = self.left_s / self._slower - sum(share[2] for share in left)
+                self.stage(name, work, most_s=max(share_s, spared_s))
+
+    def wants(self, name: str) -> bool:
+        """Return whether a stage is to run: all are, unless some were chosen by name."""
+        return not self._only or name in self._only
 
     def stage(
         self, name: str, work: Stage, *, needs_s: float = 5.0, most_s: float = 180.0
@@ -105,11 +129,10 @@ class Report:
             needs_s: With less time than that it is not begun.
             most_s: It is broken off then, for the sake of the others.
         """
-        if self._only and name not in self._only:
+        if not self.wants(name):
             return None
         started_s = time.monotonic()
-        if self.device == "cpu":
-            most_s *= 4
+        most_s *= self._slower
         entry: dict[str, Any] = {"status": "skipped: no time was left"}
         if self.left_s > needs_s:
             self.data["stages"][name] = {"status": "begun, and never ended", "took_s": 0}
@@ -148,11 +171,16 @@ class Report:
         stages = self.data["stages"]
         bad = [f"{name}: {entry['status']}" for name, entry in stages.items()
                if entry["status"] != "ok"]  # fmt: skip
+        bad += [f"{name}: there is no such stage" for name in sorted(self._only - set(stages))]
         print(table(self.data))
         print(f"report: {self.path}")
         for line in bad:
             print(f"not ok: {line}", file=sys.stderr)
-        print(f"{len(stages) - len(bad)} of {len(stages)} stages are ok", flush=True)
+        took_s = time.monotonic() - _STARTED_S
+        print(
+            f"{len(stages) - len(bad)} of {len(stages)} stages are ok, in {took_s:.0f} s",
+            flush=True,
+        )
         # Threads of onnxruntime and servers are not waited for.
         os._exit(1 if bad else 0)
 
@@ -245,6 +273,7 @@ def link_cuda() -> None:
     beside = Path(found.origin).parents[1] / "nvidia"
     places = [Path(place) for place in there.submodule_search_locations or ()]
     if not beside.exists() and places:
+        beside.unlink(missing_ok=True)  # a link that leads nowhere any more
         beside.symlink_to(places[0], target_is_directory=True)
 
 

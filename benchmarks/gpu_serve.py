@@ -6,14 +6,16 @@ alone     what lies on the device already, one session: precision, layout, CUDA 
 lanes     with the copies to the device and back, as the server runs it
 raw       uint8 pixels over gRPC, from processes of their own
 jpeg      JPEGs of 500 x 500 over gRPC, decoded by the server on its cores
+          both also through front ends in processes of their own (`--workers`)
 decoding  cores against the device (torchvision's nvJPEG): whether the latter would earn its place
 
 ResNet18 with random weights. Beside each figure over gRPC stands what was busy: the lanes, the
-server's cores; what is busiest is the next bottleneck.
+cores of the server's processes; what is busiest is the next bottleneck.
 """
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import subprocess
@@ -51,13 +53,15 @@ class Scale:
     clients: int
     seconds: float
     photo: int
+    workers: int
 
 
 SCALES = {
-    "cuda": Scale(224, (1, 8, 32, 64, 128, 256), 64, 64, 6, 5.0, 500),
-    "cpu": Scale(32, (1, 8), 8, 8, 2, 0.6, 96),
+    "cuda": Scale(224, (1, 8, 32, 64, 128, 256), 64, 64, 6, 5.0, 500, max(num_cores() // 4, 2)),
+    "cpu": Scale(32, (1, 8), 8, 8, 2, 0.6, 96, 2),
 }
-FLAGS = ("--queue-size", "4096")
+# Front ends share both limits, and connections do not spread evenly over them.
+FLAGS = ("--queue-size", "16384", "--max-bytes-in-flight", str(2**31))
 
 _START_S = 0.3
 """When the processes that make the load begin together, from the moment that all are ready."""
@@ -135,25 +139,26 @@ class Bench:
         return {"best_images_per_s": max(row["images_per_s"] for row in rows), "rows": rows}
 
     @contextlib.contextmanager
-    def served(self, precision: str) -> Iterator[Serving]:
+    def served(self, precision: str, workers: int) -> Iterator[Serving]:
         """Serve a model file with the settings that the measurements want."""
-        flags = ("--max-batch", str(self.scale.max_batch), *FLAGS)
+        flags = ("--max-batch", str(self.scale.max_batch), "--workers", str(workers), *FLAGS)
         folder = Path(tempfile.mkdtemp(dir=self.work))
         with Served(self.files[precision], folder, self.device, *flags) as server:
             yield server
 
-    def over_grpc(self, kind: str, precision: str) -> Found:
+    def over_grpc(self, kind: str, precision: str, workers: int = 0) -> Found:
         """Load a server with one lone caller, then with many, and say what was busy."""
         scale, rows = self.scale, []
         plans = [(1, 1, 1), (scale.per_call, scale.clients, 2)]
         if kind == "raw":
             plans.append((scale.per_call, 1, 4))
-        with self.served(precision) as server:
+        with self.served(precision, workers) as server:
             for images, clients, in_flight in plans:
                 rows.append(self._loaded(server, kind, images, clients, in_flight))
             said = server.said
         best = max(rows, key=lambda row: row["images_per_s"])
         return {
+            "front_ends": workers,
             "best_images_per_s": best["images_per_s"],
             "one_image_p50_ms": rows[0]["p50_ms"],
             "next_bottleneck": _busiest(best),
@@ -185,14 +190,18 @@ class Bench:
             process.stdin.write(f"{at}\n")
             process.stdin.flush()
         time.sleep(max(at - time.time(), 0))
-        before = _measures(server)
+        before, each_before = _measures(server), server.each_cpu_s()
         time.sleep(scale.seconds)
-        after = _measures(server)
+        after, each_after = _measures(server), server.each_cpu_s()
         answers = [json.loads(process.communicate(timeout=120)[0]) for process in started]
         took = [value for answer in answers for value in answer["took_s"]]
         assert took, "no call was answered"
         spent = {name: after[name] - before[name] for name in before}
         wall_s = spent.pop("at")
+        cores = [
+            round((value - each_before.get(pid, 0)) / wall_s, 2)
+            for pid, value in each_after.items()
+        ]
         return {
             "images_a_call": images,
             "calls_in_flight": clients * in_flight,
@@ -203,7 +212,9 @@ class Bench:
             "images_a_run": round(spent["images"] / max(spent["runs"], 1), 1),
             "lanes_busy": round(spent["compute"] / wall_s / LANES, 2),
             "decoders_busy": round(spent["decode"] / wall_s / num_cores(), 2),
-            "server_cores": round(spent["cpu"] / wall_s, 2),
+            "models_process_cores": cores[0],
+            "front_ends_cores": round(sum(cores[1:]), 2),
+            "busiest_front_end_cores": max(cores[1:], default=0),
         }
 
     def decoding(self) -> Found:
@@ -235,11 +246,9 @@ class Bench:
             found = [stages.get(name, {}).get("best_images_per_s", 0) for name in names]
             return float(max(found))
 
-        raw, jpeg = best("raw-fp16", "raw-fp32"), best("jpeg-fp16")
-        one = min(
-            stages.get(name, {}).get("one_image_p50_ms", float("inf"))
-            for name in ("raw-fp16", "raw-fp32")
-        )
+        raws = ("raw-fp16", "raw-fp32", "raw-fp16-workers")
+        raw, jpeg = best(*raws), best("jpeg-fp16", "jpeg-fp16-workers")
+        one = min(stages.get(name, {}).get("one_image_p50_ms", float("inf")) for name in raws)
         alone = max(self.best.values(), default=0.0)
         return {
             "alone_30000": [round(alone), alone >= 30_000],
@@ -252,7 +261,6 @@ class Bench:
 def _measures(server: Serving) -> dict[str, float]:
     return {
         "at": time.monotonic(),
-        "cpu": server.cpu_s(),
         "compute": server.metric("hansang_compute_seconds_sum"),
         "runs": server.metric("hansang_compute_seconds_count"),
         "decode": server.metric("hansang_decode_seconds_sum"),
@@ -266,9 +274,23 @@ def _busiest(row: Found) -> str:
         return "the device, and the copies to it: both lanes are busy"
     if row["decoders_busy"] > 0.8:
         return "decoding: every core is at it"
-    if row["server_cores"] > 0.9:
-        return f"Python in the server's process, which used {row['server_cores']} cores"
+    if row["models_process_cores"] > 0.9:
+        return f"Python beside the models, whose process used {row['models_process_cores']} cores"
+    if row["busiest_front_end_cores"] > 0.9:
+        return "Python in a front end: more of them, or more connections for each to have some"
     return "the load, or the network between: the server waits"
+
+
+def matrix() -> Iterator[tuple[str, str, CudaOptions]]:
+    """Yield each way to run a model: its name, the file's precision, the options."""
+    for precision, graphs, nhwc in itertools.product(
+        ("fp16", "fp32", "tf32"), (True, False), (False, True)
+    ):
+        name = "-".join([precision, "nhwc" if nhwc else "nchw", "graphs" if graphs else "eager"])
+        options = CudaOptions(graphs=graphs, nhwc=nhwc, tf32=precision == "tf32")
+        yield name, "fp16" if precision == "fp16" else "fp32", options
+    searched = CudaOptions(nhwc=True, search="EXHAUSTIVE")
+    yield "fp16-nhwc-graphs-searched", "fp16", searched
 
 
 def main() -> None:
@@ -277,37 +299,28 @@ def main() -> None:
     report = rig.Report("gpu-serve", chosen)
     with tempfile.TemporaryDirectory(prefix="gpu-serve-") as folder:
         bench = Bench(report.device, Path(folder))
-        fp32 = {
-            "fp32-graphs": CudaOptions(),
-            "fp32-eager": CudaOptions(graphs=False),
-            "tf32-graphs": CudaOptions(tf32=True),
-            "tf32-nhwc-graphs": CudaOptions(tf32=True, nhwc=True),
-        }
-        fp16 = {
-            "fp16-graphs": CudaOptions(),
-            "fp16-nhwc-graphs": CudaOptions(nhwc=True),
-            "fp16-nhwc-searched-graphs": CudaOptions(nhwc=True, search="EXHAUSTIVE"),
-            "fp16-eager": CudaOptions(graphs=False),
-        }
 
         def alone(name: str, precision: str, options: CudaOptions) -> None:
             report.stage(name, lambda: bench.alone(precision, options), needs_s=10, most_s=60)
 
-        alone("fp16-graphs", "fp16", fp16.pop("fp16-graphs"))
+        def over_grpc(kind: str, precision: str, workers: int = 0) -> None:
+            name = "-".join([kind, precision, *(["workers"] if workers else [])])
+            work = functools.partial(bench.over_grpc, kind, precision, workers)
+            report.stage(name, work, needs_s=20, most_s=90)
+
+        models = list(matrix())
+        # What the aims are of comes first.
+        alone(*models.pop(0))
         report.stage("lanes-fp16", lambda: bench.lanes("fp16"), most_s=60)
-        for kind, precision in (("raw", "fp16"), ("jpeg", "fp16"), ("raw", "fp32")):
-            report.stage(
-                f"{kind}-{precision}",
-                lambda kind=kind, precision=precision: bench.over_grpc(kind, precision),
-                needs_s=20, most_s=90,
-            )  # fmt: skip
+        for kind, workers in itertools.product(("raw", "jpeg"), (0, bench.scale.workers)):
+            over_grpc(kind, "fp16", workers)
+        over_grpc("raw", "fp32")
         report.stage("decoding", bench.decoding, most_s=40)
-        for name, options in fp16.items():
-            alone(name, "fp16", options)
-        for name, options in fp32.items():
-            alone(name, "fp32", options)
+        for model in models:
+            alone(*model)
         report.stage("aims", lambda: bench.aims(report.data["stages"]), needs_s=0)
-        report.end()
+    # Not within: it exits at once, and the folder would stay, with its gigabyte.
+    report.end()
 
 
 if __name__ == "__main__":

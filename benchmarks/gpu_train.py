@@ -3,7 +3,7 @@
     python benchmarks/gpu_train.py [--device cpu] [--out FOLDER]     also: make gpu-bench
 
 copy, product    what the memory and the tensor cores can do: a large copy, a large bf16 product
-bare             forward, backward and step on tensors that lie on the device ready
+bare             forward and backward on tensors that lie on the device ready; and with the step
 ours             the trainer's loop: batches by index out of 33,593 resident photos, augmentation,
                  step, eager and compiled, in batches of 256 to 2048
 
@@ -129,8 +129,8 @@ class Bench:
         a, b = (torch.randn(side, side, device=self.device, dtype=torch.bfloat16) for _ in "ab")
         return self.rate(lambda: a @ b)
 
-    def bare(self, batch: int, compiling: str, **changes: Any) -> float:
-        """Return photos a second of the network alone, on fixed inputs."""
+    def bare(self, batch: int, compiling: str, *, step: bool, **changes: Any) -> float:
+        """Return photos a second of the network alone, on fixed inputs, with or without a step."""
         engine = self.engine(batch, compiling, **changes)
         size = self.scale.size
         inputs = torch.randn(batch, 3, size, size, device=self.device)
@@ -138,16 +138,17 @@ class Bench:
         targets = (torch.arange(batch) % CLASSES).to(self.device)
         engine.model.train()
 
-        def step() -> None:
+        def once() -> None:
             engine.optimizer.zero_grad(set_to_none=compiling != "graphs")
             with torch.autocast(
                 self.device.type, dtype=torch.bfloat16, enabled=engine.precision == "bf16"
             ):
                 logits = engine._network(inputs)
             F.cross_entropy(logits.float(), targets, label_smoothing=0.1).backward()
-            engine.optimizer.step()
+            if step:
+                engine.optimizer.step()
 
-        return batch * self.rate(step)
+        return batch * self.rate(once)
 
     def ours(self, batch: int, compiling: str, placement: Any = "auto", **changes: Any) -> float:
         """Return photos a second of the trainer's loop."""
@@ -177,13 +178,15 @@ class Bench:
         """Measure bare and ours, and set one beside the other."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        bare = self.bare(batch, compiling, **changes)
+        bare = self.bare(batch, compiling, step=False, **changes)
+        stepped = self.bare(batch, compiling, step=True, **changes)
         ours = self.ours(batch, compiling, **changes)
         return {
             "batch": batch,
             "compile": compiling,
             **changes,
             "bare_photos_per_s": round(bare),
+            "bare_with_step_photos_per_s": round(stepped),
             "ours_photos_per_s": round(ours),
             "ours_over_bare": round(ours / bare, 3),
             "s_an_epoch_of_33593": round(33_593 / ours, 2),

@@ -56,8 +56,9 @@ def pinned() -> list[str]:
     versions = dict(re.findall(r"^([a-z0-9._-]+)==([^\s\\;]+)", locked, re.MULTILINE))
     names = (HERE / "bare" / "carried.txt").read_text("utf-8").splitlines()
     wanted = [name for name in names if name and name[0] != "#" and "==" not in name]
-    # What no lock has is needed by nothing.
-    return [f"{name}=={versions[name]}" for name in wanted if name in versions]
+    unknown = sorted(set(wanted) - set(versions))
+    assert not unknown, f"carried.txt names what requirements/dev.txt has not: {unknown}"
+    return [f"{name}=={versions[name]}" for name in wanted]
 
 
 def pack(source: Path, target: Path) -> None:

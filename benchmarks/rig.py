@@ -153,12 +153,16 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the CPU time that it and its front ends have used."""
-        pid, ticks = self.process.pid, 0
+        return sum(self.each_cpu_s().values())
+
+    def each_cpu_s(self) -> dict[int, float]:
+        """Return the CPU time of each process: its own by its ID, then those of its front ends."""
+        pid, spent = self.process.pid, {}
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *children):
+        for each in (pid, *map(int, children)):
             fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+            spent[each] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return spent
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric over its labels."""

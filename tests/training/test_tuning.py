@@ -329,19 +329,6 @@ def test_a_finished_study_has_nothing_left_to_do(searched, cache):
     assert before == searched.trials()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_trials_share_one_resident_copy(cache):
-    """On a GPU all runs of a worker read the same copy of the photos; afterwards it is freed."""
-    from training.feed import feed_for, sharing
-
-    device = torch.device("cuda", 0)
-    with sharing(cache.splits, device):
-        shared = feed_for(cache.splits["train"], device)
-        assert shared is feed_for(cache.splits["train"], device)
-    assert shared is not feed_for(cache.splits["train"], device)
-
-
 # --- workers that die -----------------------------------------------------------------------------
 
 
