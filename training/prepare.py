@@ -10,28 +10,28 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import suppress
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.preprocessing import PREPROCESSING, ImageError, load_square, resize_size
+from service.preprocessing import PREPROCESSING, resize_size
 from storage import sync
 from terminal import Progress, no_progress
-from training import mirror
+from training import decoding, mirror
 from training.cache import FORMAT, DatasetCache, manifest_of
 from training.dataset import Photo, PhotoFolder, scan
 from training.errors import DataError
 from training.files import write_text
 
-_AT_ONCE = 16
-"""Photos of a thread's task: a task for each costs a tenth of the decoding of small photos."""
+_SYNCED_BYTES = 64 * 2**20
+"""What is decoded before the disk is made to have it, while more is decoded."""
 
 
 def prepare(
@@ -48,13 +48,19 @@ def prepare(
 
     Raises:
         DataError: The folder cannot be trained on (see `scan`), a class has no readable photo in
-            train or val, or the disk is too small.
+            train or val, the disk is too small, or a process that decodes was killed.
     """
     copies = mirror.here(cache_root)
-    cache = _prepared(
-        scan(data, seed=seed), image_size, copies, progress,
-        lambda path: mirror.pulled(cache_root / path.name),
-    )  # fmt: skip
+    try:
+        cache = _prepared(
+            scan(data, seed=seed), image_size, copies, progress,
+            lambda path: mirror.pulled(cache_root / path.name),
+        )  # fmt: skip
+    except BrokenExecutor as error:
+        raise DataError(
+            f"a process that decodes photos of {data} was killed, most likely for want of memory;"
+            " free some, and try again"
+        ) from error
     mirror.shared(cache_root / cache.path.name)
     return cache
 
@@ -75,35 +81,37 @@ def _prepared(
             continue
         if manifest.get("root") == str(folder.root.resolve()):
             return DatasetCache.open(path)
-    hashes = _file_hashes(folder)
-    key = _digest([FORMAT, PREPROCESSING, image_size, folder.labels, sorted(hashes.items())])[:12]
-    path = cache_root / f"{prefix}{key}"
-    if manifest_of(path) is None:
-        fetch(path)
-    manifest = manifest_of(path)
-    if manifest is not None:
-        # The same photos under other times, or elsewhere: only that is new.
-        manifest |= {"stamp": stamp, "root": str(folder.root.resolve())}
-        for split, listed in manifest["splits"].items():
-            listed["hashes"] = [hashes[f"{split}:{name}"] for name in listed["files"]]
-        write_text(path / "manifest.json", json.dumps(manifest, ensure_ascii=False))
+    with decoding.workers(len(folder.photos)) as pool:
+        hashes = _file_hashes(folder, pool)
+        key = _digest([FORMAT, PREPROCESSING, image_size, folder.labels, sorted(hashes.items())])
+        path = cache_root / f"{prefix}{key[:12]}"
+        if manifest_of(path) is None:
+            fetch(path)
+        manifest = manifest_of(path)
+        if manifest is not None:
+            # The same photos under other times, or elsewhere: only that is new.
+            manifest |= {"stamp": stamp, "root": str(folder.root.resolve())}
+            for split, listed in manifest["splits"].items():
+                listed["hashes"] = [hashes[f"{split}:{name}"] for name in listed["files"]]
+            write_text(path / "manifest.json", json.dumps(manifest, ensure_ascii=False))
+            return DatasetCache.open(path)
+        try:
+            cache_root.mkdir(parents=True, exist_ok=True)
+            with (cache_root / ".lock").open("w") as lock:
+                # One builder at a time; the system lets go of the lock of a killed one.
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if manifest_of(path) is None:
+                    before = _decoded_before(found)
+                    _build(folder, image_size, path, stamp, hashes, before, pool, progress)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                needed = _num_bytes(folder, image_size) / 2**20
+                raise DataError(
+                    f"no space for the dataset cache in {cache_root.resolve()}: it needs"
+                    f" {needed:.0f} MiB; free some, or choose another place with --cache-dir"
+                ) from error
+            raise
         return DatasetCache.open(path)
-    try:
-        cache_root.mkdir(parents=True, exist_ok=True)
-        with (cache_root / ".lock").open("w") as lock:
-            # One builder at a time; the system lets go of the lock of a killed one.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if manifest_of(path) is None:
-                _build(folder, image_size, path, stamp, hashes, _decoded_before(found), progress)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"no space for the dataset cache in {cache_root.resolve()}: it needs"
-                f" {_num_bytes(folder, image_size) / 2**20:.0f} MiB; free some, or choose another"
-                " place with --cache-dir"
-            ) from error
-        raise
-    return DatasetCache.open(path)
 
 
 def _build(
@@ -113,6 +121,7 @@ def _build(
     stamp: str,
     hashes: dict[str, str],
     before: Mapping[str, NDArray[np.uint8]],
+    pool: Executor,
     progress: Progress,
 ) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
@@ -126,32 +135,24 @@ def _build(
         bad: dict[str, str] = {}
         splits: dict[str, dict[str, list[Any]]] = {}
         done = 0
-        # Threads, not processes: Pillow lets go of the GIL while it decodes and resizes.
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
-            for split, members in groupby(folder.photos, key=lambda photo: photo.split):
-                photos = list(members)
-                rows = _create(temporary / f"{split}.npy", len(photos), resize_size(image_size))
-                wanted = [hashes[f"{split}:{_name(folder, photo)}"] for photo in photos]
-                starts = range(0, len(photos), _AT_ONCE)
-                kept: list[int] = []
-                for first, reasons in zip(
-                    starts, pool.map(partial(_fill, rows, before, photos, wanted), starts),
-                    strict=True,
-                ):  # fmt: skip
-                    for row, why in enumerate(reasons, first):
-                        if why is None:
-                            kept.append(row)
-                        else:
-                            bad[_name(folder, photos[row])] = why
-                    done += len(reasons)
-                    progress(done, len(folder.photos))
-                rows.flush()
-                _compact(temporary / f"{split}.npy", kept)
-                splits[split] = {
-                    "files": [_name(folder, photos[row]) for row in kept],
-                    "targets": [photos[row].target for row in kept],
-                    "hashes": [wanted[row] for row in kept],
-                }
+        for split, members in groupby(folder.photos, key=lambda photo: photo.split):
+            photos = list(members)
+            wanted = [hashes[f"{split}:{_name(folder, photo)}"] for photo in photos]
+            whys: dict[int, str | None] = {}
+            for row, why in _fill(
+                temporary / f"{split}.npy", resize_size(image_size), photos, wanted, before, pool
+            ):  # fmt: skip
+                whys[row] = why
+                done += 1
+                progress(done, len(folder.photos))
+            kept = [row for row in range(len(photos)) if whys[row] is None]
+            bad |= {_name(folder, photos[row]): why for row, why in whys.items() if why is not None}
+            _compact(temporary / f"{split}.npy", kept)
+            splits[split] = {
+                "files": [_name(folder, photos[row]) for row in kept],
+                "targets": [photos[row].target for row in kept],
+                "hashes": [wanted[row] for row in kept],
+            }
         _require_every_class(folder, splits, bad)
         manifest = {
             "format": FORMAT,
@@ -171,13 +172,37 @@ def _build(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _create(path: Path, num_photos: int, side: int) -> np.memmap[Any, np.dtype[np.uint8]]:
-    shape = (num_photos, side, side, 3)
-    rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+def _fill(
+    path: Path,
+    side: int,
+    photos: Sequence[Photo],
+    hashes: Sequence[str],
+    before: Mapping[str, NDArray[np.uint8]],
+    pool: Executor,
+) -> Iterator[tuple[int, str | None]]:
+    """Create a split's file of pixels; yield each row that is filled, and why not if it failed."""
+    shape = (len(photos), side, side, 3)
+    offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
     with path.open("r+b") as file:
-        # Reserved now: a disk that fills up later would kill the process with SIGBUS.
+        # Reserved now: a disk that fills up later would leave half a cache.
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return rows
+        new = [
+            (row, str(photo.path)) for row, photo in enumerate(photos) if hashes[row] not in before
+        ]
+        fill = partial(decoding.fill, str(path), offset, side)
+        filled = pool.map(fill, new, chunksize=decoding.AT_ONCE)
+        for row, digest in enumerate(hashes):
+            if digest in before:
+                file.seek(offset + row * before[digest].nbytes)
+                file.write(before[digest].data)
+                yield row, None
+        unsynced = 0
+        for (row, _), why in zip(new, filled, strict=True):
+            yield row, why
+            unsynced += side * side * 3
+            if unsynced >= _SYNCED_BYTES:
+                os.fdatasync(file.fileno())
+                unsynced = 0
 
 
 def _decoded_before(caches: list[Path]) -> dict[str, NDArray[np.uint8]]:
@@ -193,31 +218,9 @@ def _decoded_before(caches: list[Path]) -> dict[str, NDArray[np.uint8]]:
     return known
 
 
-def _fill(
-    rows: NDArray[np.uint8],
-    before: Mapping[str, NDArray[np.uint8]],
-    photos: Sequence[Photo],
-    hashes: Sequence[str],
-    first: int,
-) -> list[str | None]:
-    """Put the pixels of a task's photos into their rows; return for each why not, if it failed."""
-    reasons: list[str | None] = []
-    for row in range(first, min(first + _AT_ONCE, len(photos))):
-        why = None
-        try:
-            if hashes[row] in before:
-                rows[row] = before[hashes[row]]
-            else:
-                rows[row] = load_square(photos[row].path.read_bytes(), rows.shape[1])
-        except (ImageError, OSError) as error:
-            why = str(error)
-        reasons.append(why)
-    return reasons
-
-
 def _compact(path: Path, kept: list[int]) -> None:
     """Drop the rows that failed, one row in memory at a time, and cut the file."""
-    rows = np.lib.format.open_memmap(path, mode="r+")
+    rows = np.lib.format.open_memmap(path, mode="r")
     if len(kept) == len(rows):
         sync(path)
         return
@@ -259,21 +262,14 @@ def _stamp(folder: PhotoFolder, image_size: int) -> str:
     return _digest([FORMAT, PREPROCESSING, image_size, folder.labels, listed])
 
 
-def _file_hashes(folder: PhotoFolder) -> dict[str, str]:
+def _file_hashes(folder: PhotoFolder, pool: Executor) -> dict[str, str]:
     """Return split/path → SHA-256 of the content; the split is part of what a cache is."""
-
-    def digests(first: int) -> list[tuple[str, str]]:
-        return [
-            (
-                f"{photo.split}:{_name(folder, photo)}",
-                hashlib.sha256(photo.path.read_bytes()).hexdigest(),
-            )
-            for photo in folder.photos[first : first + _AT_ONCE]
-        ]
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "hash") as pool:
-        parts = pool.map(digests, range(0, len(folder.photos), _AT_ONCE))
-        return dict(chain.from_iterable(parts))
+    paths = [str(photo.path) for photo in folder.photos]
+    digests = pool.map(decoding.digest, paths, chunksize=decoding.AT_ONCE)
+    return {
+        f"{photo.split}:{_name(folder, photo)}": digest
+        for photo, digest in zip(folder.photos, digests, strict=True)
+    }
 
 
 def _dataset_hash(folder: PhotoFolder, hashes: dict[str, str], bad: dict[str, str]) -> str:

@@ -1,12 +1,18 @@
 """Photos are decoded once, by the function that serves; what is bad is named and left out."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.preprocessing import PREPROCESSING, load_square
+from training import decoding
 from training.cache import DatasetCache
 from training.errors import DataError
 from training.prepare import prepare
@@ -112,3 +118,93 @@ def test_two_builders_at_once_both_get_the_cache(folder, tmp_path):
 
     assert first.path == second.path
     assert np.array_equal(first.splits["train"].images, second.splits["train"].images)
+
+
+def test_processes_decode_what_threads_do(folder, tmp_path, monkeypatch):
+    """Many photos are decoded by processes: the same bytes, bad photos named as ever."""
+    root = folder({"train/a": 40, "train/b": 30, "val/a": 20, "val/b": 20})
+    (root / "train" / "a" / "7.jpg").write_bytes(b"no photo")
+    threads = prepare(root, 32, cache_root=tmp_path / "threads")
+
+    monkeypatch.setattr(decoding, "_FEW", 0)
+    processes = prepare(root, 32, cache_root=tmp_path / "processes")
+
+    assert processes.path.name == threads.path.name
+    for name in ("train.npy", "val.npy"):
+        assert (processes.path / name).read_bytes() == (threads.path / name).read_bytes()
+    assert list(processes.bad_files) == ["train/a/7.jpg"]
+    assert processes.bad_files == threads.bad_files
+
+
+_BUILDER = """
+import sys, time
+from pathlib import Path
+from training import decoding
+from training.errors import DataError
+from training.prepare import prepare
+
+decode = decoding.load_square
+
+def slowly(content, side):
+    time.sleep(0.05)
+    return decode(content, side)
+
+# At the top: the processes that decode import this file, too.
+decoding.load_square = slowly
+decoding._FEW = 0
+
+def main():
+    try:
+        prepare(
+            Path(sys.argv[1]), 32, cache_root=Path(sys.argv[2]),
+            progress=lambda done, total: print(done, flush=True),
+        )
+    except DataError as error:
+        print(error, flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def building(folder, tmp_path):
+    """Return a process in the midst of a build, and the processes that decode for it."""
+    root = folder({"train/a": 400, "train/b": 400, "val/a": 9, "val/b": 9})
+    (tmp_path / "builder.py").write_text(_BUILDER)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "builder.py"), str(root), str(tmp_path / "cache")],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+    )  # fmt: skip
+    assert process.stdout.readline().strip() == "1"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    decoders = [int(pid) for pid in children if "spawn_main" in _command(int(pid))]
+    assert decoders
+    yield process, decoders
+    process.kill()
+    process.communicate()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_killed_builder_leaves_no_process(building):
+    """Whoever decodes ends with the builder, so that the next one has the folder to itself."""
+    process, decoders = building
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + 10
+    while any("spawn_main" in _command(pid) for pid in decoders):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_decoder_that_is_killed_is_said(building):
+    """As by the system when memory runs out: a sentence, not a wait without an end."""
+    process, decoders = building
+    os.kill(decoders[0], signal.SIGKILL)
+    assert "was killed, most likely for want of memory" in process.communicate(timeout=60)[0]
