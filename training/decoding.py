@@ -10,9 +10,12 @@ import hashlib
 import multiprocessing
 import os
 import signal
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 
 from service.preprocessing import ImageError, load_square
+from training.errors import DataError
 
 AT_ONCE = 16
 """Photos of a task: a task for each takes a tenth of the time that small ones take to decode."""
@@ -21,14 +24,29 @@ _FEW = 1024
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def workers(num_photos: int) -> Executor:
-    """Return what runs the tasks below, one for each core."""
+@contextmanager
+def workers(num_photos: int) -> Iterator[Executor]:
+    """Yield what runs tasks, one for each core at a time.
+
+    Raises:
+        DataError: A process was killed.
+    """
     cores = len(os.sched_getaffinity(0))
+    pool: Executor
     if num_photos < _FEW:
-        return ThreadPoolExecutor(cores, "decode")
-    # Spawned: whoever calls may have threads, and a context on a GPU.
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(cores, context, _end_with_parent, (os.getpid(),))
+        pool = ThreadPoolExecutor(cores, "decode")
+    else:
+        # Spawned: whoever calls may have threads, and a context on a GPU.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(cores, context, _end_with_parent, (os.getpid(),))
+    try:
+        with pool:
+            yield pool
+    except BrokenExecutor as error:
+        raise DataError(
+            "a process that decodes photos was killed, most likely for want of memory; free some,"
+            " and try again"
+        ) from error
 
 
 def digest(photo: str) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -51,16 +51,10 @@ def prepare(
             train or val, the disk is too small, or a process that decodes was killed.
     """
     copies = mirror.here(cache_root)
-    try:
-        cache = _prepared(
-            scan(data, seed=seed), image_size, copies, progress,
-            lambda path: mirror.pulled(cache_root / path.name),
-        )  # fmt: skip
-    except BrokenExecutor as error:
-        raise DataError(
-            f"a process that decodes photos of {data} was killed, most likely for want of memory;"
-            " free some, and try again"
-        ) from error
+    cache = _prepared(
+        scan(data, seed=seed), image_size, copies, progress,
+        lambda path: mirror.pulled(cache_root / path.name),
+    )  # fmt: skip
     mirror.shared(cache_root / cache.path.name)
     return cache
 

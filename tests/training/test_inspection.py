@@ -7,6 +7,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw
 
+from training import decoding
 from training.datasheet.contact_sheet import contact_sheet
 from training.datasheet.inspection import inspect
 from training.errors import DataError
@@ -65,6 +66,15 @@ def test_every_bad_file_is_named_with_its_reason(folder, photo):
     } == set(sheet.bad_files)
     assert all(sheet.bad_files.values())
     assert () == sheet.copies
+
+
+def test_processes_see_what_threads_see(folder, monkeypatch):
+    """Many photos are looked at by processes: the same sheet."""
+    root = folder(COUNTS)
+    (root / "train" / "냉면" / "bad.jpg").write_bytes(b"no photo")
+    threads = inspect(root)
+    monkeypatch.setattr(decoding, "_FEW", 0)
+    assert inspect(root) == threads
 
 
 def test_copies_are_sorted_by_the_harm_they_do(folder):

@@ -4,11 +4,9 @@ scan ─► every file decoded once, as serving decodes (looks) ─► copies (d
 Sheet ─► JSON, one picture (contact_sheet), a page (sheet)
 """
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from terminal import Progress, no_progress
+from training import decoding
 from training.dataset import SPLITS, SUFFIXES, Photo, PhotoFolder, scan
 from training.datasheet import duplicates
 from training.datasheet.looks import Look, look, small
@@ -175,14 +174,15 @@ def inspect(data: Path, *, seed: int = 0, progress: Progress = no_progress) -> S
     """Read every photo of a folder, also of one that `scan` refuses: the sheet says why.
 
     Raises:
-        DataError: There is no folder, or no photo in it.
+        DataError: There is no folder, or no photo in it, or a process that decodes was killed.
     """
     folder, error = _scan_anyway(data, seed)
     paths = [photo.path for photo in folder.photos]
     bad: dict[str, str] = {}
     looks: list[Look | None] = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "inspect") as pool:
-        for path, found in zip(paths, pool.map(look, paths), strict=True):
+    with decoding.workers(len(paths)) as pool:
+        each = pool.map(look, paths, chunksize=decoding.AT_ONCE)
+        for path, found in zip(paths, each, strict=True):
             if isinstance(found, str):
                 bad[path.relative_to(folder.root).as_posix()] = found
             looks.append(None if isinstance(found, str) else found)
