@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 KEPT_OF = 4
 """One of so many goes on: the paper's own choice. Of thirds a search of 24 trials saved 34 % of its
-epochs, of quarters 50 % (docs/experiments.md)."""
+epochs, of quarters 48 % (docs/experiments.md)."""
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
