@@ -10,9 +10,11 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from types import ModuleType
 
 from service.preprocessing import ImageError, load_square
 from training.errors import DataError
@@ -39,6 +41,7 @@ def workers(num_photos: int) -> Iterator[Executor]:
         # Spawned: whoever calls may have threads, and a context on a GPU.
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(cores, context, _end_with_parent, (os.getpid(),))
+        _start(pool, cores)
     try:
         with pool:
             yield pool
@@ -47,6 +50,21 @@ def workers(num_photos: int) -> Iterator[Executor]:
             "a process that decodes photos was killed, most likely for want of memory; free some,"
             " and try again"
         ) from error
+
+
+def _start(pool: ProcessPoolExecutor, cores: int) -> None:
+    """Start every process, without the program that this one runs.
+
+    Each would import it first: seconds for a Prefect flow, and without an end for a script that
+    does not ask whether it is the main one.
+    """
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        for _ in range(cores):
+            pool.submit(int)
+    finally:
+        sys.modules["__main__"] = program
 
 
 def digest(photo: str) -> str:
@@ -80,8 +98,9 @@ def _content(path: str) -> bytes:
 
 
 def _end_with_parent(parent: int) -> None:
-    # Whoever builds may be killed; Ctrl-C is theirs to hear.
+    # Whoever builds may be killed; Ctrl-C and SIGTERM, which all may be sent, are theirs to hear.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

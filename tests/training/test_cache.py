@@ -136,34 +136,35 @@ def test_processes_decode_what_threads_do(folder, tmp_path, monkeypatch):
     assert processes.bad_files == threads.bad_files
 
 
-_BUILDER = """
+# Python runs it as it starts, in the processes that decode, too.
+_SLOW = """
 import sys, time
-from pathlib import Path
+sys.path.insert(0, {root!r})
 from training import decoding
-from training.errors import DataError
-from training.prepare import prepare
-
 decode = decoding.load_square
 
 def slowly(content, side):
     time.sleep(0.05)
     return decode(content, side)
 
-# At the top: the processes that decode import this file, too.
 decoding.load_square = slowly
 decoding._FEW = 0
+"""
 
-def main():
-    try:
-        prepare(
-            Path(sys.argv[1]), 32, cache_root=Path(sys.argv[2]),
-            progress=lambda done, total: print(done, flush=True),
-        )
-    except DataError as error:
-        print(error, flush=True)
+# A script as people write them: it does not ask whether it is the main one.
+_BUILDER = """
+import sys
+from pathlib import Path
+from training.errors import DataError
+from training.prepare import prepare
 
-if __name__ == "__main__":
-    main()
+try:
+    prepare(
+        Path(sys.argv[1]), 32, cache_root=Path(sys.argv[2]),
+        progress=lambda done, total: print(done, flush=True),
+    )
+except DataError as error:
+    print(error, flush=True)
 """
 
 
@@ -172,9 +173,10 @@ def building(folder, tmp_path):
     """Return a process in the midst of a build, and the processes that decode for it."""
     root = folder({"train/a": 400, "train/b": 400, "val/a": 9, "val/b": 9})
     (tmp_path / "builder.py").write_text(_BUILDER)
+    (tmp_path / "sitecustomize.py").write_text(_SLOW.format(root=str(Path.cwd())))
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "builder.py"), str(root), str(tmp_path / "cache")],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout.readline().strip() == "1"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -201,6 +203,16 @@ def test_a_killed_builder_leaves_no_process(building):
     while any("spawn_main" in _command(pid) for pid in decoders):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_stop_that_all_are_sent_is_the_builders(building):
+    """A container that stops sends every process SIGTERM: no photo is taken for a bad one."""
+    process, decoders = building
+    for pid in decoders:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert all("spawn_main" in _command(pid) for pid in decoders)
+    assert process.poll() is None
 
 
 def test_a_decoder_that_is_killed_is_said(building):
