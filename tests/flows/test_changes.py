@@ -10,6 +10,7 @@ from PIL import Image
 from flows import changes
 from service.model_store import ModelStore
 from terminal import UserError
+from training import decoding
 from training.cache import DatasetCache
 from training.prepare import prepare
 
@@ -22,15 +23,13 @@ def data(photos: Path, tmp_path: Path) -> Path:
 
 def test_only_new_photos_are_decoded(data, tmp_path, monkeypatch):
     """A second night decodes the one photo that came, and the cache is as if built anew."""
-    from training import prepare as module
-
     old = prepare(data, 32, cache_root=tmp_path / "cache")
     label = old.labels[0]
     Image.new("RGB", (60, 50), (10, 200, 30)).save(data / "train" / label / "new.png")
     decoded = []
-    really = module.load_square
+    really = decoding.load_square
     monkeypatch.setattr(
-        module, "load_square", lambda data, side: decoded.append(len(data)) or really(data, side)
+        decoding, "load_square", lambda data, side: decoded.append(len(data)) or really(data, side)
     )
 
     new = prepare(data, 32, cache_root=tmp_path / "cache")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storage import Bucket, StorageError, TakenError
-from training import checkpoint, mirror, prepare
+from training import checkpoint, decoding, mirror, prepare
 from training.errors import RunError
 from training.snapshot import Mirror
 
@@ -255,7 +255,7 @@ def test_cache_is_fetched_instead_of_built(machine, dishes, bucket, monkeypatch)
     built = prepare.prepare(dishes, 32, cache_root=root)
     machine("two")
     with monkeypatch.context() as patched:
-        patched.setattr(prepare, "load_square", None)
+        patched.setattr(decoding, "load_square", None)
         found = prepare.prepare(dishes, 32, cache_root=root)
     assert built.path != found.path
     assert built.dataset_hash == found.dataset_hash
