@@ -28,9 +28,9 @@ def long() -> TrainConfig:
     """Train for many epochs: `scratch` with CutMix and mixup, which pay late.
 
     hansang train DATA --recipe long --epochs 100 --image-size 64
-    # grocery42, seed 0: 70.1 % validation top-1 (872 of 1,244, epoch 94), half an hour of one core of
-    # an Intel Xeon with AMX, where `scratch` has 60.7 % after 20 epochs. The 200 epochs that it has
-    # by default were not measured; at 50 CutMix and mixup cost accuracy (docs/experiments.md)
+    # grocery42, seed 0: 70.1 % validation top-1 (872 of 1,244, epoch 94), half an hour of one core
+    # of an Intel Xeon with AMX, where `scratch` has 60.7 % after 20 epochs. The 200 epochs that it
+    # has by default were not measured; at 50 CutMix and mixup cost accuracy (docs/experiments.md)
     """
     plain = scratch()
     return dataclasses.replace(
