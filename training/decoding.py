@@ -1,8 +1,8 @@
 """Photos into rows of a file, on every core.
 
 By processes where photos are many: threads would hand the interpreter's lock to each other at every
-file they open, and two of them decode less than 1.3 x as many small photos as one. By threads where photos are
-few, since a process takes half a second to begin.
+file they open, and two of them decode less than 1.3 x as many small photos as one. By threads where
+photos are few, since a process takes half a second to begin.
 """
 
 import ctypes
