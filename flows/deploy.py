@@ -77,7 +77,7 @@ def deploy(
         UserError: The server cannot be reached, or refuses something.
     """
     if not file.is_file():
-        raise UserError(f"no {file}; run it where Hansang's prefect.yaml lies, or give --file")
+        raise UserError(f"no {file}; run it in the folder that holds Hansang's prefect.yaml")
     with connected() as client:
         jobs = _other_type(client)
         if jobs:

@@ -65,13 +65,14 @@ class Search(BaseModel):
     seeds: int = Field(1, ge=1, description="Seeds of the final run.")
 
     def arguments(self) -> list[str]:
-        """Return it as options of `hansang tune`, the final run's left out."""
+        """Return it as options of `hansang tune`, without the final run's and the storage.
+
+        Whoever is on a machine reads its processes' options, and a storage may have a password.
+        """
         found = ["--trials", str(self.trials), "--epochs", str(self.epochs)]
         found += ["--image-size", str(self.image_size), "--space", self.space]
         found += ["--recipe", self.recipe, "--seed", str(self.seed)]
         found += ["--pruning" if self.pruning else "--no-pruning"]
-        if self.storage is not None:
-            found += ["--storage", self.storage]
         cores = len(os.sched_getaffinity(0))
         return [*found, "--threads", str(self.threads or max(cores // self.workers, 1))]
 

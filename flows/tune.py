@@ -5,6 +5,8 @@ one study at the same time, if they name the same --storage and see the same fol
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,27 @@ def tune(
         str(data), "--study", name, *search.arguments(),
         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),
     ]  # fmt: skip
+    with _storage(search.storage):
+        _do(arguments, search)
+        return _publish(places.runs_dir / name, os.environ.get("HANSANG_STORAGE"))
+
+
+@contextmanager
+def _storage(url: str | None) -> Iterator[None]:
+    """Name the storage to the processes that are started within."""
+    before = os.environ.get("HANSANG_STORAGE")
+    if url is not None:
+        os.environ["HANSANG_STORAGE"] = url
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("HANSANG_STORAGE", None)
+        else:
+            os.environ["HANSANG_STORAGE"] = before
+
+
+def _do(arguments: list[str], search: Search) -> None:
     begun = 0
     pending: list[Any] = []
     while True:
@@ -56,8 +79,6 @@ def tune(
             begun = -1
     if search.final:
         final(arguments, search.final, search.seeds)
-    storage = search.storage or os.environ.get("HANSANG_STORAGE")
-    return _publish(places.runs_dir / name, storage)
 
 
 @task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,

@@ -6,7 +6,8 @@ UserError
     ├── ConfigError    a recipe or a setting
     ├── RunError       a run directory: of another config, not to be written
     │   ├── BusyError
-    │   ├── DivergedError
+    │   ├── SettingsError      the fault of the settings: another search trial may do better
+    │   │   └── DivergedError
     │   └── StoppedError
     └── ExportError    the exported model is not the trained one
 """
@@ -38,8 +39,12 @@ class BusyError(RunError):
     """Another process trains in the run directory."""
 
 
-class DivergedError(RunError):
-    """The loss is not finite: the fault of the settings."""
+class SettingsError(RunError):
+    """The settings cannot be trained with here, such as a batch that fits no memory."""
+
+
+class DivergedError(SettingsError):
+    """The loss is not finite."""
 
 
 class StoppedError(RunError):

@@ -14,7 +14,7 @@ from training.checkpoint import DamagedError
 from training.config import TrainConfig
 from training.device import device_of, out_of_memory
 from training.ending import finish
-from training.errors import RunError
+from training.errors import RunError, SettingsError
 from training.feed import Placement
 from training.result import TrainResult
 from training.run import Run
@@ -93,7 +93,7 @@ def train(
             return to_the_end()
         except torch.OutOfMemoryError as error:
             each = config.micro_batch_size or config.batch_size
-            raise RunError(out_of_memory(config.batch_size, each)) from error
+            raise SettingsError(out_of_memory(config.batch_size, each)) from error
         except OSError as error:
             raise RunError(
                 f"{run_dir} cannot be written: {error.strerror or error}; free some space or mend"

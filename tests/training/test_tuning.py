@@ -11,23 +11,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 import torch
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from training import checkpoint
 from training.cache import DatasetCache
 from training.config import TrainConfig
+from training.engine import Engine
 from training.errors import ConfigError, StoppedError
 from training.prepare import prepare
 from training.recipes import recipe
 from training.trainer import train
+from training.tuning import search
 from training.tuning.arms import train_arms
 from training.tuning.search import best_run, outcome, ranking, saved_share, work
 from training.tuning.space_file import read_space
-from training.tuning.storages import storage_of, url_of, without_password
+from training.tuning.storages import (
+    failing_in_words,
+    storage_of,
+    url_of,
+    without_password,
+)
 from training.tuning.study import Plan, Study, open_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,8 +189,25 @@ def test_a_worker_that_does_not_fit_the_study_is_refused(tmp_path):
         study_of(tmp_path / "d", "study.db")
     with pytest.raises(ConfigError, match="give it a name"):
         study_of(tmp_path, name="../s")
+    with pytest.raises(ConfigError, match="cannot be used"):
+        study_of(tmp_path / "c", "postgresql://u@h:abc/d")
+    study_of(tmp_path / "a", storage).claim(3).release()
+    with pytest.raises(ConfigError, match="has trials, and this storage has none of them"):
+        study_of(tmp_path / "a", f"sqlite:///{tmp_path}/other.db")
+    with pytest.raises(ConfigError, match="the photos are others"):
+        study_of(tmp_path / "a", storage, dataset_hash="i")
     assert "postgresql+psycopg://u@h/d" == url_of("postgres://u@h/d", tmp_path)
     assert "x://u:***@h/d" == without_password("x://u:p@h/d")
+    for url in ("x://u:p%40ss@h/d", "x://u:p@ss@h/d", "x://u@h:a/d", "x://h/d?password=p%40ss"):
+        assert "ss" not in without_password(url).replace("password", "")
+
+
+def test_a_storage_that_fails_is_a_stop_that_goes_on():
+    """Whoever began the worker sees that the same command goes on: exit code 75, no traceback."""
+    said = r"storage failed: gone away; .* goes on"
+    with pytest.raises(StoppedError, match=said) as stopped, failing_in_words():
+        raise StorageInternalError("it failed") from OSError("gone away")
+    assert 75 == stopped.value.exit_code
 
 
 def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
@@ -300,11 +326,34 @@ def test_a_search_ranks_prunes_and_saves(searched):
         path = searched.folder / one.run / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         assert len(lines) == one.epochs < 4
-    spent = sum(one.epochs + len(one.rungs) for one in found)
+        # Epochs are timed in its metrics; judging came on top.
+        trained_s = sum(json.loads(line)["train_s"] for line in lines)
+        assert one.seconds > trained_s or one.epochs == 0
+    spent = sum(one.epochs + one.probes for one in found)
     assert 1 - spent / 20 == saved_share(found, 4)
     best, run_dir = best_run(searched.optuna, searched.folder)
     assert best == found[0]
     assert best.value == json.loads((run_dir / "result.json").read_text())["val_top1"]
+
+
+def test_a_trial_that_falls_behind_is_given_up_at_its_rung(cache, tmp_path, monkeypatch):
+    """Of three the second best goes no further, and the recipe goes on though it is the worst."""
+    study = study_of(tmp_path)
+    worth = (0.1, 0.5, 0.3, 0.6)
+
+    def trains(config, cache, run_dir, *, after_epoch, **options):
+        (run_dir / "checkpoints").mkdir()
+        value = worth[int(run_dir.name[-4:])]
+        for epoch in range(1, 5):
+            after_epoch([{}] * epoch, lambda: value)
+        return SimpleNamespace(epochs=4, val_top1=value)
+
+    monkeypatch.setattr(search, "train", trains)
+    done = work(study, cache, trials=4, device="cpu", threads=1)
+    assert ["complete", "complete", "pruned", "complete"] == [one.state for one in done]
+    assert [4, 4, 1, 4] == [one.epochs for one in done]
+    assert (0.3, None) == (done[2].value, done[2].why)
+    assert 1 - (3 * 6 + 2) / 16 == saved_share(done, 4)
 
 
 def test_a_trial_that_diverges_is_given_up_and_says_why(searched):
@@ -313,6 +362,21 @@ def test_a_trial_that_diverges_is_given_up_and_says_why(searched):
     assert "pruned" == diverged.state
     assert "not finite" in diverged.why
     assert 0.0 == diverged.value
+    assert 0 == diverged.probes
+
+
+def test_a_trial_that_fits_no_memory_is_given_up(cache, tmp_path, monkeypatch):
+    """Its batch is its settings' fault: the search goes on, and no other worker takes it up."""
+    study = study_of(tmp_path, dataset_hash=cache.dataset_hash)
+
+    def full(self: Engine, *rest: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(Engine, "step", full)
+    done = work(study, cache, trials=1, device="cpu", threads=1)
+    assert ("pruned", 0, 0) == (done[0].state, done[0].epochs, done[0].probes)
+    assert "memory" in done[0].why
+    assert study.finished(1)
 
 
 def test_finished_trials_keep_two_checkpoints_at_most(searched):

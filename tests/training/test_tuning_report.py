@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_runs_of_other_photos_are_not_compared():
          "95 %: -1.0 to +5.0)."),
         (-0.01, 0.05, 1, "No difference shows between even augmentation and none (+2.0 points, "
          "95 %: -1.0 to +5.0). One seed cannot tell: repeat with --seeds 3."),
-        (-0.05, -0.01, 3, "None beats even augmentation (-3.0 points, 95 %: -5.0 to -1.0)."),
+        (-0.05, -0.01, 3, "None beats even augmentation (+3.0 points, 95 %: +1.0 to +5.0)."),
     ],
 )  # fmt: skip
 def test_the_conclusion_follows_from_the_interval(low, high, seeds, says):
@@ -96,9 +97,8 @@ def test_a_longer_run_is_the_same_schedule_stretched():
     config = TrainConfig(epochs=20).with_overrides(
         {"scheduler.step_epochs": 6, "augment.off_epochs": 5}
     )
-    longer = stretched(config, 50, 7)
-    assert (50, 7, 15, 12) == (longer.epochs, longer.seed, longer.scheduler.step_epochs,
-                               longer.augment.off_epochs)  # fmt: skip
+    longer = stretched(config, 50)
+    assert (50, 15, 12) == (longer.epochs, longer.scheduler.step_epochs, longer.augment.off_epochs)
     assert config.optimizer == longer.optimizer
 
 
@@ -119,26 +119,41 @@ def test_what_pruning_saved_has_the_cost_of_judging_taken_off():
 
 
 def test_the_commands_walk_from_search_to_conclusion(dishes, tmp_path, open_page):
-    """Tune with a final run, then a study: tables, JSON, and pages that open without complaint."""
+    """Tune with a final run, then a study: tables, JSON, and pages that open without complaint.
+
+    Two workers search, and share the finals.
+    """
     from hansang import app
 
     common = ["--image-size", "32", "--threads", "1", "--runs-dir", str(tmp_path / "runs"),
               "--cache-dir", str(tmp_path / "cache"), "--json"]  # fmt: skip
     done = CliRunner().invoke(
-        app, ["tune", str(dishes), "--study", "s", "--epochs", "1", "--trials", "2", "--final", "1",
-              *common],
+        app, ["tune", str(dishes), "--study", "s", "--epochs", "1", "--trials", "2", "--final", "2",
+              "--seeds", "2", "--workers", "2", *common],
     )  # fmt: skip
     assert 0 == done.exit_code, done.output
     found = json.loads(done.stdout)
     assert (2, 0) == (found["complete"], found["pruned"])
-    # The same budget and seed as in the search: the final run is the same run again.
-    assert found["best"] == found["final"]["val_top1"]
+    # Not the seed that chose the winner.
+    runs = [Path(run) for run in found["final"]["runs"]]
+    assert ["seed1", "seed2"] == [run.name.rpartition("-")[2] for run in runs]
+    results = [json.loads((run / "result.json").read_text())["val_top1"] for run in runs]
+    assert pytest.approx(np.mean(results)) == found["final"]["val_top1"]
+    began = [(tmp_path / f"runs/s/worker-{n}.log").read_text() for n in range(2)]
+    assert all(f"trial {n}:" in "".join(began) for n in range(2))
+    recipes = {one["recipe"] for one in found["final"]["over"]}
+    for name in recipes:
+        told = json.loads((tmp_path / f"runs/s/{name}-2epochs-seed1/config.json").read_text())
+        wanted = recipe(name).with_overrides(
+            {"epochs": 2, "image_size": 32, "seed": 1, "threads": 1}
+        )
+        assert wanted == TrainConfig.from_dict(told["config"])
     for one in found["final"]["over"]:
         assert one["test"] is not None
-        assert found["final"]["val_top1"] == one["val"]["second"]
+        assert pytest.approx(found["final"]["val_top1"]) == one["val"]["second"]
     # Each recipe at the final budget, but for one that won itself.
     others = {"baseline", "scratch"} - {found["trials"][0]["recipe"]}
-    assert others == {one["recipe"] for one in found["final"]["over"]}
+    assert others == recipes
     compared = CliRunner().invoke(
         app, ["study", "augmentation", str(dishes), "--name", "a", "--epochs", "1", "--seeds", "1",
               "--weakest", "1", *common],
@@ -155,3 +170,15 @@ def test_the_commands_walk_from_search_to_conclusion(dishes, tmp_path, open_page
             assert [] == page.complaints
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width
+
+
+def test_a_study_of_nothing_is_refused(dishes, tmp_path):
+    """A recipe that augments nothing has nothing to compare: that is said before training."""
+    from hansang import app
+
+    done = CliRunner().invoke(
+        app, ["study", "augmentation", str(dishes), "--recipe", "baseline",
+              "--runs-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")],
+    )  # fmt: skip
+    assert 1 == done.exit_code
+    assert "augments nothing" in str(done.output) + str(done.exception)

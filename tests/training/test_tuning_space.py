@@ -130,6 +130,11 @@ def test_a_file_narrows_widens_and_fixes(tmp_path):
         ("label_smoothing = []", "list of different plain values"),
         ("batch_size = [32, 32]", "list of different plain values"),
         ("batch_size = [33]", "batch_size must be even"),
+        ("batch_size = { low = 16, high = 64 }", "batch_size must be even; so with .*batch_size"),
+        ("micro_batch_size = [16, 24]\nbatch_size = [48, 64]", r"\(24\) must divide .*so with"),
+        ('"augment.policy" = { choices = 3 }', "list of different plain values"),
+        ('label_smoothing = { choices = [0.1], when = { "optimizer.name" = [["sgd"]] } }',
+         "when optimizer.name must be a plain value"),
         ("batch_size = { low = 8.5, high = 64 }", "must be whole numbers"),
         ("balance = { low = 0, high = 1 }", "give a list of choices"),
         ('balance = ["none", "some"]', "balance = some: config: balance"),
@@ -158,8 +163,8 @@ def test_a_missing_file_is_said():
         read_space("nowhere.toml", BASE)
 
 
-def test_trials_go_on_while_among_the_best_quarter():
-    """At a rung the first goes on, then who is among the best quarter so far, rounded up."""
+def test_a_quarter_of_the_trials_goes_on_and_then_half():
+    """At a rung the first goes on, then who is among the best so far: a quarter, later half."""
     assert (5, 10) == rungs(20)
     assert () == rungs(3)
     study = optuna.create_study(direction="maximize", pruner=Rungs())
@@ -169,7 +174,11 @@ def test_trials_go_on_while_among_the_best_quarter():
         trial.report(value, 5)
         went_on.append(not trial.should_prune())
     assert [True, False, True, False, False, True, False, False] == went_on
-    later = study.ask()
-    assert not later.should_prune()
-    later.report(0.01, 10)
-    assert not later.should_prune()
+    assert not study.ask().should_prune()
+    went_on = []
+    for value in (0.2, 0.1, 0.3, 0.25, 0.1):
+        later = study.ask()
+        later.report(0.4, 5)
+        later.report(value, 10)
+        went_on.append(not later.should_prune())
+    assert [True, False, True, True, False] == went_on

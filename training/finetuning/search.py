@@ -21,17 +21,6 @@ from training.transfer import Start
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
-ABOUT = {
-    "scratch": "random weights, everything learns",
-    "linear-probe": "the head alone, on frozen features",
-    "last-layers": "layer4 and the head",
-    "full": "everything, later parts faster",
-    "lp-ft": "the head first, then everything (Kumar et al. 2022)",
-    "gradual": "from the head down, a part after another (Howard and Ruder 2018)",
-    "first-block": "stem, layer1 and the head (Lee et al. 2023, surgical fine-tuning)",
-}
-"""What each strategy trains, in words."""
-
 _OWN: dict[str, dict[str, Any]] = {
     # Features that stay as they are let the head bear much more (docs/experiments.md).
     "linear-probe": {"optimizer.lr": 1.0},

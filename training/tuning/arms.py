@@ -139,14 +139,14 @@ def summed_up(
 
 def said(better: str, than: str, found: Gain) -> str:
     """Return what a difference allows to say, and no more."""
-    span = f"{found.low * 100:+.1f} to {found.high * 100:+.1f}"
-    figures = f"{found.value * 100:+.1f} points, 95 %: {span}"
+    value, low, high = found.value, found.low, found.high
+    if found.certain and value < 0:
+        better, than, value, low, high = than, better, -value, -high, -low
+    figures = f"{value * 100:+.1f} points, 95 %: {low * 100:+.1f} to {high * 100:+.1f}"
     if not found.certain:
         seeds = " One seed cannot tell: repeat with --seeds 3." if found.seeds == 1 else ""
         return f"No difference shows between {better} and {than} ({figures}).{seeds}"
-    if found.value > 0:
-        return f"{better.capitalize()} beats {than} ({figures})."
-    return f"{than.capitalize()} beats {better} ({figures})."
+    return f"{better.capitalize()} beats {than} ({figures})."
 
 
 def weakest_classes(run_dir: Path, count: int) -> tuple[int, ...]:

@@ -49,12 +49,12 @@ class Final:
         return dataclasses.asdict(self)
 
 
-def stretched(config: TrainConfig, epochs: int, seed: int) -> TrainConfig:
-    """Return a config for another number of epochs: what counts epochs grows in proportion."""
+def stretched(config: TrainConfig, epochs: int) -> TrainConfig:
+    """Return a config for another number of epochs: drops and last epochs move in proportion."""
     times = epochs / config.epochs
     scheduler, augment = config.scheduler, config.augment
     return dataclasses.replace(
-        config, epochs=epochs, seed=seed,
+        config, epochs=epochs,
         scheduler=dataclasses.replace(
             scheduler, step_epochs=max(round(scheduler.step_epochs * times), 1)
         ),
@@ -67,6 +67,9 @@ def train_final(
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> Final | None:  # fmt: skip
     """Train the best trial's settings and the recipes; None if no trial came to its end.
+
+    The winner's schedule is stretched; the recipes are as they are at so many epochs. `seeds` must
+    not have chosen the winner.
 
     Each run keeps its best epoch; the same call goes on with what was stopped.
 
@@ -89,15 +92,15 @@ def train_final(
     }
     arms = [
         *(
-            (arm, recipe, dataclasses.replace(study.plan.base(recipe), threads=config.threads))
+            (arm, recipe, dataclasses.replace(
+                study.plan.base(recipe), epochs=epochs, threads=config.threads))
             for recipe, arm in recipes.items()
         ),
-        (name, "the winner", config),
-    ]
+        (name, "the winner", stretched(config, epochs)),
+    ]  # fmt: skip
     runs = train_arms(
-        [(arm, what, stretched(config, epochs, 0)) for arm, what, config in arms],
-        cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress,
-    )  # fmt: skip
+        arms, cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress
+    )
     records = [RunRecord.open(run) for run in runs[name]]
     mean, half = mean_interval([record.best["val_top1"] for record in records])
     tests = [(record.result or {}).get("test_top1") for record in records]

@@ -3,6 +3,7 @@
 claim ─► train (resumes by itself) ─► at each rung: as if it ended here ─► go on, or prune
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +17,14 @@ from terminal import Progress, no_progress, say
 from training import checkpoint
 from training.cache import DatasetCache
 from training.device import device_of
-from training.errors import DivergedError, StoppedError
+from training.errors import SettingsError, StoppedError
 from training.feed import sharing
 from training.trainer import train
 from training.tuning.rungs import rungs
 from training.tuning.study import Claim, Study
 
 _POLL_S = 2.0
+_JUDGED_S = "judged_s"
 
 
 class _PrunedError(Exception):
@@ -52,6 +54,7 @@ class Outcome:
     why: str | None
     """Why it was given up, if not for its rank."""
     seconds: float | None
+    """Spent on it, judging included; what a dead worker did since its checkpoint is not counted."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -60,21 +63,20 @@ class Outcome:
 
 def outcome(trial: FrozenTrial) -> Outcome:
     """Return what became of a trial, as the storage has it."""
-    attrs, done = trial.user_attrs, trial.datetime_complete and trial.datetime_start
+    attrs = trial.user_attrs
     return Outcome(
         number=trial.number,
         state={"fail": "failed"}.get(trial.state.name.lower(), trial.state.name.lower()),
         value=trial.value if trial.state != TrialState.FAIL else None,
         epochs=attrs.get("epochs", 0),
-        probes=len(trial.intermediate_values),
+        # What cannot be trained with was told as the worst at a rung, and never judged there.
+        probes=len(trial.intermediate_values) - ("why" in attrs),
         recipe=attrs.get("recipe"),
         run=attrs.get("run", ""),
         params=dict(trial.params),
         rungs=dict(trial.intermediate_values),
         why=attrs.get("why"),
-        seconds=(trial.datetime_complete - trial.datetime_start).total_seconds()  # type: ignore[operator]
-        if done
-        else None,
+        seconds=attrs.get("seconds"),
     )
 
 
@@ -142,7 +144,11 @@ def _do(
             return
         known = study.trials()[trial.number].intermediate_values
         if epochs not in known:
-            trial.report(as_if_ended(), epochs)
+            started_s = time.monotonic()
+            value = as_if_ended()
+            judged_s = trial.user_attrs.get(_JUDGED_S, 0.0) + time.monotonic() - started_s
+            trial.set_user_attr(_JUDGED_S, judged_s)
+            trial.report(value, epochs)
         if not claim.given and trial.should_prune():
             raise _PrunedError
 
@@ -154,8 +160,8 @@ def _do(
         )  # fmt: skip
     except _PrunedError:
         _tell(study, claim, epochs, None)
-    except DivergedError as error:
-        # Told as the worst there is, so that the search keeps away from it.
+    except SettingsError as error:
+        # Told as the worst there is, so that the search keeps away from it, and nobody takes it up.
         trial.report(0.0, next((rung for rung in checked if rung > epochs), epochs + 1))
         trial.set_user_attr("why", str(error).partition(";")[0])
         _tell(study, claim, epochs, None)
@@ -166,9 +172,21 @@ def _do(
 def _tell(study: Study, claim: Claim, epochs: int, value: float | None) -> None:
     """Write the result down, and keep of the checkpoints the best and the last."""
     claim.trial.set_user_attr("epochs", epochs)
+    claim.trial.set_user_attr("seconds", _seconds(claim))
     state = TrialState.PRUNED if value is None else TrialState.COMPLETE
     study.optuna.tell(claim.trial, value, state=state)
     checkpoint.prune(claim.run_dir / "checkpoints", kept=1)
+
+
+def _seconds(claim: Claim) -> float:
+    """Return what was spent on a trial: its epochs, as its metrics have them, and judging."""
+    try:
+        lines = (claim.run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        lines = []
+    parts = [(epoch := json.loads(line)).get("train_s", 0.0) + epoch.get("eval_s", 0.0)
+             + epoch.get("save_s", 0.0) for line in lines]  # fmt: skip
+    return float(sum(parts) + claim.trial.user_attrs.get(_JUDGED_S, 0.0))
 
 
 def _within(study: Study, trials: int, progress: Progress) -> Progress:

@@ -11,12 +11,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.config import TrainConfig, flatten
 from training.errors import ConfigError
 from training.tuning.policies import POLICIES
 from training.tuning.space import POLICY, STRENGTH, Entry, Space, Value
 
 _BUDGET = {"epochs": "--epochs", "image_size": "--image-size", "seed": "--seed"}
+_DRAWN = 300
+"""Configs that a space is tried with before a search."""
 _NOT_SEARCHED = ("recipe", "threads", "compile", "deterministic", "checkpoint_every_steps",
                  "early_stopping_epochs", "augment.classes")  # fmt: skip
 
@@ -73,14 +77,15 @@ def _entry(key: str, value: Any, base: TrainConfig, where: str) -> Entry:
         raise ConfigError(f"{at}: no such setting; {hint}")
     if not isinstance(value, dict):
         value = {"choices": value if isinstance(value, list) else [value]}
-    if setting == POLICY and (odd := [c for c in value.get("choices", []) if c not in POLICIES]):
-        raise ConfigError(f"{at}: no policy {odd[0]!r}; there are {', '.join(POLICIES)}")
     unknown = value.keys() - {"choices", "low", "high", "log", "when"}
     if unknown:
         raise ConfigError(f"{at}: unknown {sorted(unknown)}; a range has low, high, log and when")
     when = _when(value.get("when", {}), at)
     if "choices" in value:
-        return Entry(name=key, choices=_choices(value, at), when=when)
+        choices = _choices(value, at)
+        if setting == POLICY and (odd := [c for c in choices if c not in POLICIES]):
+            raise ConfigError(f"{at}: no policy {odd[0]!r}; there are {', '.join(POLICIES)}")
+        return Entry(name=key, choices=choices, when=when)
     low, high, log = value.get("low"), value.get("high"), value.get("log", False)
     numbers = [v for v in (low, high) if isinstance(v, int | float) and not isinstance(v, bool)]
     if len(numbers) != 2 or not isinstance(log, bool):
@@ -110,10 +115,13 @@ def _choices(value: Mapping[str, Any], at: str) -> tuple[Value, ...]:
 def _when(value: Any, at: str) -> dict[str, tuple[Value, ...]]:
     if not isinstance(value, dict):
         raise ConfigError(f'{at}: when is a table, such as {{ "optimizer.name" = ["sgd"] }}')
-    return {
-        name: tuple(of) if isinstance(of, list) else (of,)
-        for name, of in _unnested(value).items()
-    }  # fmt: skip
+    found = {}
+    for name, of in _unnested(value).items():
+        values = of if isinstance(of, list) else [of]
+        if not all(isinstance(v, Value) for v in values):
+            raise ConfigError(f"{at}: when {name} must be a plain value, or a list of some")
+        found[name] = tuple(values)
+    return found
 
 
 def _ordered(entries: Sequence[Entry], own: Collection[str], where: str) -> tuple[Entry, ...]:
@@ -152,7 +160,11 @@ def _ordered(entries: Sequence[Entry], own: Collection[str], where: str) -> tupl
 
 
 def _check(space: Space, where: str) -> None:
-    """Build a config with each end of each entry, the others at their nearest to the base."""
+    """Build a config with each end of each entry, and some that are drawn: all must be possible.
+
+    Raises:
+        ConfigError: One is not, such as a batch that is odd where photos are mixed.
+    """
     usual = space.nearest(space.base)
     for entry in space.entries:
         for end in entry.ends():
@@ -163,6 +175,17 @@ def _check(space: Space, where: str) -> None:
                 space.config({**others, entry.name: end})
             except ConfigError as error:
                 raise ConfigError(f"{where}: {entry.name} = {end}: {error}") from error
+    random = np.random.default_rng(0)
+    for _ in range(_DRAWN):
+        chosen: dict[str, Value] = {}
+        for entry in space.entries:
+            if entry.applies(chosen):
+                chosen[entry.name] = entry.drawn(random)
+        try:
+            space.config(chosen)
+        except ConfigError as error:
+            tried = ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            raise ConfigError(f"{where}: {error}; so with {tried}") from error
     setting_of: dict[str, Entry] = {}
     for entry in space.entries:
         other = setting_of.setdefault(entry.setting, entry)

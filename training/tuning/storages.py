@@ -1,12 +1,14 @@
 """Where a study's trials are written down: SQLite in its folder, or a database by URL."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from training.errors import ConfigError
+from training.errors import ConfigError, StoppedError
 from training.tuning.rungs import Rungs
 
 if TYPE_CHECKING:
@@ -31,7 +33,39 @@ def url_of(storage: str | None, folder: Path) -> str:
 
 def without_password(url: str) -> str:
     """Return a URL that may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        # What cannot be read may hold a password anywhere.
+        return url.partition("://")[0] + "://…"
+    if parts.host and "@" in parts.host:
+        # A password that has an @, which should be %40.
+        parts = parts.set(host=parts.host.rpartition("@")[2])
+    query = {key: "***" if "pass" in key else value for key, value in parts.query.items()}
+    return parts.set(query=query).render_as_string(hide_password=True)
+
+
+@contextlib.contextmanager
+def failing_in_words() -> Iterator[None]:
+    """Say what a storage that fails in the middle of a search means.
+
+    Raises:
+        StoppedError: It failed; what was trained is saved.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise StoppedError(
+            f"the study's storage failed: {reason}; checkpoints are saved, and the same command"
+            " goes on"
+        ) from error
 
 
 def storage_of(url: str) -> "RDBStorage":
@@ -41,7 +75,7 @@ def storage_of(url: str) -> "RDBStorage":
         ConfigError: It cannot be reached, or Optuna has no driver for it.
     """
     from optuna.storages import RDBStorage
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     sqlite = url.startswith("sqlite")
     options: dict[str, Any] = {"pool_pre_ping": True}
@@ -49,7 +83,7 @@ def storage_of(url: str) -> "RDBStorage":
         options = {"connect_args": {"timeout": _WAIT_S}}
     try:
         return RDBStorage(url, engine_kwargs=options)
-    except (SQLAlchemyError, ArgumentError, ImportError, RuntimeError) as error:
+    except (SQLAlchemyError, ValueError, ImportError, RuntimeError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise ConfigError(
             f"the storage {without_password(url)} cannot be used: {reason}"

@@ -175,9 +175,19 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
         study = storages.open_or_create(plan.name, storages.url_of(storage, folder))
         theirs = study.user_attrs.get("folder")
         if theirs is None:
+            if any(folder.glob("trial-*")):
+                raise ConfigError(
+                    f"{folder} has trials, and this storage has none of them: every worker of a"
+                    " study names the same --storage (or HANSANG_STORAGE); or choose another"
+                    " --study"
+                )
             study.set_user_attr("plan", dataclasses.asdict(plan))
             for name in plan.recipes:
-                study.enqueue_trial(space.nearest(plan.base(name)), user_attrs={"recipe": name})
+                study.enqueue_trial(
+                    space.nearest(plan.base(name)), user_attrs={"recipe": name},
+                    # A worker that was killed before the next line enqueued it already.
+                    skip_if_exists=True,
+                )  # fmt: skip
             # Last: a kill before it leaves a study that the next worker begins again.
             study.set_user_attr("folder", token)
         elif theirs != token:
@@ -203,9 +213,9 @@ def _agreed(plan: Plan, folder: Path) -> str:
         return token
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{path} is damaged: {error!r}") from error
+    unsaid = {"space": "the space is another", "dataset_hash": "the photos are others"}
     differences = [
-        f"{name}: {old.get(name)} there, {wanted[name]} now" if name != "space"
-        else "the space is another"
+        unsaid.get(name) or f"{name}: {old.get(name)} there, {wanted[name]} now"
         for name in wanted
         if wanted[name] != old.get(name)
     ]  # fmt: skip

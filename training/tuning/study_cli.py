@@ -60,17 +60,23 @@ def study(
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
+    from training.errors import ConfigError
     from training.prepare import prepare
     from training.recipes import recipe as recipe_of
     from training.stopping import stop_on_signals
     from training.tuning import arms as compared
-    from training.tuning.policies import augmentation
+    from training.tuning.policies import POLICIES, augmentation
 
     base = recipe_of(recipe).with_overrides({
         "epochs": epochs, "image_size": image_size,
         "threads": threads or len(os.sched_getaffinity(0)),
     })  # fmt: skip
     even = base.augment if policy == "recipe" else augmentation(policy, epochs=epochs)
+    if question is Question.augmentation and even == augmentation("none"):
+        raise ConfigError(
+            f"--recipe {recipe} --policy {policy} augments nothing: there is nothing to compare."
+            f" Give a --policy, such as light; there are {', '.join(POLICIES)}"
+        )
     with progress("prepare") as report:
         cache = prepare(data, image_size, cache_root=cache_dir, progress=report)
     folder = runs_dir / (name or f"{data.resolve().name}-{question.value}")

@@ -55,7 +55,9 @@ def tune(
     final: Annotated[
         int, typer.Option(min=0, help="Train the winner, and the recipes, for so many epochs.")
     ] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the final run.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Seeds of the final run, from the one after --seed on.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Decides the search and every trial.")] = 0,
     device: Device = "auto",
     threads: Annotated[
@@ -67,7 +69,8 @@ def tune(
     as_json: Json = False,
     stop_with_parent: StopWithParent = False,
     most: Annotated[
-        int | None, typer.Option(hidden=True, help="Do so many trials at most, and no report.")
+        int | None,
+        typer.Option(hidden=True, help="As a worker: so many trials at most, and no report."),
     ] = None,
 ) -> None:
     """Search for better settings: optimizer, schedule, augmentation, batch, balance and the like.
@@ -87,10 +90,12 @@ def tune(
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from training.prepare import prepare
     from training.recipes import recipe as recipe_of
+    from training.tuning.final import train_final
     from training.tuning.search import work
     from training.tuning.space_file import read_space
+    from training.tuning.storages import failing_in_words
     from training.tuning.study import Plan, open_study
-    from training.tuning.workers import run_workers
+    from training.tuning.workers import run_workers, started
 
     budget = {"epochs": epochs, "image_size": image_size, "seed": seed}
     found = read_space(space, recipe_of(recipe).with_overrides(budget))
@@ -105,35 +110,36 @@ def tune(
     stop = stop_on_signals()
     share = threads or max(len(os.sched_getaffinity(0)) // workers, 1)
     done: list[Outcome] = []
-    with progress("tune") as report:
+    arguments = [
+        str(data), "--epochs", str(epochs), "--trials", str(trials), "--study", name,
+        "--space", space, "--recipe", recipe, "--image-size", str(image_size),
+        "--seed", str(seed), "--device", device, "--threads", str(share),
+        "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
+        "--pruning" if pruning else "--no-pruning",
+    ]  # fmt: skip
+    if storage is not None and workers > 1:
+        # Not an argument: everybody on the machine could read its password there.
+        os.environ["HANSANG_STORAGE"] = storage
+    with progress("tune") as report, failing_in_words():
         if workers == 1:
             done = work(opened, cache, trials=trials, most=most, device=device, threads=share,
                         should_stop=stop.is_set, progress=report)  # fmt: skip
         else:
-            arguments = [
-                str(data), "--epochs", str(epochs), "--trials", str(trials), "--study", name,
-                "--space", space, "--recipe", recipe, "--image-size", str(image_size),
-                "--seed", str(seed), "--device", device, "--threads", str(share),
-                "--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir),
-                "--pruning" if pruning else "--no-pruning",
-            ]  # fmt: skip
-            if storage is not None:
-                # Not an argument: everybody on the machine could read its password there.
-                os.environ["HANSANG_STORAGE"] = storage
             run_workers(arguments, workers, opened, trials=trials, should_stop=stop.is_set,
                         progress=report)  # fmt: skip
+    reached = None
+    if final:
+        arguments += ["--final", str(final), "--seeds", str(seeds), "--most", "0"]
+        # Not the search's seed: the winner is the one that it suited best.
+        others = range(seed + 1, seed + 1 + seeds)
+        with progress("final") as report, started(arguments, workers - 1, opened.folder):
+            reached = train_final(
+                opened, cache, epochs=final, seeds=others, device=device,
+                should_stop=stop.is_set, progress=report,
+            )  # fmt: skip
     if most is not None:
         print_json([one.to_dict() for one in done])
         return
-    reached = None
-    if final:
-        from training.tuning.final import train_final
-
-        with progress("final") as report:
-            reached = train_final(
-                opened, cache, epochs=final, seeds=range(seed, seed + seeds), device=device,
-                should_stop=stop.is_set, progress=report,
-            )  # fmt: skip
     page = _report(opened, reached)
     _show(opened, reached, page, as_json)
 

@@ -3,8 +3,9 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from terminal import Progress, no_progress
 from training.errors import RunError, StoppedError
@@ -28,25 +29,39 @@ def run_workers(
         StoppedError: `should_stop` said so; each trial's checkpoint is saved.
         RunError: All of them ended and the study is not done.
     """
-    processes = []
-    for number in range(count):
-        log = study.folder / f"worker-{number}.log"
-        with log.open("a") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hansang", "tune", *arguments, "--most", str(trials),
-                 "--stop-with-parent"],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=file,
-            )  # fmt: skip
-        processes.append(process)
-    stopped = False
-    try:
-        while any(process.poll() is None for process in processes):
-            if should_stop() and not stopped:
-                stopped = True
-                for process in processes:
-                    process.terminate()
+    with started([*arguments, "--most", str(trials)], count, study.folder) as processes:
+        while any(process.poll() is None for process in processes) and not should_stop():
             _show(study, trials, sum(p.poll() is None for p in processes), progress)
             time.sleep(_POLL_S)
+    if study.finished(trials):
+        return
+    if should_stop():
+        raise StoppedError("stopped; every trial's checkpoint is saved: the same command goes on")
+    raise RunError(
+        f"every worker ended before the study was done; why, {study.folder}/worker-*.log say."
+        " The same command goes on"
+    )
+
+
+@contextmanager
+def started(
+    arguments: Sequence[str], count: int, folder: Path
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run `hansang tune ARGUMENTS` in so many processes; what is left of them is stopped at exit.
+
+    A process that is stopped saves its checkpoint first.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(count):
+            with (folder / f"worker-{number}.log").open("a") as log:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "hansang", "tune", *arguments, "--stop-with-parent"],
+                        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
+                    )
+                )  # fmt: skip
+        yield processes
     finally:
         for process in processes:
             process.terminate()
@@ -56,13 +71,6 @@ def run_workers(
             process.kill()
             if process.stdin:
                 process.stdin.close()
-    if stopped:
-        raise StoppedError("stopped; every trial's checkpoint is saved: the same command goes on")
-    if not study.finished(trials):
-        raise RunError(
-            f"every worker ended before the study was done; why, {study.folder}/worker-*.log say."
-            " The same command goes on"
-        )
 
 
 def _show(study: Study, trials: int, alive: int, progress: Progress) -> None:
