@@ -107,8 +107,9 @@ gpu-check: setup  ## correctness on CUDA, under 9 minutes; DEVICE=cpu rehearses 
 	$(GPU) benchmarks/gpu_check.py --device $(DEVICE)
 
 gpu-bench: setup  ## training and serving on CUDA, under 9 minutes each; DEVICE=cpu rehearses it
-	$(GPU) benchmarks/gpu_train.py --device $(DEVICE)
-	$(GPU) benchmarks/gpu_serve.py --device $(DEVICE)
+	@# Both, whatever becomes of the first.
+	$(GPU) benchmarks/gpu_train.py --device $(DEVICE); first=$$?; \
+	$(GPU) benchmarks/gpu_serve.py --device $(DEVICE) && exit $$first
 
 check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ The stages stand at the end, in the order in which they run; docs/gpu.md says wh
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,8 +47,9 @@ def marked_tests(device: str, tests: subprocess.Popen[bytes], log: Path) -> dict
     finally:
         tests.terminate()
     said = log.read_text("utf-8")
-    last = (said.strip().splitlines() or ["nothing"])[-1]
-    assert code == 0, f"exit code {code}\n{said[-5000:]}"
+    told = [line for line in said.splitlines() if re.search(r"\d+ (passed|failed|skipped)", line)]
+    last = told[-1] if told else f"no summary; {said.count(' PASSED')} passed until then"
+    assert code == 0, f"exit code {code}: {last}\n{said[-5000:]}"
     if device == "cuda":
         assert "passed" in last and "skipped" not in last, said[-5000:]
     return {"pytest": last, "files": marked_files()}
@@ -68,6 +70,7 @@ def shares_of(
     training, serving = Training(made), Serving(made)
     named: list[rig.Share] = [
         ("provider", serving.provider, 15),
+        ("compiler", training.compiler, 10),
         ("step_parity", training.step_parity, 15),
         ("curves", training.curves, 70),
         ("onnx", serving.onnx, 20),

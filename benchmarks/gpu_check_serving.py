@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import gpu_rig as rig
 from benchmarks.gpu_made import Made
 from benchmarks.gpu_models import Served, classify, decode_on_device, halve, infer, random_model
 from service.cuda import CudaOptions
@@ -66,7 +67,7 @@ class Serving:
         path = self.made.fp32
         images = self.made.val_images[:100]
         expected = _in_parts(Model(path, device="cpu"), images)
-        rows = []
+        rows = rig.kept_rows()
         for name, options, most in (
             ("plain", CudaOptions(graphs=False), 1e-4),
             ("graphs", CudaOptions(), 1e-4),
@@ -75,6 +76,8 @@ class Serving:
             ("graphs, TF32", CudaOptions(tf32=True), 2e-2),
         ):
             model = Model(path, device=self.device, cuda=options)
+            # A session that cannot be captured is opened without, with no more than a warning.
+            assert model._cuda.graphs == options.graphs, f"{name}: opened without graphs"
             model.warm_up(16)
             answers = [model.predict(images[:count]) for count in (1, 5, 16, 100, 5)]
             for answer in answers:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 import training.engine as engines
+from benchmarks import gpu_rig as rig
+from benchmarks.gpu_machine import c_compiler, python_h
 from benchmarks.gpu_made import Made
 from service.preprocessing import resize_size
 from training import checkpoint
@@ -30,6 +32,16 @@ class Training:
         self.made = made
         self.device = made.device
         self.scale = made.scale
+
+    def compiler(self) -> Found:
+        """Compile one line: Triton wants a C compiler and Python.h, and other stages want Triton.
+
+        Without them all that is compiled fails, and this says so first.
+        """
+        ones = torch.ones(64, device=self.device)
+        found = torch.compile(lambda tensor: (2 * tensor + 1).relu())(ones)
+        assert torch.equal(found, torch.full_like(ones, 3)), found
+        return {"c_compiler": c_compiler(), "python_h": python_h()}
 
     def step_parity(self) -> Found:
         """Take the same fp32 steps on the CPU and on the device."""
@@ -107,7 +119,7 @@ class Training:
                 "optimizer.name": "adamw", "optimizer.ema": 0.9, "augment.trivial": 0.5,
                 "augment.cutmix": 1.0, "augment.erasing": 0.3, "optimizer.clip_norm": 1.0,
             }  # fmt: skip
-        rows = []
+        rows = rig.kept_rows()
         for name, changes in cases.items():
             for placement in placements[:1] if "compile" in changes else placements:
                 config = self.made.config(epochs=2, checkpoint_every_steps=3, **changes)

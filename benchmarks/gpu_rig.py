@@ -5,21 +5,21 @@ A stage that fails, or for which no time is left, is noted; the others go on.
 """
 
 import argparse
-import importlib.util
 import json
 import os
-import platform
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from benchmarks.gpu_machine import machine
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HANSANG_PROGRESS_S", "1e9")
@@ -34,6 +34,15 @@ _STARTED_S = time.monotonic()
 Stage = Callable[[], dict[str, Any]]
 Share = tuple[str, Stage, float]
 """A stage's name, what it does, and how many seconds on CUDA are kept for it."""
+
+
+_kept: list[dict[str, Any]] = []
+
+
+def kept_rows() -> list[dict[str, Any]]:
+    """Return a list for a stage's rows; what is in it is told even if the stage is broken off."""
+    _kept.clear()
+    return _kept
 
 
 class OutOfTimeError(BaseException):
@@ -87,10 +96,12 @@ class Report:
         self._slower = BUDGET_S[self.device] / BUDGET_S["cuda"]
         self.data: dict[str, Any] = {"kind": kind, "machine": machine(self.device), "stages": {}}
         gpu = re.sub(r"[^a-z0-9]+", "-", self.data["machine"]["gpu"].lower()).strip("-")
-        self.path = chosen.out / f"{kind}-{gpu}.json"
+        # Some stages alone never take the place of a whole report.
+        part = "-part" if self._only else ""
+        self.path = chosen.out / f"{kind}-{gpu}{part}.json"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Whatever hangs beyond Python's reach ends here: the report is written already.
-        watchdog = threading.Timer(self.left_s + _GRACE_S, os._exit, (3,))
+        watchdog = threading.Timer(self.left_s + _GRACE_S, _give_up)
         watchdog.daemon = True
         watchdog.start()
         signal.signal(signal.SIGALRM, _out_of_time)
@@ -137,12 +148,15 @@ class Report:
         if self.left_s > needs_s:
             self.data["stages"][name] = {"status": "begun, and never ended", "took_s": 0}
             self.write()
+            kept_rows()
             # Again, if somebody caught it.
-            signal.setitimer(signal.ITIMER_REAL, min(self.left_s, most_s), 10.0)
+            signal.setitimer(signal.ITIMER_REAL, max(min(self.left_s, most_s), 1.0), 10.0)
             try:
                 entry = {"status": "ok", **work()}
+                entry |= {"rows": list(entry["rows"])} if "rows" in entry else {}
             except OutOfTimeError:
                 entry = {"status": "skipped: it took longer than there was time"}
+                entry |= {"rows": list(_kept)} if _kept else {}
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
@@ -185,6 +199,18 @@ class Report:
         os._exit(1 if bad else 0)
 
 
+def _give_up() -> None:
+    """End this process and those that it started: they would load the device for the next."""
+    tasks = Path("/proc/self/task").iterdir()
+    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+        time.sleep(1)
+    os._exit(3)
+
+
 def _out_of_time(number: int, frame: FrameType | None) -> None:
     raise OutOfTimeError
 
@@ -213,68 +239,6 @@ def table(data: dict[str, Any]) -> str:
                 lines.append(f"- {key}: {value}")
         lines.append("")
     return "\n".join(lines)
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return what a figure must not be told without."""
-    import numpy
-    import torch
-    import torchvision
-
-    link_cuda()
-    import onnxruntime
-
-    about: dict[str, Any] = {
-        "gpu": "rehearsal on a CPU" if device == "cpu" else torch.cuda.get_device_name(0),
-        "driver": _output(
-            "nvidia-smi", "--format=csv,noheader",
-            "--query-gpu=driver_version,memory.total,power.limit",
-        ) if device == "cuda" else "none",
-        "capability": torch.cuda.get_device_capability(0) if device == "cuda" else None,
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
-        "torchvision": torchvision.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": numpy.__version__,
-        "commit": commit(),
-        "at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-    }  # fmt: skip
-    return about
-
-
-def commit() -> str:
-    """Return the commit of the checkout; a copy without git names it in HANSANG_COMMIT."""
-    return os.environ.get("HANSANG_COMMIT") or _output(
-        "git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"
-    )
-
-
-def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
-def link_cuda() -> None:
-    """Let an onnxruntime that lies apart find the CUDA libraries that torch came with.
-
-    `preload_dlls` looks for a folder `nvidia` beside the package: one installed with
-    `pip --target` has none, and its sessions would silently be a CPU's.
-    """
-    found = importlib.util.find_spec("onnxruntime")
-    there = importlib.util.find_spec("nvidia")
-    if found is None or found.origin is None or there is None:
-        return
-    beside = Path(found.origin).parents[1] / "nvidia"
-    places = [Path(place) for place in there.submodule_search_locations or ()]
-    if not beside.exists() and places:
-        beside.unlink(missing_ok=True)  # a link that leads nowhere any more
-        beside.symlink_to(places[0], target_is_directory=True)
 
 
 def give_back() -> None:

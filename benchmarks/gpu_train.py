@@ -4,7 +4,7 @@
 
 copy, product    what the memory and the tensor cores can do: a large copy, a large bf16 product
 bare             forward and backward on tensors that lie on the device ready; and with the step
-ours             the trainer's loop: batches by index out of 33,593 resident photos, augmentation,
+ours             the trainer's steps: batches by index out of 33,593 resident photos, augmentation,
                  step, eager and compiled, in batches of 256 to 2048
 
 ResNet18, bf16, channels innermost, photos of noise. The stages stand at the end, the telling ones
@@ -22,12 +22,12 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import gpu_rig as rig
+from benchmarks.gpu_profile import spent
 from service.preprocessing import resize_size
-from training.augment import augment, draw
+from training.augment import draw
 from training.cache import Split
 from training.config import TrainConfig
 from training.engine import Engine
@@ -195,29 +195,9 @@ class Bench:
             else None,
         }
 
-    def augmentation(self) -> Found:
-        """Time the augmentation alone, eager and fused."""
-        batch, size = self.scale.batches[0], self.scale.size
-        images, _ = next(iter(self.feed().batches([np.arange(batch)])))
-        config = self.config(batch, "off").augment
-        draws = draw(batch, config, seed=0, step=0)
-        rows = []
-        for compiled in (False, True):
-
-            def once(compiled: bool = compiled) -> Tensor:
-                return augment(images, size, size, config, draws, compiled=compiled)[0]
-
-            rows.append({"fused": compiled, "photos_per_s": round(batch * self.rate(once))})
-        return {"batch": batch, "rows": rows}
-
     def profile(self, compiling: str) -> Found:
         """Name what the device spends a step on, and how long it waits for the host."""
-        from torch.profiler import ProfilerActivity, profile
-
         batch = self.scale.batches[0]
-        kinds = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            kinds.append(ProfilerActivity.CUDA)
         engine = self.engine(batch, compiling)
         order = Order(self.split.targets, batch, seed=0)
         batches = self.feed().batches(order.rows(step) for step in range(8))
@@ -230,33 +210,20 @@ class Bench:
 
         list(steps(3))
         rig.sync(self.device.type)
-        with profile(activities=kinds) as seen:
-            list(steps(4))
-            rig.sync(self.device.type)
-        events = seen.key_averages()
-        on_cuda = self.device.type == "cuda"
-
-        def own(event: Any) -> float:
-            name = "self_device_time_total" if on_cuda else "self_cpu_time_total"
-            return float(getattr(event, name, 0.0))
-
-        total = sum(own(event) for event in events)
-        top = sorted(events, key=own, reverse=True)[:15]
-        rows = [
-            {"kernel": event.key[:90], "share": round(own(event) / max(total, 1), 3),
-             "ms_a_step": round(own(event) / 4000, 3)}
-            for event in top
-        ]  # fmt: skip
-        return {"busy_ms_a_step": round(total / 4000, 2), "next": rows[0]["kernel"], "rows": rows}
+        return spent(lambda: list(steps(4)), self.device.type, count=4)
 
     def story(self) -> Found:
-        """Say what the best of it comes to for the 50 epochs of the team's story."""
-        best = max(self.rows.values(), key=lambda row: row["ours_photos_per_s"])
+        """Say what the best of it comes to for the 50 epochs of the team's story.
+
+        Only what a run has by itself is judged; steps alone, without validation and checkpoints.
+        """
+        of_runs = [row for (_, name), row in self.rows.items() if "=" not in name]
+        best = max(of_runs, key=lambda row: row["ours_photos_per_s"])
         epoch_s = 33_593 / best["ours_photos_per_s"]
         return {
             "best": best,
             "s_an_epoch": round(epoch_s, 2),
-            "min_of_50_epochs": round(50 * epoch_s / 60, 2),
+            "min_of_50_epochs_steps_alone": round(50 * epoch_s / 60, 2),
             "aim_0.9_of_bare": best["ours_over_bare"] >= 0.9,
             "aim_3.0_s": epoch_s <= 3.0,
             "stretch_1.9_s": epoch_s <= 1.9,
@@ -288,7 +255,6 @@ def main() -> None:
     pair(first, "on", deterministic=False)
     for batch in others:
         pair(batch, "on")
-    report.stage("augmentation", bench.augmentation, most_s=60)
     pair(first, "graphs")
     for batch in others:
         pair(batch, "off")
@@ -300,7 +266,7 @@ def main() -> None:
     )
     pair(first, "off", precision="fp32")
     if bench.rows:
-        report.stage("story", bench.story, needs_s=0)
+        report.stage("story", bench.story, needs_s=float("-inf"))
     report.end()
 
 

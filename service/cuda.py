@@ -51,7 +51,7 @@ class CudaOptions:
     """Compute with the channels innermost."""
 
     search: str = "HEURISTIC"
-    """How cuDNN chooses: EXHAUSTIVE times every way, and may choose another one the next time."""
+    """How cuDNN chooses: EXHAUSTIVE looks further, and may choose another way the next time."""
 
     def provider(self) -> dict[str, str]:
         """Return them as onnxruntime names them."""
@@ -202,7 +202,7 @@ class Lane:
         self._sizes = sizes
         self._device = device
         self._ready: dict[int, Place] = {}
-        self._staged: NDArray[np.uint8]
+        self._staged: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -213,6 +213,7 @@ class Lane:
         # What is freed on the device is freed while nobody captures.
         with _gate.together():
             self._ready.clear()
+            self._staged = np.empty(0, np.uint8)
             del self._session
 
     def prepare(self, graphs: bool) -> None:

@@ -106,9 +106,14 @@ class Model:
 
     def _made_lanes(self, max_batch: int) -> Lanes:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
+        # From here on the lanes alone hold it: what is freed on the device, they free in turn.
+        first = vars(self).pop("_session", None)
         try:
             return Lanes(
-                [self._session, *(_open(*self._opened_with)[0] for _ in range(LANES - 1))],
+                [
+                    first or _open(*self._opened_with)[0],
+                    *(_open(*self._opened_with)[0] for _ in range(LANES - 1)),
+                ],
                 (size, size, 3),
                 num_classes,
                 max_batch,

@@ -83,7 +83,10 @@ rig.machine = lambda device: dict.fromkeys(
 report = rig.Report("gpu-test", chosen)
 report.stage("good", lambda: {{"rows": [{{"batch": 1, "images_per_s": 2}}]}})
 report.stage("bad", lambda: 1 / 0)
-report.stage("slow", lambda: time.sleep(20), most_s=0.2)
+def slow():
+    rig.kept_rows().append({{"batch": 2, "images_per_s": 5}})
+    time.sleep(20)
+report.stage("slow", slow, most_s=0.2)
 report.stage("late", lambda: {{}}, needs_s=60)
 report.stage("last", lambda: {{"figure": 7}})
 report.end()
@@ -95,6 +98,7 @@ report.end()
     assert ["ok", "ok"] == [stages[name]["status"] for name in ("good", "last")]
     assert "ZeroDivisionError" in stages["bad"]["status"]
     assert "longer than there was time" in stages["slow"]["status"]
+    assert [{"batch": 2, "images_per_s": 5}] == stages["slow"]["rows"]
     assert "no time was left" in stages["late"]["status"]
     assert "| 1 | 2 |" in (tmp_path / "gpu-test-x.md").read_text("utf-8")
 
@@ -133,7 +137,7 @@ def test_cuda_libraries_are_linked_beside_an_onnxruntime_that_lies_apart(left, t
     # Twice: a second script finds what the first one left.
     for _ in range(2):
         subprocess.run(
-            [sys.executable, "-c", "from benchmarks.gpu_rig import link_cuda; link_cuda()"],
+            [sys.executable, "-c", "from benchmarks.gpu_machine import link_cuda; link_cuda()"],
             env={**os.environ, "PYTHONPATH": path}, check=True,
         )  # fmt: skip
 

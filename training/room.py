@@ -43,7 +43,10 @@ def find_micro_batch(
                 size=trial.size_at(trial.epochs), lr=0.0,
             )  # fmt: skip
             del engine, images
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            # cuDNN says it in its own words, where no engine is left for the little memory.
+            if not (isinstance(error, torch.OutOfMemoryError) or "unable to find" in str(error)):
+                raise
             too_large = True
         gc.collect()
         if where.type == "cuda":

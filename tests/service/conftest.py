@@ -26,6 +26,8 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 ROOT = Path(__file__).parents[2]
+# What was on the path stays on it, behind: packages that were brought along lie there.
+_PATHS = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 SERVE = """
 import json, sys
 from pathlib import Path
@@ -78,7 +80,7 @@ def process(tmp_path) -> Iterator[Callable[..., Process]]:
                 stdout=subprocess.PIPE,
                 stderr=ended.enter_context(logs.open("w")),
                 text=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), "ORT_DISABLE_TELEMETRY": "1"},
+                env={**os.environ, "PYTHONPATH": _PATHS, "ORT_DISABLE_TELEMETRY": "1"},
             )
             server.logs = logs
             ended.enter_context(server)

@@ -117,6 +117,7 @@ def test_cuda_answers_as_the_cpu(tiny_onnx, tmp_path, graphs):
     path = tiny_onnx(tmp_path / "tiny.onnx")
     plain = session(path)
     model = Model(path, device="cuda", cuda=CudaOptions(graphs=graphs))
+    assert graphs == model._cuda.graphs
     model.warm_up(16)
 
     for count in (1, 5, 16, 5, 40, 1):
