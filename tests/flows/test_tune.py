@@ -68,3 +68,23 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
         time.sleep(0.5)
         with get_client(sync_client=True) as client:
             states = {(run.name, run.state.name) for run in client.read_task_runs() if run.state}
+
+
+def test_a_storage_is_named_to_processes_where_no_list_of_them_shows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its URL may have a password: it is in the environment, for as long as the search takes."""
+    from flows.parameters import Search
+    from flows.tune import _storage
+
+    url = "postgresql://joe:secret@host/db"
+    assert not any("secret" in option for option in Search(storage=url).arguments())
+    for before in (None, "sqlite:///x.db"):
+        monkeypatch.delenv("HANSANG_STORAGE", raising=False)
+        if before is not None:
+            monkeypatch.setenv("HANSANG_STORAGE", before)
+        with _storage(url):
+            assert url == os.environ["HANSANG_STORAGE"]
+        with _storage(None):
+            assert before == os.environ.get("HANSANG_STORAGE")
+        assert before == os.environ.get("HANSANG_STORAGE")

@@ -1,7 +1,6 @@
 """What a search may try: settings by name, each a choice, a range or a fixed value."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,7 +8,6 @@ from training.config import TrainConfig, flatten
 from training.tuning.policies import augmentation
 
 if TYPE_CHECKING:
-    import numpy as np
     from optuna.trial import Trial
 
 Value = str | int | float | bool
@@ -51,16 +49,6 @@ class Entry:
         if self.whole:
             return int(trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log))
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
-
-    def drawn(self, random: "np.random.Generator") -> Value:
-        """Return one of what it may be, at random."""
-        if self.choices:
-            return self.choices[int(random.integers(len(self.choices)))]
-        if self.whole:
-            return int(random.integers(int(self.low), int(self.high) + 1))
-        if self.log:
-            return math.exp(random.uniform(math.log(self.low), math.log(self.high)))
-        return float(random.uniform(self.low, self.high))
 
     def nearest(self, value: Value) -> Value:
         """Return what of this comes nearest to a value that may lie outside."""

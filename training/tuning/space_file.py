@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import optuna
 
 from training.config import TrainConfig, flatten
 from training.errors import ConfigError
@@ -175,16 +175,14 @@ def _check(space: Space, where: str) -> None:
                 space.config({**others, entry.name: end})
             except ConfigError as error:
                 raise ConfigError(f"{where}: {entry.name} = {end}: {error}") from error
-    random = np.random.default_rng(0)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(_DRAWN):
-        chosen: dict[str, Value] = {}
-        for entry in space.entries:
-            if entry.applies(chosen):
-                chosen[entry.name] = entry.drawn(random)
+        trial = study.ask()
         try:
-            space.config(chosen)
+            space.suggest(trial)
         except ConfigError as error:
-            tried = ", ".join(f"{name} = {value}" for name, value in chosen.items())
+            tried = ", ".join(f"{name} = {value}" for name, value in trial.params.items())
             raise ConfigError(f"{where}: {error}; so with {tried}") from error
     setting_of: dict[str, Entry] = {}
     for entry in space.entries:

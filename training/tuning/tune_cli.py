@@ -132,7 +132,8 @@ def tune(
         arguments += ["--final", str(final), "--seeds", str(seeds), "--most", "0"]
         # Not the search's seed: the winner is the one that it suited best.
         others = range(seed + 1, seed + 1 + seeds)
-        with progress("final") as report, started(arguments, workers - 1, opened.folder):
+        helpers = started(arguments, workers - 1, opened.folder)
+        with progress("final") as report, failing_in_words(), helpers:
             reached = train_final(
                 opened, cache, epochs=final, seeds=others, device=device,
                 should_stop=stop.is_set, progress=report,
