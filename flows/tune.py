@@ -23,6 +23,7 @@ from prefect.states import Completed
 
 from flows import tasks
 from flows.artifacts import publish_pictures
+from flows.children import died, run_child, stopping_children
 from flows.links import link
 from flows.parameters import Places, Search
 
@@ -43,7 +44,7 @@ def tune(
         str(data), "--study", name, *search.arguments(),
         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),
     ]  # fmt: skip
-    with _storage(search.storage):
+    with _storage(search.storage), stopping_children():
         _do(arguments, search)
         return _publish(places.runs_dir / name, os.environ.get("HANSANG_STORAGE"))
 
@@ -78,11 +79,11 @@ def _do(arguments: list[str], search: Search) -> None:
             # The study has all its trials: what still runs ends, and nothing new begins.
             begun = -1
     if search.final:
-        final(arguments, search.final, search.seeds)
+        final(arguments, search)
 
 
 @task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,
-      retry_condition_fn=tasks.died)  # fmt: skip
+      retry_condition_fn=died)  # fmt: skip
 def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None:  # noqa: ARG001
     """Do the study's next trial, or take up one that a dead worker left; None if all are done.
 
@@ -92,7 +93,7 @@ def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None
         UserError: Nothing can go on until a person mends it. Not retried.
         RuntimeError: The process died or was stopped; a retry goes on from the checkpoint.
     """
-    found = tasks.run_child(["-m", "hansang", "tune", *arguments, "--most", "1"])
+    found = run_child(["-m", "hansang", "tune", *arguments, "--most", "1"])
     if not found:
         return None
     outcome: dict[str, Any] = found[0]
@@ -104,16 +105,17 @@ def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None
     return Completed(name=name, message=message + reached, data=outcome)
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=tasks.died)
-def final(arguments: list[str], epochs: int, seeds: int) -> dict[str, Any]:
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
+def final(arguments: list[str], search: Search) -> dict[str, Any]:
     """Train the winner and the recipes for longer, and compare them.
 
     Raises:
         UserError: A run cannot go on until a person mends it. Not retried.
         RuntimeError: The process died or was stopped; a retry goes on from the checkpoint.
     """
-    more = ["--final", str(epochs), "--seeds", str(seeds)]
-    found: dict[str, Any] = tasks.run_child(["-m", "hansang", "tune", *arguments, *more])
+    more = ["--final", str(search.final), "--seeds", str(search.seeds)]
+    more += ["--workers", str(search.workers)]
+    found: dict[str, Any] = run_child(["-m", "hansang", "tune", *arguments, *more])
     reached: dict[str, Any] = found["final"] or {}
     return reached
 

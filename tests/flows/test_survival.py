@@ -68,11 +68,15 @@ def begun(rig, photos, tmp_path):
     run_dir = tmp_path / "runs" / run
     rig.until(lambda: len(epochs(run_dir)) >= 3, within_s=300)
     yield run, run_dir, worker
+    end(rig, run)
+
+
+def end(rig, run: str) -> None:
+    """Kill the workers, and let the next test's runs not wait for this one."""
     for each in rig.workers:
         if each.poll() is None:
             os.killpg(each.pid, signal.SIGKILL)
             each.wait()
-    # The next test's runs must not wait for this one.
     if rig.state(run)["type"] not in ("COMPLETED", "CANCELLED", "FAILED"):
         rig.post(f"/flow_runs/{run}/set_state", {"state": {"type": "FAILED"}, "force": True})
 
@@ -183,10 +187,35 @@ def test_a_cancelled_run_saves_a_checkpoint_within_20_s(rig, begun):
     rig.post(f"/flow_runs/{run}/set_state", {"state": state})
     began_s = time.monotonic()
 
-    rig.until(lambda: rig.state(run)["type"] == "CANCELLED", within_s=60)
     _until_unlocked(run_dir, 20 - (time.monotonic() - began_s))
+    rig.until(lambda: rig.state(run)["type"] == "CANCELLED", within_s=60)
     assert sorted((run_dir / "checkpoints").glob("step-*"))
     assert len(epochs(run_dir)) < EPOCHS
+
+
+def test_a_cancelled_search_saves_what_all_its_workers_do(rig, photos, tmp_path):
+    """Tasks in threads hear of a cancellation, too: every trial has saved and ended within 20 s."""
+    rig.start_worker()
+    search = {"epochs": 3000, "trials": 4, "workers": 2, "image_size": 32, "threads": 1}
+    places = {"runs_dir": str(tmp_path / "runs"), "cache_dir": str(tmp_path / "cache")}
+    run = rig.start_run(
+        "tune/tune", {"data": str(photos), "search": search, "study": "s", "places": places}
+    )
+    try:
+        trials = [tmp_path / "runs/s" / name for name in ("trial-0000", "trial-0001")]
+        rig.until(lambda: all(len(epochs(trial)) >= 2 for trial in trials), within_s=300)
+
+        rig.post(
+            f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        )
+        began_s = time.monotonic()
+
+        for trial in trials:
+            _until_unlocked(trial, 20 - (time.monotonic() - began_s))
+            assert sorted((trial / "checkpoints").glob("step-*"))
+        rig.until(lambda: rig.state(run)["type"] == "CANCELLED", within_s=60)
+    finally:
+        end(rig, run)
 
 
 def test_a_run_that_crashes_each_time_is_given_up(rig, tmp_path):

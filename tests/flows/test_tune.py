@@ -18,7 +18,10 @@ pytestmark = pytest.mark.timeout(600)
 def test_a_killed_search_goes_on_and_shows_what_it_found(
     prefect_server: None, photos: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL in mid-trial costs no trial: the same study goes on, and ends with its artifacts."""
+    """SIGKILL in mid-trial costs no trial: the same study goes on, and ends with its artifacts.
+
+    Two trials at a time, and the winner's final run.
+    """
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -26,7 +29,7 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
         "from pathlib import Path\n"
         "from flows.parameters import Places, Search\n"
         "from flows.tune import tune\n"
-        "search = Search(epochs=2, trials=3, image_size=32, threads=1)\n"
+        "search = Search(epochs=2, trials=3, image_size=32, threads=1, workers=2, final=2)\n"
         f"root = Path({str(tmp_path)!r})\n"
         "places = Places(runs_dir=root / 'runs', cache_dir=root / 'cache')\n"
         f"found = tune(Path({str(photos)!r}), search, 's', places)\n"
@@ -54,6 +57,9 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
     for one in found["trials"]:
         lines = (tmp_path / "runs/s" / one["run"] / "metrics.jsonl").read_text().splitlines()
         assert [1, 2] == [json.loads(line)["epoch"] for line in lines]
+    final = json.loads((tmp_path / "runs/s/final.json").read_text())
+    assert found["best_trial"] == final["trial"]
+    assert all(Path(run, "result.json").is_file() for run in final["runs"])
     with get_client(sync_client=True) as client:
         artifacts = {found.description: found for found in client.read_artifacts()}
     assert "3 complete, 0 pruned" in artifacts["What s found"].data

@@ -2,10 +2,13 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from typer.testing import CliRunner
 
 from training.config import TrainConfig
@@ -16,7 +19,7 @@ from training.tuning.arms import augmentation_arms, said, scheduler_arms, weakes
 from training.tuning.final import stretched
 from training.tuning.search import Outcome
 from training.tuning.study import Plan
-from training.tuning.study_report import summary
+from training.tuning.study_report import importances, summary
 
 
 def answers(right: np.ndarray) -> dict[str, bool]:
@@ -170,6 +173,46 @@ def test_the_commands_walk_from_search_to_conclusion(dishes, tmp_path, open_page
             assert [] == page.complaints
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width
+
+
+def test_what_decides_has_the_greatest_share():
+    """Of two settings, one makes the value; of no trials nothing is claimed."""
+
+    def study(value: Callable[[optuna.Trial], float]) -> optuna.Study:
+        found = optuna.create_study(direction="maximize", sampler=RandomSampler(seed=0))
+        found.optimize(
+            lambda trial: value(trial) + 0 * trial.suggest_float("idle", 0, 1), n_trials=40
+        )
+        return found
+
+    shares = importances(study(lambda trial: trial.suggest_float("lr", 0, 1)))
+    assert shares["lr"] > 0.8
+    assert pytest.approx(1) == sum(shares.values())
+    assert {} == importances(optuna.create_study())
+
+
+def test_schedulers_are_compared_by_one_command(dishes, tmp_path):
+    """Each against the constant learning rate, a sentence each."""
+    from hansang import app
+
+    done = CliRunner().invoke(
+        app, ["study", "schedulers", str(dishes), "--epochs", "1", "--seeds", "1", "--threads",
+              "1", "--image-size", "32", "--runs-dir", str(tmp_path / "runs"),
+              "--cache-dir", str(tmp_path / "cache"), "--json"],
+    )  # fmt: skip
+    assert 0 == done.exit_code, done.output
+    found = json.loads(done.stdout)
+    names = ["none", "step", "cosine", "onecycle", "plateau"]
+    assert names == [arm["name"] for arm in found["arms"]]
+    assert [f"{name} over none" for name in names[1:]] == list(found["gains"])
+    assert 4 == len(found["conclusion"])
+    assert all("a constant learning rate" in line for line in found["conclusion"])
+    for arm in found["arms"]:
+        (run,) = arm["runs"]
+        told = json.loads((Path(run) / "config.json").read_text())["config"]
+        assert arm["name"] == told["scheduler"]["name"]
+        assert json.loads((Path(run) / "result.json").read_text())["val_top1"] == arm["val_top1"]
+    assert Path(found["report"]).is_file()
 
 
 def test_a_study_of_nothing_is_refused(dishes, tmp_path):
