@@ -102,9 +102,9 @@ def summary(plan: Plan, found: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return the share of each setting that all complete trials have in common; {} if too few.
+    """Return the share of each setting in what sets the best complete trials apart; {} if too few.
 
-    By PED-ANOVA (Watanabe et al. 2023), which asks how the best differ from the rest.
+    By PED-ANOVA (Watanabe et al. 2023) for settings that depend on others (arXiv:2601.20800).
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < _FEW:
@@ -112,7 +112,9 @@ def importances(study: optuna.Study) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            # The best tenth of a few trials would be one: luck would be what mattered.
+            best = min(0.5, max(0.1, _FEW / len(complete)))
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=best)
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):
         # Equal values everywhere: nothing mattered.
