@@ -70,7 +70,7 @@ def main(
 
 def _limit(data: Path, image_size: int) -> dict[str, float]:
     """Return what one thread decodes a second."""
-    from service.preprocessing import load_square, resize_size
+    from service.pixels.preprocessing import load_square, resize_size
 
     photos = sorted(data.glob("train/*/*.jpg"))[:_DECODED]
     contents = [photo.read_bytes() for photo in photos]
@@ -103,7 +103,7 @@ def _copied(data: Path, target: Path, copies: int) -> Path:
 
 def _build(data: Path, image_size: int) -> dict[str, float]:
     """Return how fast a cold cache is built, and in how much memory."""
-    from training.prepare import prepare
+    from training.data.prepare import prepare
 
     with tempfile.TemporaryDirectory(prefix="benchmark-") as work:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

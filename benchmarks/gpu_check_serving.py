@@ -7,10 +7,10 @@ import numpy as np
 from benchmarks import gpu_rig as rig
 from benchmarks.gpu_made import Made
 from benchmarks.gpu_models import Served, classify, decode_on_device, halve, infer, random_model
-from service.cuda import CudaOptions
-from service.model import CPU, CUDA, Model
-from service.preprocessing import preprocess
-from training.export import export
+from service.models.cuda import CudaOptions
+from service.models.model import CPU, CUDA, Model
+from service.pixels.preprocessing import preprocess
+from training.export.onnx_export import export
 
 Found = dict[str, Any]
 _CLEAR = 0.05

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-import training.engine as engines
+import training.loop.step as engines
 from benchmarks import gpu_rig as rig
 from benchmarks.gpu_machine import c_compiler, python_h
 from benchmarks.gpu_made import Made
-from service.preprocessing import resize_size
-from training import checkpoint
-from training.augment import augment, draw
+from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig, TrainConfig
-from training.engine import Engine
+from training.data.augmentation import augment, draw
+from training.distributed.world import ALONE
 from training.errors import RunError, StoppedError
-from training.room import find_micro_batch
-from training.trainer import train
-from training.world import ALONE
+from training.loop.batch_finder import find_micro_batch
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.runs import checkpoint
 
 Found = dict[str, Any]
 

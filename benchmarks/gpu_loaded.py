@@ -10,7 +10,7 @@ from benchmarks.gpu_models import Serving
 from benchmarks.gpu_rig import ROOT
 from benchmarks.rig import ENVIRONMENT, percentile
 from service.config import num_cores
-from service.cuda import LANES
+from service.models.cuda import LANES
 
 Found = dict[str, Any]
 _START_S = 0.3

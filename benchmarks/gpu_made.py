@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from service.preprocessing import centre_crop
-from training.cache import DatasetCache
+from service.pixels.preprocessing import centre_crop
 from training.config import TrainConfig
-from training.drawn.sample import draw
-from training.export import export
-from training.prepare import prepare
-from training.result import TrainResult
-from training.trainer import train
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
+from training.export.onnx_export import export
+from training.loop.trainer import train
+from training.runs.result import TrainResult
+from training.samples.sample import draw
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from benchmarks.gpu_load import WIDE, raw_request
 from benchmarks.rig import Server
 from service.client import Classifier
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import inference_pb2_grpc as oip_grpc
-from service.preprocessing import PREPROCESSING, resize_size
-from training.export import write_onnx
-from training.precision import _to_fp16
-from training.resnet import Served as ServedModel
-from training.resnet import build
+from service.pixels.preprocessing import PREPROCESSING, resize_size
+from training.export.onnx_export import write_onnx
+from training.export.precision import _to_fp16
+from training.model.resnet import Served as ServedModel
+from training.model.resnet import build
 
 NUM_CLASSES = 42
 

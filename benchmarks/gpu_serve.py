@@ -34,9 +34,9 @@ from benchmarks.gpu_loaded import busiest, loaded
 from benchmarks.gpu_models import NUM_CLASSES, Served, Serving, decoded_tensor, random_model
 from benchmarks.rig import percentile, photos
 from service.config import num_cores
-from service.cuda import LANES, CudaOptions, Lane
-from service.model import CPU, CUDA, Model
-from service.preprocessing import preprocess
+from service.models.cuda import LANES, CudaOptions, Lane
+from service.models.model import CPU, CUDA, Model
+from service.pixels.preprocessing import preprocess
 
 Found = dict[str, Any]
 

@@ -26,13 +26,13 @@ from torch.nn import functional as F
 
 from benchmarks import gpu_rig as rig
 from benchmarks.gpu_profile import spent
-from service.preprocessing import resize_size
-from training.augment import draw
-from training.cache import Split
+from service.pixels.preprocessing import resize_size
 from training.config import TrainConfig
-from training.engine import Engine
-from training.feed import Feed, feed_for
-from training.order import Order
+from training.data.augmentation import draw
+from training.data.cache import Split
+from training.data.loader import Feed, feed_for
+from training.data.sampler import Order
+from training.loop.step import Engine
 
 Found = dict[str, Any]
 

@@ -23,11 +23,11 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Time the epochs of a linear probe, uncached and cached."""
-    from training import transfer
+    from training.data.prepare import prepare
     from training.finetuning.search import config_for
-    from training.prepare import prepare
+    from training.model import pretrained
 
-    start = transfer.read(source)
+    start = pretrained.read(source)
     # Views are made where they pay: where there are fewer of them than epochs.
     config = config_for(
         "linear-probe", start, epochs=epochs, image_size=image_size,
@@ -55,7 +55,7 @@ def main(
 
 
 def _epochs(config: Any, cache: Any, run_dir: Path, start: Any, *, use_features: bool) -> Any:
-    from training.trainer import train
+    from training.loop.trainer import train
 
     train(config, cache, run_dir, device="cpu", start=start, use_features=use_features)
     lines = (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()

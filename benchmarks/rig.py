@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
 
@@ -46,9 +46,9 @@ def real_model(path: Path, *, image_size: int, seed: int = 0) -> Path:
     """Write a ResNet18 of 42 classes with random weights (needs the training environment)."""
     import json
 
-    from service.preprocessing import PREPROCESSING
-    from training.export import write_onnx
-    from training.resnet import Served, build
+    from service.pixels.preprocessing import PREPROCESSING
+    from training.export.onnx_export import write_onnx
+    from training.model.resnet import Served, build
 
     properties = {
         "schema_version": "1",

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks import rig
 from benchmarks.load import closed
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 
 CONNECTIONS = (1, 10, 100, 1000)

@@ -51,7 +51,7 @@ class Subject:
         self._folder = tempfile.TemporaryDirectory()
         environment = {**rig.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         if name in OURS:
-            from service.model_store import ModelStore
+            from service.models.repository import ModelStore
 
             ModelStore(Path(self._folder.name)).publish("food", model)
             command = [
@@ -146,8 +146,8 @@ class Subject:
 
 def limit(model: Path, size: int, photos: list[bytes], seconds: float) -> dict[str, float]:
     """Measure decoding and bare onnxruntime on every core, without a server."""
-    from service.model import Model
-    from service.preprocessing import preprocess
+    from service.models.model import Model
+    from service.pixels.preprocessing import preprocess
 
     loaded = Model(model, device="cpu")
     done = [0] * num_cores()
@@ -235,8 +235,8 @@ def start(
     stack: ExitStack, size: int, names: list[str], peers: Path | None, photos: list[bytes]
 ) -> tuple[dict[str, Path], list[Subject]]:
     """Write the models of one size and start the servers, which stand still in the end."""
-    from service.preprocessing import preprocess
-    from training.precision import to_int8
+    from service.pixels.preprocessing import preprocess
+    from training.export.precision import to_int8
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     fp32 = rig.real_model(folder / "fp32.onnx", image_size=size)

@@ -24,7 +24,7 @@ from typing import Any
 import grpc
 
 from benchmarks import rig, trouble
-from service.client import AsyncClassifier
+from service.client.client import AsyncClassifier
 from service.pb import classifier_pb2 as pb
 from service.pb import inference_pb2, inference_pb2_grpc
 

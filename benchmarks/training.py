@@ -113,7 +113,7 @@ def _kinds() -> list[str]:
     """Return what can be measured here."""
     import torch
 
-    from training.device import has_bf16
+    from training.model.device import has_bf16
 
     kinds = ["limit", "ours", "reference"]
     if has_bf16(torch.device("cpu")):
@@ -182,8 +182,8 @@ def _limit(
 def _ours(data: Path, image_size: int, photos: int, work: Path, precision: str) -> dict[str, float]:
     """Train an epoch with a cold cache, and time the loop of its steps alone."""
     from training.config import TrainConfig
-    from training.prepare import prepare
-    from training.trainer import train
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
 
     started_s = time.perf_counter()
     cache = prepare(data, image_size, cache_root=work / "cache")

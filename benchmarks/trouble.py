@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import rig
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 
 Figures = dict[str, Any]
@@ -82,8 +82,8 @@ async def drain(store: ModelStore, *, rounds: int, callers: int, photos: list[by
 
 def probabilities(model: Path, images: list[bytes]) -> list[list[float]]:
     """Return what a version must answer: its own file, asked without a server."""
-    from service.model import Model
-    from service.preprocessing import preprocess
+    from service.models.model import Model
+    from service.pixels.preprocessing import preprocess
 
     loaded = Model(model, device="cpu")
     size = loaded.metadata.image_size

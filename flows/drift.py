@@ -7,8 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from flows import traffic
-from flows.parameters import Places
+from flows.release_gate import traffic
+from flows.tasks.parameters import Places
 
 EVENT = "hansang.drift"
 

@@ -7,11 +7,11 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-from flows import tasks
-from flows.gate import Rules
-from flows.links import link
-from flows.parameters import Finetuning, Places
 from flows.release import released
+from flows.release_gate.gate import Rules
+from flows.tasks import tasks
+from flows.tasks.links import link
+from flows.tasks.parameters import Finetuning, Places
 from flows.train import publish
 
 

@@ -7,13 +7,14 @@ from prefect import flow, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import changes, tasks
-from flows.artifacts import publish_sheet
-from flows.gate import Rules
-from flows.parameters import Nightly, Places, Training
 from flows.release import outcome, released
+from flows.release_gate import changes
+from flows.release_gate.gate import Rules
+from flows.tasks import tasks
+from flows.tasks.artifacts import publish_sheet
+from flows.tasks.parameters import Nightly, Places, Training
 from flows.train import trained
-from training import mirror
+from training.buckets import mirror
 
 
 @flow(name="pipeline")

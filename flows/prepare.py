@@ -4,7 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import tasks
+from flows.tasks import tasks
 
 
 @flow(name="prepare")

@@ -11,13 +11,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
-from flows import tasks
-from flows.artifacts import candidate_table, publish_decision
-from flows.gate import Rules
-from flows.parameters import Places
-from flows.steps import Candidate, Release, serving_version
+from flows.release_gate.gate import Rules
+from flows.release_gate.release_steps import Candidate, Release, serving_version
+from flows.tasks import tasks
+from flows.tasks.artifacts import candidate_table, publish_decision
+from flows.tasks.parameters import Places
 from service.errors import ConflictError
-from training import mirror
+from training.buckets import mirror
 
 _APPROVAL_S = 7 * 86400
 _ATTEMPTS = 2

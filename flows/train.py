@@ -6,10 +6,10 @@ from typing import Any
 from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
-from flows import tasks
-from flows.artifacts import publish_run
-from flows.parameters import Places, Training
-from training import mirror
+from flows.tasks import tasks
+from flows.tasks.artifacts import publish_run
+from flows.tasks.parameters import Places, Training
+from training.buckets import mirror
 
 
 @flow(name="train")

@@ -21,11 +21,11 @@ from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from flows import tasks
-from flows.artifacts import publish_pictures
-from flows.children import died, run_child, stopping_children
-from flows.links import link
-from flows.parameters import Places, Search
+from flows.tasks import tasks
+from flows.tasks.artifacts import publish_pictures
+from flows.tasks.children import died, run_child, stopping_children
+from flows.tasks.links import link
+from flows.tasks.parameters import Places, Search
 
 _FIGURES = ("history", "curves", "parallel", "importances")
 

@@ -11,6 +11,9 @@ from typing import Any, Self
 from service.errors import InvalidArgumentError
 
 DEVICES = ("auto", "cuda", "cpu")
+MAX_SHARED_SIDE = 1024
+"""Largest image side in px with `--workers`: each shared place is as large as that."""
+
 MAX_IMAGES_PER_CALL = 64
 
 
@@ -57,7 +60,7 @@ class ServerConfig:
     """Callers must show a certificate that this authority signed (mTLS). None: they need none."""
 
     tokens: Path | None = None
-    """File of the callers (`service/auth.py`), read again when it changes. None: any may call."""
+    """File of the callers (`service/api/auth.py`), read again when it changes; None: any may."""
 
     model_control: bool = False
     """Whether callers may load and unload models. With `tokens`, those marked `admin`."""

@@ -35,8 +35,9 @@ for name in ("prefect", "optuna", "mlflow", "fastapi"):
     except ModuleNotFoundError:
         continue
     sys.exit(f"{name} is not hidden")
-for name in ("training.trainer", "training.room", "training.export", "training.drawn.sample",
-             "training.train_cli", "service.server", "service.client", "service.cli", "hansang"):
+for name in ("training.loop.trainer", "training.loop.batch_finder", "training.export.onnx_export",
+             "training.samples.sample", "training.cli.train", "service.server.server",
+             "service.client", "service.cli.serve", "hansang"):
     importlib.import_module(name)
 print("all")
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.demo import free_port
+from flows.local.demo import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -3,7 +3,7 @@
 import typer
 
 from terminal import run
-from training.train_cli import train
+from training.cli.train import train
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.preprocessing import MAX_BYTES, ImageError
+from service.pixels.preprocessing import MAX_BYTES, ImageError
 from storage import StorageError, bucket_url, file_system
 from terminal import UserError
 

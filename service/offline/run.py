@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from service.errors import InvalidArgumentError, ModelContractError, NotFoundError
-from service.model_store import ModelStore
-from service.object_store import Bucket
+from service.models.bucket import Bucket
+from service.models.repository import ModelStore
 from service.offline import plan as plans
 from service.offline.engines import Place, engine
 from service.offline.plan import Plan, Wish

@@ -25,17 +25,17 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.classifier import likeliest
+from service.client.results_file import as_json
+from service.client.wire import Class, Result
 from service.config import num_cores
 from service.errors import ImageError, NotFoundError
-from service.model import CUDA, Model
-from service.model_store import ModelStore
-from service.object_store import Bucket
+from service.models.bucket import Bucket
+from service.models.model import CUDA, Model
+from service.models.repository import ModelStore
 from service.offline.photos import Photo, Reader
 from service.offline.plan import Plan, answers_file, failed_file, photos_of
-from service.preprocessing import preprocess
-from service.results_file import as_json
-from service.servicer import likeliest
-from service.wire import Class, Result
+from service.pixels.preprocessing import preprocess
 from storage import Storage, bucket_url, storage_of
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import rig
 from service.config import ServerConfig
 from service.pb import classifier_pb2 as pb
-from service.server import Server
+from service.server.server import Server
 
 TOLERANCE = 1e-5
 """Of a probability, as docs/model-contract.md says: kernels of other batch sizes sum in another
@@ -21,7 +21,7 @@ order."""
 def repository(tmp_path_factory) -> Path:
     """Give a model repository with a ResNet18 of random weights."""
     folder = tmp_path_factory.mktemp("batch")
-    from service.model_store import ModelStore
+    from service.models.repository import ModelStore
 
     store = ModelStore(folder / "models")
     store.publish("food", rig.real_model(folder / "model.onnx", image_size=32))

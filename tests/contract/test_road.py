@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.steps import Release, release
+from flows.release_gate.release_steps import Release, release
 from service.client import Classifier
 from service.config import ServerConfig
 from service.errors import ModelContractError
-from service.model_store import ModelStore
-from service.server import Server
+from service.models.repository import ModelStore
+from service.server.server import Server
 from training.config import TrainConfig
-from training.drawn.sample import draw
-from training.prepare import prepare
-from training.result import TrainResult
-from training.trainer import train
+from training.data.prepare import prepare
+from training.loop.trainer import train
+from training.runs.result import TrainResult
+from training.samples.sample import draw
 
 
 @pytest.fixture(scope="module")

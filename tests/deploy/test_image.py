@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import rig
 from service.client import Classifier
 from service.errors import ServiceError
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 
 docker = rig.load(Path(__file__).with_name("conftest.py")).docker
 

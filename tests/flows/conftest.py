@@ -24,6 +24,6 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn dishes, with train, val and test folders."""
-    from training.drawn.sample import draw
+    from training.samples.sample import draw
 
     return draw(tmp_path_factory.mktemp("drawn") / "photos", classes=3, per_class=20)

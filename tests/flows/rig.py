@@ -12,8 +12,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.demo import free_port
-from flows.up import SERVER_SETTINGS
+from flows.local.demo import free_port
+from flows.local.up import SERVER_SETTINGS
 
 ROOT = Path(__file__).parents[2]
 POOL = "hansang-cpu"
@@ -57,7 +57,7 @@ class Rig:
     def deploy(self, file: Path = ROOT / "prefect.yaml", gpus: int = 0) -> list[dict]:
         script = (
             "import flows, json; from dataclasses import asdict; from pathlib import Path\n"
-            "from flows.deploy import deploy\n"
+            "from flows.prefect_setup.deploy import deploy\n"
             f"done = deploy(home=Path({str(ROOT)!r}), file=Path({str(file)!r}), gpus={gpus})\n"
             "print(json.dumps([asdict(change) for change in done]))"
         )

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import changes
-from service.model_store import ModelStore
+from flows.release_gate import changes
+from service.models.repository import ModelStore
 from terminal import UserError
-from training import decoding
-from training.cache import DatasetCache
-from training.prepare import prepare
+from training.data import decoding
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prefect import flow, task
 
-from flows.children import died, run_child, stopping_children
+from flows.tasks.children import died, run_child, stopping_children
 
 CHILD = """
 import pathlib, signal, sys, time

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from flows.start import start_from
-from flows.steps import release
+from flows.release_gate.release_steps import release
+from flows.tasks.start import start_from
 from service.client import Classifier
 from service.config import ServerConfig
-from service.server import Server
+from service.server.server import Server
 from terminal import UserError
-from training import transfer
 from training.config import TrainConfig
-from training.drawn.sample import draw
+from training.data.prepare import prepare
 from training.errors import RunError
-from training.prepare import prepare
-from training.trainer import train
+from training.loop.trainer import train
+from training.model import pretrained
+from training.samples.sample import draw
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,7 +36,7 @@ def home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def places_of(home: Path):
     """Return where everything of the home lies."""
-    from flows.parameters import Places
+    from flows.tasks.parameters import Places
 
     return Places(runs_dir=home / "runs", cache_dir=home / "cache", repository=home / "models")
 
@@ -48,7 +48,7 @@ async def test_both_models_serve_side_by_side_and_are_chosen_by_name(
     from prefect.client.orchestration import get_client
 
     from flows.finetune import finetune
-    from flows.parameters import Finetuning
+    from flows.tasks.parameters import Finetuning
 
     def go():
         return finetune(
@@ -99,7 +99,7 @@ async def test_both_models_serve_side_by_side_and_are_chosen_by_name(
 
 def test_a_released_model_is_fine_tuned_from_its_run(home: Path, tmp_path: Path) -> None:
     """By name or name:version; without its run, or under a wrong name, it says what to do."""
-    run = transfer.read(home / "runs" / "first")
+    run = pretrained.read(home / "runs" / "first")
     places = {"repository": home / "models", "runs_dir": home / "runs"}
 
     assert run.sha256 == start_from("food42", **places).sha256

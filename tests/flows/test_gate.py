@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from flows.gate import Rules, judge
-from training.intervals import mcnemar
+from flows.release_gate.gate import Rules, judge
+from training.evaluation.intervals import mcnemar
 
 LABELS = ("김밥", "라면", "전")
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.links import SETTING, link
+from flows.tasks.links import SETTING, link
 
 
 def test_pages_of_runs_are_found_where_they_are_served(tmp_path, monkeypatch):

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from flows.survival import gpu, holding
+from flows.prefect_setup.survival import gpu, holding
 
 FLOW = """
 import subprocess, sys, time
-from flows.survival import gpu, holding
+from flows.prefect_setup.survival import gpu, holding
 with holding(gpu(), lambda text: print(text, flush=True)) as locks:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"], pass_fds=locks)
     print("holds", child.pid, flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from training import checkpoint
+from training.runs import checkpoint
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -24,7 +24,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     from prefect.client.orchestration import get_client
 
     from flows.pipeline import pipeline
-    from service.model_store import ModelStore
+    from service.models.repository import ModelStore
 
     def run(run_id="first", **changes):
         return pipeline(
@@ -103,7 +103,7 @@ def test_what_a_person_must_mend_is_one_line_and_is_not_retried(
 def test_prepare_finds_what_it_built(prefect_server: None, photos: Path, tmp_path: Path) -> None:
     """The flow gives the path of a cache that opens, and the same one when nothing changed."""
     from flows.prepare import prepare
-    from training.cache import DatasetCache
+    from training.data.cache import DatasetCache
 
     path = prepare(photos, 32, tmp_path / "cache")
 

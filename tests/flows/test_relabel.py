@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import relabel
+from flows.local import relabel
 from terminal import UserError
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import served, steps
-from flows.gate import Rules
+from flows.release_gate import release_steps, served
+from flows.release_gate.gate import Rules
 from service.errors import ConflictError
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from terminal import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +28,8 @@ _spec.loader.exec_module(_tiny)
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs on the drawn dishes."""
     from training.config import TrainConfig
-    from training.prepare import prepare
-    from training.trainer import train
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
 
     home = tmp_path_factory.mktemp("weighed")
     cache = prepare(photos, 32, cache_root=home / "cache")
@@ -51,9 +51,9 @@ def serve(repository: Path, path: Path, *, always: int, **build) -> int:
 
 
 @pytest.fixture(scope="module")
-def first(run, tmp_path_factory) -> steps.Release:
+def first(run, tmp_path_factory) -> release_steps.Release:
     """The release of the run where nothing serves yet."""
-    return steps.release(run, repository=tmp_path_factory.mktemp("models"))
+    return release_steps.release(run, repository=tmp_path_factory.mktemp("models"))
 
 
 def test_the_first_release_is_measured_written_down_and_served(first):
@@ -75,7 +75,7 @@ def test_the_first_release_is_measured_written_down_and_served(first):
 
 def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, first):
     """Photos decoded again by the service's code give the accuracy that the run counted."""
-    from service.model import Model
+    from service.models.model import Model
 
     photos = served.held_out(run, None)
     answered = served.answers(Model(first.path, device="cpu"), photos.files)
@@ -86,8 +86,8 @@ def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, fir
 
 def test_the_same_run_again_is_kept_out_unless_forced(run, first):
     """It is no better than itself; a person's reason overrides, and both are in the history."""
-    kept = steps.release(run, repository=first.repository)
-    forced = steps.decide(kept.candidate, repository=first.repository, force="a full disk")
+    kept = release_steps.release(run, repository=first.repository)
+    forced = release_steps.decide(kept.candidate, repository=first.repository, force="a full disk")
 
     assert (False, 1) == (kept.released, kept.version)
     assert "not better beyond chance: +0 -0 photos" in kept.reason
@@ -105,7 +105,7 @@ def test_another_image_size_is_measured_on_the_same_photos_and_a_slow_model_kept
     """The champion sees squares of its own size; beside its three products a ResNet is slow."""
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0, image_size=64)
 
-    candidate = steps.weigh(run, repository=tmp_path / "models")
+    candidate = release_steps.weigh(run, repository=tmp_path / "models")
 
     assert (32, 64) == candidate.image_sizes
     assert 6 == candidate.verdict["photos"]
@@ -119,13 +119,13 @@ def test_speed_is_compared_per_pixel_and_may_have_an_absolute_limit():
     rules = Rules(max_slowdown=1.5, max_ms=50)
 
     def slow(new, old, sizes):
-        return bool(steps._too_slow([(new, new), (old, old)], sizes, rules))
+        return bool(release_steps._too_slow([(new, new), (old, old)], sizes, rules))
 
     assert not slow(14, 10, (64, 64))
     assert slow(16, 10, (64, 64))
     assert not slow(46, 10, (128, 64))
     assert slow(16, 10, (32, 64)), "fewer pixels are no excuse"
-    assert "50 ms are allowed" in steps._too_slow([(51, 1)], (64, None), rules)
+    assert "50 ms are allowed" in release_steps._too_slow([(51, 1)], (64, None), rules)
 
 
 def test_another_class_list_is_measured_on_what_both_know(run, labels, tmp_path):
@@ -133,7 +133,9 @@ def test_another_class_list_is_measured_on_what_both_know(run, labels, tmp_path)
     known = (*labels[:2], "없어진 음식")
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=known, always=2)
 
-    candidate = steps.weigh(run, repository=tmp_path / "models", rules=Rules(max_slowdown=1e9))
+    candidate = release_steps.weigh(
+        run, repository=tmp_path / "models", rules=Rules(max_slowdown=1e9)
+    )
 
     verdict = candidate.verdict
     assert ("changed classes", 4, 0.0) == (
@@ -147,14 +149,14 @@ def test_a_champion_that_came_meanwhile_is_not_replaced_unmeasured(first, labels
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0)
 
     with pytest.raises(ConflictError, match="began to serve meanwhile"):
-        steps.decide(first.candidate, repository=tmp_path / "models")
+        release_steps.decide(first.candidate, repository=tmp_path / "models")
     assert 1 == ModelStore(tmp_path / "models").serving("food42")
 
 
 def test_photos_that_changed_or_were_learnt_are_not_measured_on(run, photos, tmp_path):
     """A changed photo and one that the champion was trained on are left out; many are refused."""
-    from service.model import Model
-    from training.cache import DatasetCache
+    from service.models.model import Model
+    from training.data.cache import DatasetCache
 
     moved = tmp_path / "photos"
     shutil.copytree(photos, moved)
@@ -190,11 +192,12 @@ EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "4"
 KILLER = """
 import dataclasses, json, os, shutil, signal, sys
 from pathlib import Path
-from flows import steps
-from service import files, history, model_store
+from flows.release_gate import release_steps
+from service import files
+from service.models import history, repository
 home, what = Path(sys.argv[1]), sys.argv[2]
-candidate = steps.Candidate(**json.loads((home / "candidate.json").read_text()))
-watched = {m.__file__ for m in (steps, files, history, model_store)}
+candidate = release_steps.Candidate(**json.loads((home / "candidate.json").read_text()))
+watched = {m.__file__ for m in (release_steps, files, history, repository)}
 number = 0
 while True:
     root = home / f"{what}-{number}"
@@ -213,9 +216,9 @@ while True:
             return trace
         sys.settrace(trace)
         if what == "publish":
-            steps.decide(candidate, repository=root)
+            release_steps.decide(candidate, repository=root)
         else:
-            model_store.ModelStore(root).rollback("food42", reason="it was bad")
+            repository.ModelStore(root).rollback("food42", reason="it was bad")
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     print(json.dumps([str(root), killed]), flush=True)

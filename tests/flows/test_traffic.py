@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from prometheus_client import start_http_server
 
-from flows import traffic
-from service.metrics import Metrics
+from flows.release_gate import traffic
+from service.observability.metrics import Metrics
 from terminal import UserError
 
 LABELS = ("a", "b", "c", "d")

@@ -27,7 +27,7 @@ def test_a_killed_search_goes_on_and_shows_what_it_found(
 
     script = (
         "from pathlib import Path\n"
-        "from flows.parameters import Places, Search\n"
+        "from flows.tasks.parameters import Places, Search\n"
         "from flows.tune import tune\n"
         "search = Search(epochs=2, trials=3, image_size=32, threads=1, workers=2, final=2)\n"
         f"root = Path({str(tmp_path)!r})\n"
@@ -80,7 +80,7 @@ def test_a_storage_is_named_to_processes_where_no_list_of_them_shows_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its URL may have a password: it is in the environment, for as long as the search takes."""
-    from flows.parameters import Search
+    from flows.tasks.parameters import Search
     from flows.tune import _storage
 
     url = "postgresql://joe:secret@host/db"

@@ -32,8 +32,8 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from service.config import ServerConfig
-from service.logs import set_up
-from service.process import run
+from service.observability.logs import set_up
+from service.server.process import run
 settings = json.loads(sys.argv[1])
 for name in {"repository", "tokens"} & settings.keys():
     settings[name] = Path(settings[name])
@@ -113,7 +113,7 @@ def photo() -> Callable[..., bytes]:
 @pytest.fixture
 def publish(tmp_path, tiny_onnx) -> Callable[..., int]:
     """Give `publish("food", labels=…)`: it releases a tiny model into `tmp_path/models`."""
-    from service.model_store import ModelStore
+    from service.models.repository import ModelStore
 
     def release(name: str = "food", *, repository: Path = tmp_path / "models", **build) -> int:
         repository.mkdir(exist_ok=True)
@@ -148,7 +148,7 @@ def config(tmp_path) -> Callable[..., object]:
 @pytest.fixture
 async def serve(config) -> AsyncIterator[Callable[..., Awaitable[object]]]:
     """Start servers, told what differs in their config; they are stopped after the test."""
-    from service.server import Server
+    from service.server.server import Server
 
     async with AsyncExitStack() as servers:
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rig
-from service.client import AsyncClassifier
+from service.client.client import AsyncClassifier
 
 yaml = pytest.importorskip("yaml")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.batcher import Batcher
-from service.decoder import decoded
+from service.batching.batcher import Batcher
+from service.batching.decoder import decoded
 from service.errors import DeadlineError, ImageError, OverloadedError
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 
 def image(value: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from time import monotonic
 import grpc
 import pytest
 
-from service.client import AsyncClassifier, Class, Classifier, Result
+from service.api.interceptors import status
+from service.client.client import AsyncClassifier, Class, Classifier, Result
 from service.errors import (
     DeadlineError,
     InvalidArgumentError,
@@ -16,7 +17,6 @@ from service.errors import (
     ServiceError,
     UnavailableError,
 )
-from service.interceptors import status
 from service.pb import classifier_pb2 as pb
 
 

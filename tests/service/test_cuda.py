@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from service.cuda import CudaOptions, Gate, Lanes, sizes_up_to
-from service.model import CUDA, Model, _num_cuda_devices
+from service.models.cuda import CudaOptions, Gate, Lanes, sizes_up_to
+from service.models.model import CUDA, Model, _num_cuda_devices
 
 gpu = pytest.mark.gpu
 # Drivers and compilers warn of much that is no fault of a test.

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import rig, trouble
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 from service.pb.classifier_pb2_grpc import ClassifierStub
 
@@ -57,7 +57,7 @@ async def test_second_sigterm_hurries(publish, process, photo):
         drain_s=60,
         max_batch=1,
         wait=False,
-        before="import service.model as m\nm.Model.warm_up = lambda self, n: 0.0",
+        before="import service.models.model as m\nm.Model.warm_up = lambda self, n: 0.0",
     )
     server.ready()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -81,11 +81,11 @@ async def test_sigterm_while_a_model_is_being_loaded(publish, process, tmp_path)
     server = process(
         wait=False,
         before=f"""
-import service.model, time
+import service.models.model, time
 def warm_up(*_):
     open({loading!r}, "w").close()
     time.sleep(60)
-service.model.Model.warm_up = warm_up
+service.models.model.Model.warm_up = warm_up
 """,
     )
     while not Path(loading).exists():

@@ -11,20 +11,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.soak import CRASHING
 from service.pb import classifier_pb2 as pb
-from service.sentinel import EXIT_FAULT
+from service.server.watchdog import EXIT_FAULT
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 ROOT = Path(__file__).parents[2]
 
 FAULT = """
-import os, time, service.model, service.servicer
-real = service.model.Model.predict
+import os, time, service.models.model, service.api.classifier
+real = service.models.model.Model.predict
 def predict(self, images):
     if os.path.exists({flag!r}):
         {fault}
     return real(self, images)
-service.model.Model.predict = predict
+service.models.model.Model.predict = predict
 """
 
 
@@ -126,13 +126,13 @@ async def test_an_event_loop_that_stands_still_ends_the_process(publish, process
     flag = tmp_path / "broken"
     publish("food")
     before = f"""
-import os, time, service.servicer
-real = service.servicer.Classifier._answer
+import os, time, service.api.classifier
+real = service.api.classifier.Classifier._answer
 async def answer(self, request, terms):
     if os.path.exists({str(flag)!r}):
         time.sleep(1000)
     return await real(self, request, terms)
-service.servicer.Classifier._answer = answer
+service.api.classifier.Classifier._answer = answer
 """
     server = process(before=before, run_timeout_s=2.0)
     from service.pb.classifier_pb2_grpc import ClassifierStub

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batcher import Batcher
-from service.decoder import Decoder
+from service.batching.batcher import Batcher
+from service.batching.decoder import Decoder
+from service.batching.priority_queue import BULK_EVERY, Lines, Priority
+from service.batching.service_time import Pace
 from service.errors import DeadlineError, OverloadedError
-from service.lines import BULK_EVERY, Lines, Priority
-from service.metrics import Metrics
-from service.pace import Pace
+from service.observability.metrics import Metrics
 
 
 def test_interactive_goes_first_and_bulk_never_starves():
@@ -149,7 +149,7 @@ async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
         assert gate.wait(20)
         return np.zeros((2, 2, 3), np.uint8)
 
-    monkeypatch.setattr("service.decoder.preprocess", slow)
+    monkeypatch.setattr("service.batching.decoder.preprocess", slow)
     decoder = Decoder(1, Metrics())
 
     def decode(data, priority=Priority.BULK, deadline_s=float("inf")):

@@ -10,8 +10,8 @@ import pytest
 
 yaml = pytest.importorskip("yaml")
 
-from flows.links import SETTING
-from flows.up import SERVER_SETTINGS
+from flows.local.up import SERVER_SETTINGS
+from flows.tasks.links import SETTING
 from service.config import ServerConfig
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +124,7 @@ def test_flags_in_manifests_are_flags_of_the_server():
     import typer
     from typer.main import get_command
 
-    from service.cli import serve
+    from service.cli.serve import serve
 
     app = typer.Typer()
     app.command()(serve)

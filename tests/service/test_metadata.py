@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from service.errors import ModelContractError
-from service.metadata import ModelMetadata
+from service.models.metadata import ModelMetadata
 
 PROPS = {
     "schema_version": "1",

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from service.errors import UnavailableError
-from service.metrics import Metrics, exposed
+from service.observability.metrics import Metrics, exposed
 from service.pb import classifier_pb2 as pb
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from service.errors import InvalidArgumentError, ModelContractError, NotFoundError, ServiceError
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
-import service.model
-from service.model_store import ModelStore
+import service.models.model
+from service.models.repository import ModelStore
 
 template, onnx, work = map(Path, sys.argv[1:])
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.copyfile")
@@ -306,7 +306,7 @@ def test_publishers_wait_for_each_other(store, tiny_onnx, tmp_path):
     script = """
 import sys
 from pathlib import Path
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 for _ in range(3):
     print(ModelStore(Path(sys.argv[1])).publish("food", Path(sys.argv[2]), keep=100))
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"

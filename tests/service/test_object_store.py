@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import ConflictError, ServiceError, UnavailableError
-from service.model_store import ModelStore
-from service.object_store import Bucket, working_copy
+from service.models.bucket import Bucket, working_copy
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 from storage import bucket_url, shown
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from service.client import Classifier
-from service.object_store import working_copy
+from service.client.client import Classifier
+from service.models.bucket import working_copy
 from service.offline import plan as plans
 from service.offline import run, worker
 from service.offline.engines import Place

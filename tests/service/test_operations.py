@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
-from service.cli import serve
+from service.cli.serve import serve
 from service.config import ServerConfig
-from service.metrics import REJECTIONS, Metrics
+from service.observability.metrics import REJECTIONS, Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 

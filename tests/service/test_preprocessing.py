@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from service import jpeg, preprocessing
 from service.errors import ImageError
-from service.preprocessing import centre_crop, load_square, preprocess, resize_size
+from service.pixels import jpeg, preprocessing
+from service.pixels.preprocessing import centre_crop, load_square, preprocess, resize_size
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:

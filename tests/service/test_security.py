@@ -7,8 +7,9 @@ import subprocess
 import grpc
 import pytest
 
-from service.auth import Tokens, entry, new_token
-from service.client import AsyncClassifier
+from service.api.auth import Tokens, entry, new_token
+from service.api.tls import Certificates
+from service.client.client import AsyncClassifier
 from service.errors import (
     ForbiddenError,
     InvalidArgumentError,
@@ -16,7 +17,6 @@ from service.errors import (
     ServiceError,
     UnauthenticatedError,
 )
-from service.tls import Certificates
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 

@@ -21,7 +21,7 @@ from service.errors import (
     UnavailableError,
 )
 from service.pb import classifier_pb2 as pb
-from service.server import CLASSIFIER, Server
+from service.server.server import CLASSIFIER, Server
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -31,7 +31,7 @@ RUN = """
 import sys
 from pathlib import Path
 from service.config import ServerConfig
-from service.process import run
+from service.server.process import run
 from terminal import UserError
 try:
     sys.exit(run(
@@ -191,7 +191,7 @@ async def test_model_that_fails_its_warm_up_is_fatal(publish, config, broken, se
 )
 def test_file_outside_the_contract_is_refused(tiny_onnx, tmp_path, broken, sentence):
     """The sentence says what the file has and what the contract wants."""
-    from service.model import Model
+    from service.models.model import Model
 
     path = tiny_onnx(tmp_path / "model.onnx", **broken)
     with pytest.raises(ModelContractError, match=sentence):
@@ -200,7 +200,7 @@ def test_file_outside_the_contract_is_refused(tiny_onnx, tmp_path, broken, sente
 
 def test_file_that_is_no_model_is_refused(tmp_path, tiny_onnx):
     """Absent, junk and truncated files are clear errors that name the file."""
-    from service.model import Model
+    from service.models.model import Model
 
     path = tmp_path / "model.onnx"
     with pytest.raises(ModelContractError, match=r"model\.onnx"):
@@ -234,7 +234,7 @@ async def test_empty_repository_is_waited_for_on_request(
     publish, config, connect, photo, eventually, caplog
 ):
     """With `wait_for_model` health says NOT_SERVING until the first release, which is served."""
-    from service.server import Server
+    from service.server.server import Server
 
     server = Server(config(wait_for_model=True))
     starting = asyncio.create_task(server.start())

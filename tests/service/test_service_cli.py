@@ -108,7 +108,7 @@ async def test_unreadable_file_spares_the_others(classify, photos):
 
 def test_file_that_went_away_is_its_own_error(photos):
     """Between the listing and the reading a file may go; the others keep their places."""
-    from service.classify_cli import _read
+    from service.cli.classify import _read
 
     here, gone = photos / "[red] one.jpg", photos / "gone.jpg"
     unread, image = _read([gone, here])
@@ -207,7 +207,7 @@ async def test_a_file_that_cannot_be_gone_on_with_is_left_alone(
 
 def test_token_makes_an_entry_for_the_file(tmp_path):
     """The entry is on stdout, and holds a hash; the token itself is on stderr alone."""
-    from service.auth import Tokens
+    from service.api.auth import Tokens
 
     done = hansang("token", "kiosk", "--images-per-s", 50, "--admin")
     assert 0 == done.returncode
@@ -298,13 +298,13 @@ def test_wrong_use_is_exit_code_2(arguments):
 
 def test_help_has_an_example_and_the_servers_own_defaults():
     """Each verb shows how it is used; `serve` has no default that ServerConfig has not."""
-    from service import classify_cli, cli
+    from service.cli import classify, serve
     from service.config import ServerConfig
 
-    for verb in (cli.serve, cli.token, cli.rollback, classify_cli.classify):
+    for verb in (serve.serve, serve.token, serve.rollback, classify.classify):
         assert "Example: hansang" in verb.__doc__
     config = ServerConfig()
-    parameters = inspect.signature(cli.serve).parameters
+    parameters = inspect.signature(serve.serve).parameters
     defaults = {name: parameter.default for name, parameter in parameters.items()}
     assert defaults.keys() <= {field.name for field in fields(ServerConfig)}
     assert {name: getattr(config, name) for name in defaults} == defaults

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from service.batcher import Batcher
-from service.decoder import Decoder
-from service.engine import Engine
-from service.instance import ModelInstance
-from service.interceptors import Guard
-from service.metrics import Metrics
+from service.api.classifier import Classifier
+from service.api.inference import Engine
+from service.api.interceptors import Guard
+from service.batching.batcher import Batcher
+from service.batching.decoder import Decoder
+from service.models.instance import ModelInstance
+from service.observability.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
-from service.servicer import Classifier
 
 
 class FakeModel:

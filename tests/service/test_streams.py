@@ -9,8 +9,8 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.api.streams import WINDOW, in_order
 from service.pb import classifier_pb2 as pb
-from service.streams import WINDOW, in_order
 
 
 def requests(*images: bytes, top_k: int = 1, model: str = "") -> list[pb.ClassifyRequest]:

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 
 # Red photos get the first class from one set of weights, and the last from the other.
@@ -176,7 +176,7 @@ async def test_versions_that_served_before_stay_on_request(
 
 async def test_memory_is_back_at_its_level_after_swaps(publish, process, photo, tmp_path):
     """Ten versions of 16 MB each, one after another: the process does not grow by them."""
-    from service.client import AsyncClassifier
+    from service.client.client import AsyncClassifier
 
     publish("food", padding=16 * 2**20)
     server = process()

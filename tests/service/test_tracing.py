@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from service.observability.tracing import OpenTelemetry
 from service.pb import classifier_pb2 as pb
-from service.tracing import OpenTelemetry
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc", reason="requirements/otel.txt")
 
@@ -130,7 +130,7 @@ sys.meta_path.insert(0, Absent())
 import asyncio, json
 from pathlib import Path
 from service.config import ServerConfig
-from service.server import Server
+from service.server.server import Server
 async def serve():
     settings = dict(repository=Path(sys.argv[1]), host="127.0.0.1", port=0, metrics_port=None)
     async with Server(ServerConfig(**settings, device="cpu")) as server:

@@ -7,7 +7,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from benchmarks import rig, trouble
-from service.model_store import ModelStore
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 
 

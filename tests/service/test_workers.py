@@ -15,9 +15,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import rig
-from service.auth import entry, new_token
-from service.model import CUDA, _num_cuda_devices
-from service.model_store import ModelStore
+from service.api.auth import entry, new_token
+from service.models.model import CUDA, _num_cuda_devices
+from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 from service.pb import inference_pb2 as inference
 from service.pb.classifier_pb2_grpc import ClassifierStub

@@ -100,7 +100,7 @@ def build(
 
 
 def _properties(labels: Sequence[str], image_size: int) -> dict[str, str]:
-    from service.preprocessing import PREPROCESSING
+    from service.pixels.preprocessing import PREPROCESSING
 
     return {
         "schema_version": "1",

@@ -45,7 +45,7 @@ def folder(tmp_path: Path, photo: Callable[..., bytes]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn dishes: 48 pictures to train, 6 each to validate and to test."""
-    from training.drawn.sample import draw
+    from training.samples.sample import draw
 
     return draw(tmp_path_factory.mktemp("dishes") / "photos", classes=3, per_class=20)
 
@@ -54,8 +54,8 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_dir(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of six epochs on the drawn dishes, with its predictions."""
     from training.config import TrainConfig
-    from training.prepare import prepare
-    from training.trainer import train
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
 
     root = tmp_path_factory.mktemp("report")
     cache = prepare(dishes, 32, cache_root=root / "cache")

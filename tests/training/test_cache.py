@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.preprocessing import PREPROCESSING, load_square
-from training import decoding
-from training.cache import DatasetCache
+from service.pixels.preprocessing import PREPROCESSING, load_square
+from training.data import decoding
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 from training.errors import DataError
-from training.prepare import prepare
 
 COUNTS = {"train/a": 4, "train/b": 3, "val/a": 2, "val/b": 2}
 
@@ -140,7 +140,7 @@ def test_processes_decode_what_threads_do(folder, tmp_path, monkeypatch):
 _SLOW = """
 import sys, time
 sys.path.insert(0, {root!r})
-from training import decoding
+from training.data import decoding
 decode = decoding.load_square
 
 def slowly(content, side):
@@ -156,7 +156,7 @@ _BUILDER = """
 import sys
 from pathlib import Path
 from training.errors import DataError
-from training.prepare import prepare
+from training.data.prepare import prepare
 
 try:
     prepare(

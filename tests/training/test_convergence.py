@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from training.reports.convergence import measure
+from training.evaluation.convergence import measure
 
 
 def test_the_knee_of_two_straight_lines_is_where_they_meet():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from training import convolution
-from training.convolution import Convolution, use_products
-from training.resnet import build
+from training.model import cpu_convolution
+from training.model.cpu_convolution import Convolution, use_products
+from training.model.resnet import build
 
 SHAPES = [(3, 1, 1, 5), (3, 2, 1, 5), (3, 2, 1, 4), (1, 2, 0, 4), (7, 2, 3, 9)]
 
@@ -36,13 +36,13 @@ def answers(layer: nn.Conv2d, inputs: torch.Tensor) -> list[torch.Tensor]:
 def products(monkeypatch) -> list[int]:
     """Counts how often a product was computed."""
     calls: list[int] = []
-    apply = convolution._Product.apply
+    apply = cpu_convolution._Product.apply
 
     def counted(*arguments):
         calls.append(1)
         return apply(*arguments)
 
-    monkeypatch.setattr(convolution._Product, "apply", counted)
+    monkeypatch.setattr(cpu_convolution._Product, "apply", counted)
     return calls
 
 

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from training.dataset import scan
+from training.data.dataset import scan
 from training.errors import DataError
 
 

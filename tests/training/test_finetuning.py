@@ -15,19 +15,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training import checkpoint, transfer
-from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.drawn.sample import draw
-from training.engine import Engine
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 from training.errors import ConfigError, RunError, StoppedError
 from training.finetuning.retention import retention
 from training.finetuning.search import config_for
 from training.finetuning.similarity import measure
-from training.parts import EVERYTHING, PARTS, part_of, phases
-from training.prepare import prepare
-from training.trainer import train
-from training.transfer import Start
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model import pretrained
+from training.model.pretrained import Start
+from training.model.stages import EVERYTHING, PARTS, part_of, phases
+from training.runs import checkpoint
+from training.samples.sample import draw
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"batch_size": 16, "threads": 1, "transfer.views": 1, "transfer.head_share": 0.6}
@@ -35,13 +36,13 @@ OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s", "f
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer", "training.transfer"])
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.model.pretrained"])
 
 
 @pytest.fixture(scope="module")
 def start(run_dir: Path) -> Start:
     """The best epoch of a run on three drawn dishes."""
-    return transfer.read(run_dir)
+    return pretrained.read(run_dir)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_kept_features_change_nothing_but_the_time(start, cache, tmp_path, strat
 
 def go(cache: str, source: str, run_dir: str) -> None:
     """Fine-tune, or go on, as a process of its own."""
-    begun = transfer.read(source)
+    begun = pretrained.read(source)
     config = small("lp-ft", begun, 5, checkpoint_every_steps=2)
     train(config, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu", start=begun)
 
@@ -218,7 +219,7 @@ def test_weights_are_read_from_files(run_dir, start, tmp_path):
     best = run_dir / "checkpoints" / checkpoint.BEST
 
     for path in (tmp_path / "a.safetensors", tmp_path / "b.pth", tmp_path / "c.pt", best):
-        assert start.sha256 == transfer.read(path).sha256
+        assert start.sha256 == pretrained.read(path).sha256
 
 
 class _Bomb:
@@ -248,7 +249,7 @@ def test_what_is_no_resnet18_is_refused_and_never_run(start, tmp_path, monkeypat
         "absent.pth": "no weights at absent.pth",
     }.items():
         with pytest.raises(ConfigError, match=sentence):
-            transfer.read(name)
+            pretrained.read(name)
     assert not Path("exploded").exists()
 
 
@@ -258,7 +259,7 @@ def test_torchvision_without_a_connection_says_where_to_put_the_file(tmp_path, m
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
     with pytest.raises(ConfigError, match=r"put resnet18-\w+\.pth into .*checkpoints"):
-        transfer.read("torchvision")
+        pretrained.read("torchvision")
 
 
 def test_similarity_knows_the_same_photos_and_other_ones(run_dir, start, cache):

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
-from training.augment import augment, draw
-from training.cache import DatasetCache, Split
 from training.config import AugmentConfig, TrainConfig
-from training.engine import Engine
+from training.data.augmentation import augment, draw
+from training.data.cache import DatasetCache, Split
+from training.data.loader import feed_for, resident_bytes, sharing
+from training.data.prepare import prepare
+from training.distributed.world import ALONE
 from training.errors import DivergedError, StoppedError
-from training.feed import feed_for, resident_bytes, sharing
-from training.optimizer import optimizer_of
-from training.prepare import prepare
-from training.resnet import build
-from training.room import find_micro_batch
-from training.run import Run
-from training.trainer import train
-from training.world import ALONE
+from training.loop.batch_finder import find_micro_batch
+from training.loop.optimizer import optimizer_of
+from training.loop.run import Run
+from training.loop.state import restore, tensors_of
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model.resnet import build
+from training.runs import checkpoint
 
 pytestmark = [
     pytest.mark.gpu,
@@ -183,7 +184,7 @@ def test_each_group_has_a_rate_of_its_own():
 def test_convolutions_have_their_channels_innermost():
     """Weights and their momentum are laid out for tensor cores, after a resume as well."""
     engine, _ = steps(CUDA)
-    checkpoint.restore(engine, checkpoint.tensors_of(engine))
+    restore(engine, tensors_of(engine))
 
     convolution = engine.model.conv1.weight
     momentum = engine.optimizer.state[convolution]["momentum_buffer"]

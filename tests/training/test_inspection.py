@@ -7,7 +7,7 @@ import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw
 
-from training import decoding
+from training.data import decoding
 from training.datasheet.contact_sheet import contact_sheet
 from training.datasheet.inspection import inspect
 from training.errors import DataError

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint, trivial
-from training.augment import augment, draw
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
+from training.data import trivial_augment
+from training.data.augmentation import augment, draw
 from training.errors import ConfigError, RunError
+from training.loop.schedule import learning_rate
 from training.recipes import recipe
-from training.schedule import learning_rate
+from training.runs import checkpoint
 
 PLAIN_VALUES = {"crop_area": 1, "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0}
 
@@ -128,8 +129,8 @@ def test_trivial_operations_do_what_their_names_say():
     ramp = torch.arange(0, 256, 8).float().expand(1, 3, 32, 32).contiguous()
 
     def apply(name: str, strength: float) -> torch.Tensor:
-        chosen = trivial.Chosen(
-            torch.tensor([trivial.OPERATIONS.index(name)]),
+        chosen = trivial_augment.Chosen(
+            torch.tensor([trivial_augment.OPERATIONS.index(name)]),
             torch.tensor([abs(strength)]),
             torch.tensor([1.0 if strength >= 0 else -1.0]),
         )

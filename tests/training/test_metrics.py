@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.errors import RunError
-from training.reports import metrics
-from training.reports.metrics import Predictions
+from training.evaluation import metrics
+from training.evaluation.metrics import Predictions
 
 
 def _random(seed, photos=400, classes=7, sharp=2.0):

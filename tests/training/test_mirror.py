@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from storage import Bucket, StorageError, TakenError
-from training import checkpoint, decoding, mirror, prepare
+from training.buckets import mirror
+from training.buckets.snapshot import Mirror
+from training.data import decoding, prepare
 from training.errors import RunError
-from training.snapshot import Mirror
+from training.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 URL = "s3://bucket/runs/first"

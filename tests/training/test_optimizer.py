@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.optimizer import as_they_lie, optimizer_of
-from training.resnet import build
+from training.loop.optimizer import as_they_lie, optimizer_of
+from training.model.resnet import build
 
 CPU = torch.device("cpu")
 

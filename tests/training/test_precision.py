@@ -11,12 +11,13 @@ import onnxruntime
 import pytest
 import torch
 
-from training import checkpoint, precision, run_directory
-from training.cache import DatasetCache
+from training.data.cache import DatasetCache
 from training.errors import ExportError
-from training.export import export, write_onnx
-from training.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce, to_int8
-from training.resnet import Served, build
+from training.export import precision
+from training.export.onnx_export import export, write_onnx
+from training.export.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce, to_int8
+from training.model.resnet import Served, build
+from training.runs import checkpoint, run_directory
 
 
 @pytest.fixture(scope="module")

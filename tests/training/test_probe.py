@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import checkpoint
-from training.cache import DatasetCache
 from training.config import TrainConfig
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 from training.errors import StoppedError
-from training.prepare import prepare
-from training.trainer import train
+from training.loop.trainer import train
+from training.runs import checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +85,9 @@ def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
             raise KeyboardInterrupt
 
     rates = []
-    from training import probe
+    from training.loop import annealed_preview
 
-    original = probe.draw
+    original = annealed_preview.draw
     config = TrainConfig(image_size=32, epochs=8, batch_size=16, threads=1)
     seen = config.with_overrides({"augment.trivial": 1.0, "augment.off_epochs": 2})
 
@@ -95,12 +95,12 @@ def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
         rates.append(options["late"])
         return original(*arguments, **options)
 
-    probe.draw = watched
+    annealed_preview.draw = watched
     try:
         with pytest.raises(KeyboardInterrupt):
             train(seen, cache, tmp_path / "run", device="cpu", after_epoch=judge)
     finally:
-        probe.draw = original
+        annealed_preview.draw = original
     # Of six epochs left the last two go without heavy augmentation: the last third of the guess.
     assert [False, False, True] == rates
     assert 0 <= guessed[0] <= 1

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
-from training import checkpoint, train_cli
-from training import engine as engine_module
-from training.augment import draw
-from training.cache import DatasetCache, Split
+from training.cli import train as train_cli
 from training.config import TrainConfig
-from training.engine import Engine
+from training.data.augmentation import draw
+from training.data.cache import DatasetCache, Split
+from training.data.loader import feed_for
+from training.data.prepare import prepare
+from training.distributed.world import joined
 from training.errors import StoppedError
-from training.feed import feed_for
-from training.prepare import prepare
-from training.resnet import build
-from training.trainer import train
-from training.world import joined
+from training.loop import step as engine_module
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model.resnet import build
+from training.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +71,7 @@ def test_two_processes_started_by_the_command_stop_and_one_goes_on(dishes, tmp_p
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
 
 
 def in_processes(size: int, work: Callable[..., None], *arguments: object) -> None:

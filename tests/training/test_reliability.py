@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training import checkpoint
-from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.engine import Engine
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 from training.errors import DivergedError, RunError
-from training.prepare import prepare
-from training.run import Run
-from training.trainer import train
+from training.loop.run import Run
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = TrainConfig(
@@ -34,7 +34,7 @@ OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
 
 
 def go(cache: str, run_dir: str) -> None:

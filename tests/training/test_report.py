@@ -13,7 +13,7 @@ from training.errors import RunError
 from training.reports import report
 from training.reports.compare import compare, difference
 from training.reports.compare import write as write_comparison
-from training.reports.run_record import RunRecord
+from training.runs.run_record import RunRecord
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 

@@ -16,23 +16,23 @@ import torch
 from safetensors.torch import load_file
 
 import terminal
-from training import checkpoint
 from training.__main__ import main
-from training.cache import Split
 from training.config import TrainConfig
-from training.engine import Engine
+from training.data.cache import Split
+from training.data.loader import feed_for
+from training.data.prepare import prepare
 from training.errors import ExportError, RunError, StoppedError
-from training.export import check_parity, export, write_onnx
-from training.feed import feed_for
-from training.prepare import prepare
+from training.export.onnx_export import check_parity, export, write_onnx
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model.resnet import Served, build
 from training.recipes import scratch
-from training.resnet import Served, build
-from training.trainer import train
+from training.runs import checkpoint
 
 ROOT = Path(__file__).parents[2]
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["training.trainer", "training.prepare"])
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
 SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
 OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 from PIL import Image
 
-from training.dataset import scan
+from training.data.dataset import scan
 from training.datasheet.contact_sheet import contact_sheet
 from training.datasheet.inspection import inspect
-from training.drawn.sample import draw
 from training.errors import DataError
+from training.samples.sample import draw
 
 
 def test_the_same_seed_draws_the_same_pictures(dishes, tmp_path):

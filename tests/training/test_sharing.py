@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from training.augment import draw
-from training.calibration import expected_calibration_error, fit_temperature, softmax
 from training.config import TrainConfig
-from training.device import largest_micro_batch
-from training.engine import Engine
+from training.data.augmentation import draw
+from training.data.prepare import prepare
+from training.data.sampler import Order, class_weights
+from training.distributed.world import World
 from training.errors import ConfigError, RunError
-from training.intervals import mean_interval, wilson_of
-from training.order import Order, class_weights
-from training.prepare import prepare
-from training.resnet import Served, build
-from training.trainer import train
-from training.world import World
+from training.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
+from training.evaluation.intervals import mean_interval, wilson_of
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model.device import largest_micro_batch
+from training.model.resnet import Served, build
 
 
 def fix_statistics(engine: Engine) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from training.reports import report
-from training.reports.run_record import RunRecord
 from training.reports.tracking import Follower, MlflowTracker, TensorBoardTracker, numbers
+from training.runs.run_record import RunRecord
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from training.result import TrainResult
-from training.train_cli import show
+from training.cli.train import show
+from training.runs.result import TrainResult
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}

@@ -19,11 +19,11 @@ import torch
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
-from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.engine import Engine
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
 from training.errors import ConfigError, StoppedError
-from training.prepare import prepare
+from training.loop.step import Engine
 from training.recipes import recipe
 from training.tuning import search
 from training.tuning.arms import train_arms

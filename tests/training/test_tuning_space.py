@@ -8,10 +8,10 @@ import optuna
 import pytest
 import torch
 
-from training.augment import augment, draw
 from training.config import AugmentConfig, TrainConfig, flatten
-from training.engine import Engine
+from training.data.augmentation import augment, draw
 from training.errors import ConfigError
+from training.loop.step import Engine
 from training.recipes import recipe
 from training.tuning.policies import POLICIES, augmentation
 from training.tuning.rungs import Rungs, rungs

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from service.preprocessing import ImageError, load_square
-from training.dataset import Photo
+from service.pixels.preprocessing import ImageError, load_square
+from training.data.dataset import Photo
 from training.datasheet.inspection import Sheet
 from training.files import replacing
 from training.pages import fonts

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from terminal import Progress, no_progress
-from training import decoding
-from training.dataset import SPLITS, SUFFIXES, Photo, PhotoFolder, scan
+from training.data import decoding
+from training.data.dataset import SPLITS, SUFFIXES, Photo, PhotoFolder, scan
 from training.datasheet import duplicates
 from training.datasheet.looks import Look, look, small
 from training.errors import DataError

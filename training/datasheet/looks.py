@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from service.preprocessing import FORMATS, ImageError, load_square
+from service.pixels.preprocessing import FORMATS, ImageError, load_square
 from training.datasheet.duplicates import SIDE, perceptual_hash
 
 TINY_PX = 64

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.preprocessing import ImageError, load_square
-from training.dataset import Photo
+from service.pixels.preprocessing import ImageError, load_square
+from training.data.dataset import Photo
 from training.datasheet import sheet_plots
 from training.datasheet.contact_sheet import contact_sheet
 from training.datasheet.inspection import Copies, Sheet

@@ -4,12 +4,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training import transfer
-from training.cache import DatasetCache
+from training.data.cache import DatasetCache
 from training.finetuning.separation import features_of, linear_probe
+from training.model import pretrained
+from training.model.pretrained import Start
+from training.model.resnet import build
 from training.reports.compare import Delta, difference
-from training.resnet import build
-from training.transfer import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
     """
     old = DatasetCache.open(photos)
     right = []
-    for weights in (start, transfer.read(run_dir)):
+    for weights in (start, pretrained.read(run_dir)):
         model = build(2, seed=0)
         model.load_state_dict({**model.state_dict(), **weights.tensors})
         right.append(linear_probe(features_of(model, old)))

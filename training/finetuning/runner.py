@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from terminal import progress, say
-from training import run_directory
-from training.cache import DatasetCache
 from training.config import TrainConfig
+from training.data.cache import DatasetCache
+from training.data.loader import placement_of
+from training.distributed.job_claims import take_turns
 from training.errors import BusyError, RunError
-from training.feed import placement_of
 from training.finetuning.search import Job, config_for, is_finished
+from training.loop.stopping import stop_on_signals
+from training.loop.trainer import train
+from training.model.pretrained import Start
 from training.reports.tracking import tracked, write_report
-from training.result import TrainResult
-from training.stopping import stop_on_signals
-from training.trainer import train
-from training.transfer import Start
-from training.turns import take_turns
+from training.runs import run_directory
+from training.runs.result import TrainResult
 
 
 class Runner:

@@ -15,9 +15,9 @@ from typing import Any, get_args
 
 from training.config import Strategy, TrainConfig
 from training.errors import ConfigError
+from training.model.pretrained import Start
 from training.recipes import recipe
-from training.reports.run_record import RunRecord
-from training.transfer import Start
+from training.runs.run_record import RunRecord
 
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from training.cache import DatasetCache
+from training.data.cache import DatasetCache
 from training.errors import DataError
-from training.features import cached_features
-from training.parts import HEAD
+from training.model.cached_features import cached_features
+from training.model.stages import HEAD
 
 _DECAY = 1e-3
 """Of the probe's weights, on features of mean 0 and deviation 1."""

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.cache import DatasetCache
+from training.data.cache import DatasetCache
 from training.errors import DataError
+from training.evaluation.intervals import wilson_of
 from training.finetuning.separation import centroids_of, features_of, linear_probe, nearest_centroid
-from training.intervals import wilson_of
-from training.resnet import build
-from training.transfer import Start
+from training.model.pretrained import Start
+from training.model.resnet import build
 
 SMALL = 500
 """Photos a class (median) below which a set is small: ResNet18 has 11 million weights, and the

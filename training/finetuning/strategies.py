@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.errors import RunError
+from training.evaluation.intervals import mean_interval, wilson_of
 from training.finetuning.search import Job
-from training.intervals import mean_interval, wilson_of
-from training.parts import num_trained
+from training.model.resnet import build
+from training.model.stages import num_trained
 from training.reports.gain import Gain, gain_between
-from training.reports.run_record import RunRecord
-from training.resnet import build
+from training.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

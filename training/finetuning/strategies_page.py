@@ -14,7 +14,7 @@ from training.finetuning.strategies import Strategies
 from training.pages import page
 from training.pages.figures import BLUE, GREEN, MUTED, Drawn, axes, save
 from training.reports import compare_plots
-from training.reports.run_record import RunRecord
+from training.runs.run_record import RunRecord
 
 
 def write(

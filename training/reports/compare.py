@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from training.config import flatten
 from training.errors import RunError
-from training.intervals import mcnemar, paired_interval, wilson_of
+from training.evaluation.intervals import mcnemar, paired_interval, wilson_of
+from training.evaluation.metrics import Predictions
 from training.pages import page
 from training.pages.figures import Drawn
-from training.reports.metrics import Predictions
 from training.reports.report import Measured, measured
-from training.reports.run_record import RunRecord
+from training.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

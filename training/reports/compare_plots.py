@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.pages.figures import BLUE, INK, MUTED, ORANGE, SERIES, Drawn, axes, save
-from training.reports.run_record import RunRecord
+from training.runs.run_record import RunRecord
 
 if TYPE_CHECKING:
     from training.reports.compare import Comparison

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-from training.intervals import mean_interval, paired_interval
-from training.reports.metrics import Predictions
-from training.reports.run_record import RunRecord
+from training.evaluation.intervals import mean_interval, paired_interval
+from training.evaluation.metrics import Predictions
+from training.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from training.evaluation.convergence import Convergence
+from training.evaluation.metrics import Ints, PerClass, Reliability
 from training.pages.figures import (
     BLUE,
     GREEN,
@@ -23,8 +25,6 @@ from training.pages.figures import (
     axes,
     save,
 )  # fmt: skip
-from training.reports.convergence import Convergence
-from training.reports.metrics import Ints, PerClass, Reliability
 
 History = Sequence[Mapping[str, Any]]
 _NAMED = 60

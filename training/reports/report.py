@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.preprocessing import ImageError, load_square
-from training.cache import DatasetCache
+from service.pixels.preprocessing import ImageError, load_square
 from training.config import flatten
+from training.data.cache import DatasetCache
 from training.errors import ConfigError, DataError
+from training.evaluation import metrics
+from training.evaluation.convergence import DEFINITIONS, Convergence, measure
+from training.evaluation.metrics import PerClass, Predictions, Scores
 from training.pages import page
 from training.pages.figures import Drawn
 from training.recipes import recipe
-from training.reports import metrics, plots
-from training.reports.convergence import DEFINITIONS, Convergence, measure
-from training.reports.metrics import PerClass, Predictions, Scores
-from training.reports.run_record import RunRecord
+from training.reports import plots
+from training.runs.run_record import RunRecord
 
 _MISTAKES = 24
 _CONFUSIONS = 15

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from terminal import say
 from training.config import flatten
 from training.files import write_text
-from training.reports.run_record import RunRecord
+from training.runs.run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from terminal import Progress, no_progress
-from training import run_directory
-from training.cache import DatasetCache
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
+from training.data.cache import DatasetCache
+from training.distributed.job_claims import take_turns
+from training.evaluation.intervals import mean_interval
 from training.files import write_text
-from training.intervals import mean_interval
+from training.loop.trainer import train
 from training.reports.gain import Gain, gain
-from training.reports.run_record import RunRecord
-from training.trainer import train
-from training.turns import take_turns
+from training.runs import run_directory
+from training.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from terminal import Progress, no_progress
-from training.cache import DatasetCache
 from training.config import TrainConfig
-from training.intervals import mean_interval
+from training.data.cache import DatasetCache
+from training.evaluation.intervals import mean_interval
 from training.reports.gain import Gain, gain
-from training.reports.run_record import RunRecord
-from training.run_directory import read
+from training.runs.run_directory import read
+from training.runs.run_record import RunRecord
 from training.tuning.arms import train_arms
 from training.tuning.search import Outcome, best_run
 from training.tuning.study import Study

@@ -1,9 +1,10 @@
 """When a trial is given up: successive halving, asynchronously (ASHA; Li et al. 2020).
 
 At a quarter and at half of the epochs every trial is judged as if it ended there (see
-`training/probe.py`: top-1 at equal epochs, the tail of each schedule included). It goes on if it is
-among the best of all that came to this rung so far: a quarter of them at the first rung, where most
-are far behind, and half at the second, where those that are left are close. Rounded up.
+`training/loop/annealed_preview.py`: top-1 at equal epochs, the tail of each schedule included). It
+goes on if it is among the best of all that came to this rung so far: a quarter of them at the first
+rung, where most are far behind, and half at the second, where those that are left are close.
+Rounded up.
 """
 
 import math

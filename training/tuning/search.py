@@ -14,12 +14,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from terminal import Progress, no_progress, say
-from training import checkpoint
-from training.cache import DatasetCache
-from training.device import device_of
+from training.data.cache import DatasetCache
+from training.data.loader import sharing
 from training.errors import SettingsError, StoppedError
-from training.feed import sharing
-from training.trainer import train
+from training.loop.trainer import train
+from training.model.device import device_of
+from training.runs import checkpoint
 from training.tuning.rungs import rungs
 from training.tuning.study import Claim, Study
 

@@ -26,11 +26,11 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from training import run_directory
 from training.config import TrainConfig
 from training.errors import ConfigError, RunError
 from training.files import write_text
 from training.recipes import recipe
+from training.runs import run_directory
 from training.tuning import storages
 from training.tuning.space import Space
 

@@ -1,0 +1,1 @@
+"""What the command line does on one machine without Prefect: demo, up, traffic, relabel."""

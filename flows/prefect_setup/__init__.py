@@ -1,0 +1,1 @@
+"""Setting Prefect up: deployments, work pools, a worker, and runs that survive restarts."""

@@ -1,0 +1,286 @@
+"""`hansang deploy`: make a Prefect server ready for the nightly pipeline, and say what changed.
+
+pools (a GPU each, limit 1; one for light work) ─► prefect.yaml ─► automations
+
+Everything is found by its name, so doing it again changes nothing. Where the pool of light work is
+there and no pool of processes (deploy/kubernetes makes one of Jobs), it is left as it is and takes
+every flow: its cluster, and no limit of ours, finds each one its place.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+from flows.prefect_setup.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pools, num_gpus
+from terminal import UserError
+
+_TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hansang"}
+_HEARTBEATS_MISSED_S = 95.0
+"""Three heartbeats of 30 s and a little: a run that is silent for so long is dead."""
+
+_SECOND_REPORT_S = 30.0
+MAX_RETRIES = 3
+"""Times that a crashed run is begun again."""
+
+_COMPARED = (
+    "parameters", "schedules", "tags", "work_pool_name", "concurrency_limit",
+    "concurrency_options", "entrypoint", "job_variables", "description", "pull_steps",
+    "parameter_openapi_schema",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What `deploy` did to one thing."""
+
+    kind: str
+    """pool, deployment or automation."""
+    name: str
+    what: str
+    """created, unchanged, or what changed."""
+
+
+def deploy(
+    *,
+    home: Path,
+    data: str = "photos",
+    model: str = "food42",
+    gpus: int | None = None,
+    file: Path = Path("prefect.yaml"),
+    heartbeat_missed_s: float = _HEARTBEATS_MISSED_S,
+) -> list[Change]:
+    """Create or update everything on the server that PREFECT_API_URL names.
+
+    Args:
+        home: The folder that the flows run in; it holds `flows/`.
+        data: The folder of photos, from there.
+        model: Name of the model.
+        gpus: GPUs of the machine that trains, 0 for a CPU; where Jobs do, those of each Job. By
+            default those that this machine has, and 1 for a Job.
+        file: The deployments.
+        heartbeat_missed_s: Silence after which a run is dead.
+
+    Raises:
+        UserError: The server cannot be reached, or refuses something.
+    """
+    if not file.is_file():
+        raise UserError(f"no {file}; run it in the folder that holds Hansang's prefect.yaml")
+    with connected() as client:
+        jobs = _other_type(client)
+        if jobs:
+            gpus, heavy = 1 if gpus is None else gpus, [LIGHT_POOL]
+            changes = [Change(kind="pool", name=LIGHT_POOL, what=f"left as it is: {jobs}")]
+        else:
+            gpus = num_gpus() if gpus is None else gpus
+            heavy = heavy_pools(gpus)
+            changes = [_pool(client, LIGHT_POOL, LIGHT_LIMIT, {})]
+            for pool in heavy:
+                number = pool.rsplit("-", 1)[1]
+                env = {"CUDA_VISIBLE_DEVICES": number, "HANSANG_GPU": number} if gpus else {}
+                changes.append(_pool(client, pool, 1, env))
+        before = _deployments(client)
+        _apply(file, home=home, data=data, model=model, pool=heavy[0], gpus=gpus)
+        after = _deployments(client)
+        for name, now in sorted(after.items()):
+            if now["tags"] and "hansang" in now["tags"]:
+                changes.append(
+                    Change(kind="deployment", name=name, what=_difference(before.get(name), now))
+                )
+        changes += [_automation(client, wanted) for wanted in automations(heartbeat_missed_s)]
+    return changes
+
+
+def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[AutomationCore]:
+    """Return what a server must do of itself: find dead runs, and begin crashed ones again.
+
+    Both are for flow runs with the tag `hansang` alone. The second waits: a worker reports a dead
+    process twice, some seconds apart, and the second report would crash what is begun again. It
+    takes runs that began once to three times. One that never began (its code cannot be imported)
+    or that crashes for the fourth time stays Crashed, with its reason.
+    """
+    ended = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused", "Cancelling")
+    ours = ("Released", "Kept", "Unchanged", "AwaitingRetry", "Scheduled")
+    for_each, tag = {"prefect.resource.id"}, dict(_TAG)
+    silent = EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={
+            "prefect.flow-run.heartbeat",
+            *(f"prefect.flow-run.{state}" for state in (*ended, *ours)),
+        },
+        for_each=for_each,
+        match_related=tag,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=heartbeat_missed_s),
+    )
+    crashed = EventTrigger(
+        after={"prefect.flow-run.Crashed"},
+        expect={f"prefect.flow-run.{state}" for state in ("Running", *ours)},
+        for_each=for_each,
+        match={"prefect.run-count": [str(count + 1) for count in range(MAX_RETRIES)]},
+        match_related=tag,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=_SECOND_REPORT_S),
+    )
+    return [
+        AutomationCore(
+            name="hansang: a run whose heartbeat stops has crashed",
+            description="Its process and its worker were killed: nobody else would tell.",
+            trigger=silent,
+            actions=[
+                ChangeFlowRunState(
+                    name="Crashed",
+                    state="CRASHED",
+                    message=f"no heartbeat for {heartbeat_missed_s:.0f} s",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="hansang: a crashed run is begun again",
+            description=f"Under its own id, to find its checkpoint; {MAX_RETRIES} times at most.",
+            trigger=crashed,
+            actions=[
+                ChangeFlowRunState(
+                    name="AwaitingRetry", state="SCHEDULED", message="begun again after a crash"
+                )
+            ],
+        ),
+    ]
+
+
+@contextmanager
+def connected() -> Iterator[SyncPrefectClient]:
+    """Yield a client of the server that PREFECT_API_URL names.
+
+    Raises:
+        UserError: There is none, or it does not answer.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UserError(
+            "PREFECT_API_URL is not set: start a server (prefect server start, or hansang up) and"
+            " export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    with get_client(sync_client=True) as client:
+        error = client.api_healthcheck()
+        if error is not None:
+            raise UserError(f"no Prefect server answers at {url}: {error}")
+        yield client
+
+
+def _other_type(client: SyncPrefectClient) -> str:
+    """Return the type of the pool of light work; nothing if it is not there, or of processes."""
+    try:
+        found = client.read_work_pool(LIGHT_POOL).type
+    except ObjectNotFound:
+        return ""
+    return "" if found == "process" else found
+
+
+def _pool(client: SyncPrefectClient, name: str, limit: int, env: Mapping[str, str]) -> Change:
+    template = ProcessWorker.get_default_base_job_template()
+    template["variables"]["properties"]["env"]["default"] = dict(env)
+    try:
+        found = client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(
+            WorkPoolCreate(
+                name=name, type="process", concurrency_limit=limit, base_job_template=template
+            )
+        )
+        return Change(kind="pool", name=name, what="created")
+    differing = []
+    if found.concurrency_limit != limit:
+        differing.append(f"limit {found.concurrency_limit} → {limit}")
+    if found.base_job_template != template:
+        differing.append("job template")
+    if differing:
+        client.update_work_pool(
+            name, WorkPoolUpdate(concurrency_limit=limit, base_job_template=template)
+        )
+    return Change(kind="pool", name=name, what=", ".join(differing) or "unchanged")
+
+
+def _apply(file: Path, *, home: Path, data: str, model: str, pool: str, gpus: int) -> None:
+    """Let Prefect apply its own file."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all",
+         "--prefect-file", str(file.resolve())],
+        cwd=home,
+        env={
+            "HANSANG_METRICS": "http://localhost:8002/metrics",
+            **os.environ, "HANSANG_HOME": str(home.resolve()), "HANSANG_DATA": data,
+            "HANSANG_MODEL": model, "HANSANG_POOL": pool, "HANSANG_GPUS": str(gpus),
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+        },
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise UserError(f"prefect deploy: {(done.stderr or done.stdout).strip()[-2000:]}")
+
+
+def _deployments(client: SyncPrefectClient) -> dict[str, dict[str, Any]]:
+    found = {}
+    flows: dict[Any, str] = {}
+    offset = 0
+    while page := client.read_deployments(limit=100, offset=offset):
+        for deployment in page:
+            if deployment.flow_id not in flows:
+                flows[deployment.flow_id] = client.read_flow(deployment.flow_id).name
+            name = f"{flows[deployment.flow_id]}/{deployment.name}"
+            found[name] = deployment.model_dump(mode="json")
+        offset += len(page)
+    return found
+
+
+def _difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    if before is None:
+        return "created"
+    differing = [name for name in _COMPARED if _plain(before.get(name)) != _plain(now.get(name))]
+    return ", ".join(differing) or "unchanged"
+
+
+def _plain(value: Any) -> Any:
+    """Leave out what the server gives anew each time: ids and times."""
+    if isinstance(value, dict):
+        dropped = ("id", "created", "updated", "deployment_id", "anchor_date")
+        return {key: _plain(each) for key, each in value.items() if key not in dropped}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
+    found = client.read_automations_by_name(wanted.name)
+    if not found:
+        client.create_automation(wanted)
+        return Change(kind="automation", name=wanted.name, what="created")
+    # By what it does; the trigger's id is the server's.
+    now, then = (
+        AutomationCore.model_validate(each.model_dump()).model_dump(mode="json")
+        for each in (wanted, found[0])
+    )
+    for each in (now, then):
+        each["trigger"].pop("id", None)
+        for key, value in each["trigger"].items():
+            if isinstance(value, list):
+                each["trigger"][key] = sorted(map(str, value))
+    differing = [key for key in now if now[key] != then.get(key)]
+    if not differing:
+        return Change(kind="automation", name=wanted.name, what="unchanged")
+    client.update_automation(found[0].id, wanted)
+    return Change(kind="automation", name=wanted.name, what=", ".join(differing))

@@ -1,0 +1,276 @@
+"""Whether a new model earns the place of the one that serves: rules and sums, no models, no files.
+
+Both answered the same held-out photos. What counts is only where they differ: `gained` photos the
+challenger alone has right, `lost` photos the champion alone. McNemar's exact test asks how likely
+so one-sided a count is if both were equally good; the bootstrap asks the same of the mean recall of
+the classes, so that a class of few photos weighs as much as one of many.
+
+Sources: McNemar 1947; Efron & Tibshirani 1993, chapter 13 (percentile intervals of paired data).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.evaluation.intervals import mcnemar
+
+_RESAMPLES = 4000
+_SEED = 0
+
+
+class Rules(BaseModel):
+    """What a model must reach to be released."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    test: Literal["mcnemar", "bootstrap"] = Field(
+        "mcnemar", description="mcnemar compares top-1; bootstrap the mean recall of the classes."
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Largest chance of a release that is no better, one-sided."
+    )
+    max_recall_drop: float = Field(
+        0.15, gt=0, le=1, description="A class that loses more recall than this holds the release."
+    )
+    min_photos_lost: int = Field(
+        2, ge=1, description="Fewer photos than this are no collapse, however small the class."
+    )
+    min_new_recall: float = Field(
+        0.3, ge=0, le=1, description="Recall that each class new to the model must reach."
+    )
+    min_top1: float = Field(
+        0.0, ge=0, le=1, description="Top-1 on the held-out photos that every release must reach."
+    )
+    max_slowdown: float = Field(
+        1.5,
+        gt=1,
+        description="Times the champion's time per photo; for other image sizes, per pixel.",
+    )
+    max_ms: float | None = Field(
+        None, gt=0, description="Milliseconds that one photo may take alone, if there is a limit."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassRow:
+    """One class on the held-out photos; recalls are fractions, None where there is none."""
+
+    label: str
+    photos: int
+    champion: float | None
+    challenger: float | None
+    gained: int
+    lost: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What the rules say, and the numbers they say it by."""
+
+    promote: bool
+    reason: str
+    case: Literal["first release", "same classes", "changed classes"]
+    photos: int
+    """Held-out photos that both were asked; all of them in a first release."""
+    challenger_top1: float
+    champion_top1: float | None
+    gained: int
+    lost: int
+    p_value: float | None
+    """Chance of as many gains or more, were both equally good (McNemar, exact, one-sided)."""
+    recall_difference: float | None
+    """Challenger's mean recall less the champion's, over the classes that both know."""
+    recall_interval: tuple[float, float] | None
+    """Its two-sided interval of 1 - 2·alpha: the lower end is the one-sided bound."""
+    added: tuple[str, ...]
+    """Classes that only the challenger knows."""
+    removed: tuple[str, ...]
+    """Classes that only the champion knows."""
+    classes: tuple[ClassRow, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return asdict(self)
+
+
+def judge(
+    truth: Sequence[str],
+    challenger: Sequence[str],
+    champion: Sequence[str] | None,
+    *,
+    labels: Sequence[str],
+    champion_labels: Sequence[str] = (),
+    same_weights: bool = False,
+    rules: Rules | None = None,
+) -> Verdict:
+    """Decide by the answers to the same photos.
+
+    Args:
+        truth: The label of each photo.
+        challenger: What the new model answered, photo by photo.
+        champion: What the serving model answered; None if nothing serves.
+        labels: The classes of the new model.
+        champion_labels: The classes of the serving one.
+        same_weights: Whether the serving one is the same epoch of the same run, in another
+            precision: then no worse is enough, for it cannot be better.
+        rules: What is asked for.
+    """
+    rules = rules or Rules()
+    right = np.array([t == c for t, c in zip(truth, challenger, strict=True)], bool)
+    known = set(labels) & set(champion_labels)
+    shared = np.array([t in known for t in truth], bool)
+    if champion is None or not shared.any():
+        return _first(truth, right, labels, champion_labels if champion is not None else (), rules)
+    before = np.array([t == c for t, c in zip(truth, champion, strict=True)], bool)
+    gained = int((right & ~before & shared).sum())
+    lost = int((before & ~right & shared).sum())
+    rows = tuple(_row(label, truth, right, before, label in known) for label in labels)
+    both = [row for row in rows if row.label in known and row.photos]
+    difference, interval = _mean_recall(both, rules.alpha)
+    added = tuple(label for label in labels if label not in known)
+    removed = tuple(label for label in champion_labels if label not in known)
+    p_value = mcnemar(gained, lost, one_sided=True)
+    changed = bool(added or removed)
+    why = "the class list changed" if changed else "the same weights in another precision"
+    refusals = [
+        *_too_low(float(right.mean()), rules),
+        *_collapsed(both, rules),
+        *_not_learnt([row for row in rows if row.label in added], rules),
+    ]
+    if changed or same_weights:
+        # The class list is a person's decision: what both know must not be worse.
+        worse = mcnemar(lost, gained, one_sided=True) < rules.alpha
+        if worse:
+            refusals.insert(0, f"worse on the classes that both know (-{lost} +{gained} photos)")
+        grounds = f"{why}, and what both know is no worse (+{gained} -{lost})"
+    else:
+        better, grounds = _better(rules, gained, lost, p_value, difference, interval)
+        if not better:
+            refusals.insert(0, grounds)
+    return Verdict(
+        promote=not refusals,
+        reason="; ".join(refusals) or grounds,
+        case="changed classes" if changed else "same classes",
+        photos=int(shared.sum()),
+        challenger_top1=float(right[shared].mean()),
+        champion_top1=float(before[shared].mean()),
+        gained=gained,
+        lost=lost,
+        p_value=p_value,
+        recall_difference=difference,
+        recall_interval=interval,
+        added=added,
+        removed=removed,
+        classes=rows,
+    )
+
+
+def _first(
+    truth: Sequence[str],
+    right: NDArray[np.bool_],
+    labels: Sequence[str],
+    removed: Sequence[str],
+    rules: Rules,
+) -> Verdict:
+    top1 = float(right.mean())
+    refusals = _too_low(top1, rules)
+    nothing = "no class is shared with what serves" if removed else "nothing serves yet"
+    return Verdict(
+        promote=not refusals,
+        reason="; ".join(refusals) or f"first release: {nothing}, so there is nothing to beat",
+        case="first release",
+        photos=len(truth),
+        challenger_top1=top1,
+        champion_top1=None,
+        gained=0,
+        lost=0,
+        p_value=None,
+        recall_difference=None,
+        recall_interval=None,
+        added=tuple(labels),
+        removed=tuple(removed),
+        classes=tuple(_row(label, truth, right, right, False) for label in labels),
+    )
+
+
+def _better(
+    rules: Rules,
+    gained: int,
+    lost: int,
+    p_value: float,
+    difference: float,
+    interval: tuple[float, float],
+) -> tuple[bool, str]:
+    if rules.test == "mcnemar":
+        counts = f"+{gained} -{lost} photos, p {p_value:.3g}"
+        if p_value < rules.alpha:
+            return True, f"better: {counts} (McNemar, below {rules.alpha:g})"
+        return False, f"not better beyond chance: {counts} (McNemar, not below {rules.alpha:g})"
+    low, high = interval
+    found = f"mean recall {difference:+.2%} ({low:+.2%} to {high:+.2%}, bootstrap)"
+    # Written so that NaN fails.
+    return (True, f"better: {found}") if low > 0 else (False, f"not better beyond chance: {found}")
+
+
+def _too_low(top1: float, rules: Rules) -> list[str]:
+    if top1 >= rules.min_top1:
+        return []
+    return [f"top-1 is {top1:.2%}, and {rules.min_top1:.2%} are asked for"]
+
+
+def _collapsed(rows: Sequence[ClassRow], rules: Rules) -> list[str]:
+    found = []
+    for row in rows:
+        drop = (row.champion or 0) - (row.challenger or 0)
+        # A hair more than the amount is rounding, not more.
+        if drop > rules.max_recall_drop + 1e-9 and row.lost - row.gained >= rules.min_photos_lost:
+            found.append(
+                f"class {row.label!r} collapses: recall {row.champion:.1%} to {row.challenger:.1%}"
+            )
+    return found
+
+
+def _not_learnt(rows: Sequence[ClassRow], rules: Rules) -> list[str]:
+    return [
+        f"new class {row.label!r} is not learnt: recall {row.challenger:.1%}"
+        for row in rows
+        if row.challenger is not None and row.challenger < rules.min_new_recall
+    ]
+
+
+def _row(
+    label: str,
+    truth: Sequence[str],
+    right: NDArray[np.bool_],
+    before: NDArray[np.bool_],
+    known: bool,
+) -> ClassRow:
+    mine = np.array([t == label for t in truth], bool)
+    photos = int(mine.sum())
+    return ClassRow(
+        label=label,
+        photos=photos,
+        champion=float(before[mine].mean()) if photos and known else None,
+        challenger=float(right[mine].mean()) if photos else None,
+        gained=int((right & ~before & mine).sum()) if known else 0,
+        lost=int((before & ~right & mine).sum()) if known else 0,
+    )
+
+
+def _mean_recall(rows: Sequence[ClassRow], alpha: float) -> tuple[float, tuple[float, float]]:
+    """Return the difference of the mean recalls and its interval, resampling within classes."""
+    random = np.random.default_rng(_SEED)
+    sums = np.zeros(_RESAMPLES)
+    difference = 0.0
+    for row in rows:
+        # A photo is gained, lost or neither: drawing photos with replacement is a multinomial.
+        shares = np.array([row.gained, row.lost, row.photos - row.gained - row.lost]) / row.photos
+        drawn = random.multinomial(row.photos, shares, _RESAMPLES)
+        sums += (drawn[:, 0] - drawn[:, 1]) / row.photos
+        difference += (row.gained - row.lost) / row.photos
+    low, high = np.quantile(sums / len(rows), [alpha, 1 - alpha])
+    return difference / len(rows), (float(low), float(high))

@@ -1,0 +1,239 @@
+"""What the service answered lately, from its /metrics, beside what it answered on held-out photos.
+
+Counters only grow, and begin anew with the server. Each look is therefore a line in
+`<model>/.traffic.jsonl`, and a day is the sum of the growth between its looks.
+
+The measure is the population stability index over the classes and over the confidences:
+PSI = Σ (p - q) · ln(p / q). Equal populations give about (B - 1)(1/n + 1/m) by chance alone
+(Yurdakul 2018), for B bins and n, m counts; so much is taken off, lest a quiet day be an alarm.
+"""
+
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from terminal import UserError
+
+BINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+"""Upper ends of the confidence bins: those of the service's `hansang_confidence`."""
+
+_LOOKS = ".traffic.jsonl"
+_KEPT_S = 8 * 86400.0
+_MAX_BYTES = 64 * 2**20
+
+
+class DriftRules(BaseModel):
+    """When a day's traffic is called another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hours: float = Field(24, gt=0, description="How far to look back.")
+    max_psi: float = Field(0.2, gt=0, description="Stability index above which it drifts.")
+    min_images: int = Field(200, ge=1, description="Fewer images than this say nothing.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drift:
+    """What the comparison found."""
+
+    drifted: bool
+    reason: str
+    images: int
+    hours: float
+    """What the looks really span."""
+    classes_psi: float
+    confidence_psi: float
+    mean_confidence: tuple[float, float]
+    """Held out, and lately; by the middles of the bins."""
+    moved: list[tuple[str, float, float]]
+    """Classes whose share moved most: label, held out, lately."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it ready for JSON."""
+        return asdict(self)
+
+
+def reference(predicted: Sequence[str], confidence: Sequence[float]) -> dict[str, Any]:
+    """Count a model's answers to held-out photos as the service counts its own."""
+    labels: dict[str, int] = {}
+    for label in predicted:
+        labels[label] = labels.get(label, 0) + 1
+    bins = [0] * len(BINS)
+    for value in confidence:
+        bins[next((i for i, end in enumerate(BINS) if value <= end), len(BINS) - 1)] += 1
+    return {"predictions": labels, "confidence": bins}
+
+
+def look(url: str, model: str) -> dict[str, Any]:
+    """Read a server's counters.
+
+    Raises:
+        UserError: It cannot be reached, or counts nothing of this model.
+    """
+    from prometheus_client.parser import text_string_to_metric_families
+
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--metrics {url}: give the address of the service's /metrics, http://…")
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # checked above
+            text = answer.read(_MAX_BYTES).decode()
+        families = list(text_string_to_metric_families(text))
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise UserError(f"cannot read {url}: {error}; is the service up?") from error
+    predictions: dict[str, float] = {}
+    cumulative: list[tuple[float, float]] = []
+    started, version = 0.0, None
+    for sample in (sample for family in families for sample in family.samples):
+        mine = sample.labels.get("model") == model
+        if sample.name == "process_start_time_seconds":
+            started = sample.value
+        elif mine and sample.name == "hansang_predictions_total":
+            predictions[sample.labels["label"]] = sample.value
+        elif mine and sample.name == "hansang_confidence_bucket":
+            cumulative.append((float(sample.labels["le"]), sample.value))
+        elif mine and sample.name == "hansang_model_version":
+            version = int(sample.value)
+    if version is None:
+        raise UserError(f"{url} serves no model {model!r}")
+    # Values beyond the last bin are rounding above 1.
+    ends = [value for end, value in sorted(cumulative) if end <= 1] or [0.0] * len(BINS)
+    bins = [now - before for now, before in zip(ends, [0.0, *ends[:-1]], strict=True)]
+    return {
+        "time_s": time.time(), "started_s": started, "version": version,
+        "predictions": predictions, "confidence": bins,
+    }  # fmt: skip
+
+
+def remember(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Add a look to those of a model folder, forget those of last week, and return them all."""
+    from training.files import write_text
+
+    path = folder / _LOOKS
+    looks: list[dict[str, Any]] = []
+    if path.exists():
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                looks.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path} is damaged ({error}); remove it") from error
+    looks = [each for each in looks if each["time_s"] > found["time_s"] - _KEPT_S]
+    looks.append(dict(found))
+    write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in looks))
+    return looks
+
+
+def lately(looks: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str, Any], float]:
+    """Return the counts of the last hours under the version that serves, and the hours they span.
+
+    The first look alone has no beginning: its server's start is it.
+    """
+    last = looks[-1]
+    window = [
+        each for each in looks
+        if each["version"] == last["version"] and each["time_s"] >= last["time_s"] - hours * 3600
+    ]  # fmt: skip
+    predictions: dict[str, float] = {}
+    bins = [0.0] * len(BINS)
+    before: Mapping[str, Any] | None = None
+    earlier = [each for each in looks if each["time_s"] < window[0]["time_s"]]
+    if earlier:
+        before = earlier[-1]
+    begin_s = window[0]["started_s"] if before is None else before["time_s"]
+    for now in window:
+        same = before is not None and before["started_s"] == now["started_s"]
+        old = before if same and before is not None else {"predictions": {}, "confidence": []}
+        for label, count in now["predictions"].items():
+            grown = count - old["predictions"].get(label, 0)
+            predictions[label] = predictions.get(label, 0) + grown
+        for index, count in enumerate(now["confidence"]):
+            bins[index] += count - (old["confidence"][index] if old["confidence"] else 0)
+        before = now
+    return {"predictions": predictions, "confidence": bins}, (last["time_s"] - begin_s) / 3600
+
+
+def compare(
+    known: Mapping[str, Any], found: Mapping[str, Any], hours: float, rules: DriftRules
+) -> Drift:
+    """Compare what was answered lately with what was answered on held-out photos."""
+    labels = sorted({*known["predictions"], *found["predictions"]})
+    held = [float(known["predictions"].get(label, 0)) for label in labels]
+    now = [float(found["predictions"].get(label, 0)) for label in labels]
+    images = int(sum(now))
+    classes = stability_index(held, now)
+    confidence = stability_index(known["confidence"], found["confidence"])
+    shares = [
+        (label, a / max(sum(held), 1), b / max(sum(now), 1))
+        for label, a, b in zip(labels, held, now, strict=True)
+    ]
+    enough = images >= rules.min_images
+    over = [
+        f"{what} (stability index {value:.2f}, above {rules.max_psi:g})"
+        for what, value in (("classes", classes), ("confidence", confidence))
+        if value > rules.max_psi
+    ]
+    if not enough:
+        reason = f"{images} images say nothing; {rules.min_images} are needed"
+    elif over:
+        reason = "drifted: " + " and ".join(over)
+    else:
+        reason = f"as on held-out photos (index {classes:.2f} classes, {confidence:.2f} confidence)"
+    return Drift(
+        drifted=enough and bool(over),
+        reason=reason,
+        images=images,
+        hours=hours,
+        classes_psi=classes,
+        confidence_psi=confidence,
+        mean_confidence=(_mean(known["confidence"]), _mean(found["confidence"])),
+        moved=sorted(shares, key=lambda row: -abs(row[2] - row[1]))[:5],
+    )
+
+
+def stability_index(known: Sequence[float], found: Sequence[float]) -> float:
+    """Return the index of two histograms, less what chance gives; 0 at least."""
+    bins = len(known)
+    n, m = sum(known), sum(found)
+    if not n or not m:
+        return 0.0
+    total = 0.0
+    for a, b in zip(known, found, strict=True):
+        # Half a count in every bin: an empty one must not be infinitely far.
+        p, q = (a + 0.5) / (n + 0.5 * bins), (b + 0.5) / (m + 0.5 * bins)
+        total += (p - q) * math.log(p / q)
+    return max(total - (bins - 1) * (1 / n + 1 / m), 0.0)
+
+
+def _mean(bins: Sequence[float]) -> float:
+    middles = [(low + high) / 2 for low, high in zip((0.0, *BINS[:-1]), BINS, strict=True)]
+    return sum(m * count for m, count in zip(middles, bins, strict=True)) / max(sum(bins), 1)
+
+
+def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -> Drift:
+    """Compare what the service answered lately with what its version answered when released.
+
+    Raises:
+        UserError: The service cannot be reached, or its version was not released by the gate.
+    """
+    from service.models.repository import ModelStore
+
+    found = look(metrics, model)
+    store = ModelStore(repository)
+    looks = remember(store.path(model, found["version"]).parents[1], found)
+    known = store.path(model, found["version"]).with_name("release.json")
+    try:
+        reference = json.loads(known.read_text("utf-8"))["reference"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{known} has no held-out answers to compare with ({error}); release with:"
+            " hansang release"
+        ) from error
+    counts, hours = lately(looks, rules.hours)
+    return compare(reference, counts, hours, rules)

@@ -1,0 +1,142 @@
+"""Trainings as processes of their own, for tasks that wait for them.
+
+A crash in one (out of memory, a driver fault) is a failed task and not a dead flow, and stopping
+the flow leaves a checkpoint.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+
+from flows.prefect_setup.survival import gpu, holding
+from terminal import UserError
+
+_STOP_S = 25.0
+"""Prefect kills a cancelled run 30 s after SIGTERM; a checkpoint is written well within that."""
+
+
+class _Children:
+    """Processes that run, and whether any more may begin."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def start(self, *arguments: Any, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+        with self._lock:
+            if self.stopped:
+                raise RuntimeError("the flow was stopped; the run can be resumed")
+            process = subprocess.Popen(*arguments, **settings)
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.remove(process)
+
+    def stop(self) -> None:
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.terminate()
+
+
+_children: ContextVar[_Children] = ContextVar("children", default=_Children())  # noqa: B039
+
+
+@contextmanager
+def stopping_children() -> Iterator[None]:
+    """Stop what tasks run in threads when an exception leaves the block, such as a cancellation.
+
+    A signal is raised in the main thread alone, while the others wait for their children.
+    """
+    children = _Children()
+    token = _children.set(children)
+    try:
+        yield
+    except BaseException:
+        children.stop()
+        raise
+    finally:
+        _children.reset(token)
+
+
+def died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
+    """Retry what a resumed run may mend (a kill, a crash), never what a person must mend."""
+    if _children.get().stopped:
+        return False
+    try:
+        state.result()
+    except UserError:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def run_child(arguments: list[str]) -> Any:
+    """Run Python as a child that holds its run directory, if it names one, and the GPU.
+
+    It never outlives this process by long. Returns what it prints as JSON.
+
+    Raises:
+        UserError: It refused or failed; the message is its last line.
+        RuntimeError: It died or was stopped.
+    """
+    say = get_run_logger().info
+    run = arguments[arguments.index("--run") + 1] if "--run" in arguments else None
+    # A name may hold anything; what stands for it in a lock's name may not.
+    name = run and f"run-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+    with holding(name, say) as its, holding(gpu(), say) as gpus:
+        return _run(arguments, (*its, *gpus))
+
+
+def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
+    logger = get_run_logger()
+    on_terminal = sys.stderr.isatty()
+    last_line = ""
+    with _children.get().start(
+        [sys.executable, *arguments, "--json", "--stop-with-parent"],
+        # The child watches this pipe: it ends when we do, also when we are killed with SIGKILL.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # On a terminal the child draws its own progress bar; elsewhere its lines go to the log.
+        stderr=None if on_terminal else subprocess.PIPE,
+        text=True,
+        pass_fds=locks,
+        # A signal to our group is ours to pass on: the child would be killed while it saves.
+        start_new_session=not on_terminal,
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                last_line = line.rstrip() or last_line
+                logger.info(last_line)
+            output = process.stdout.read() if process.stdout else ""
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+            process.kill()
+            raise
+        finally:
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+    if code not in (0, UserError.exit_code):
+        raise RuntimeError(f"training ended with exit code {code}; the run can be resumed")
+    if code != 0:
+        reason = last_line.removeprefix("error: ") if not on_terminal else ""
+        raise UserError(reason or f"training ended with exit code {code}")
+    return json.loads(output)

@@ -1,0 +1,42 @@
+"""What a fine-tuning starts from, by whatever name a person gives it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from terminal import UserError
+
+if TYPE_CHECKING:
+    from training.model.pretrained import Start
+
+
+def start_from(
+    source: str, *, repository: Path = Path("models"), runs_dir: Path = Path("runs")
+) -> "Start":
+    """Read the weights to fine-tune: a run, a released MODEL[:VERSION], a file, or torchvision.
+
+    Raises:
+        TrainingError: The weights are not there, or are not ResNet18's.
+        ServiceError: The model or the version is not in the repository.
+        UserError: Nothing has that name.
+    """
+    from service.models.repository import ModelStore
+    from training.model import pretrained
+
+    if source == "torchvision" or Path(source).exists():
+        return pretrained.read(source)
+    model, _, number = source.partition(":")
+    models = ModelStore(repository).models() if repository.is_dir() else []
+    if model in models:
+        store = ModelStore(repository)
+        version = int(number) if number.isdecimal() else store.serving(model)
+        known = store.versions(model)
+        if (number and not number.isdecimal()) or version not in known:
+            raise UserError(
+                f"{model} has no version {number or version}; there are"
+                f" {', '.join(map(str, known))}"
+            )
+        return pretrained.released(store.path(model, version), f"{model}:{version}", runs_dir)
+    raise UserError(
+        f"nothing to start from at {source!r}: no run directory, no file, and no model in"
+        f" {repository} ({', '.join(models) or 'which has none'}); or give torchvision"
+    )

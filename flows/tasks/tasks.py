@@ -1,0 +1,141 @@
+"""Prefect tasks: thin wrappers that pass paths and plain values, never tensors."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from flows.release_gate import release_steps
+from flows.release_gate.gate import Rules
+from flows.tasks.children import died, run_child
+from flows.tasks.parameters import Places
+from flows.tasks.start import start_from
+from service.models.bucket import working_copy
+from terminal import Progress
+
+
+def _log_every(percent: int) -> Progress:
+    """Report to the run's log, once every `percent` of the work."""
+    logger = get_run_logger()
+    reported = 0
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal reported
+        step = done * 100 // max(total, 1) // percent
+        if step > reported:
+            reported = step
+            logger.info("%d of %d %s", done, total, note)
+
+    return report
+
+
+@task
+def inspect(data: Path, out: Path) -> dict[str, Any]:
+    """Make the data sheet of a folder of photos: what is there, and what is wrong."""
+    from training.datasheet.inspection import inspect as look
+    from training.datasheet.sheet import write
+
+    sheet = look(data, progress=_log_every(25))
+    write(sheet, out)
+    return sheet.to_dict()
+
+
+@task
+def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
+    """Build the dataset cache, or find that it is up to date."""
+    from training.data.prepare import prepare as build
+
+    return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
+def train(arguments: list[str]) -> dict[str, Any]:
+    """Run `python -m training` until it ends; a retry resumes from the last checkpoint.
+
+    SIGTERM, a cancellation and any other end of this task stop the training process, which saves
+    a checkpoint first.
+
+    Raises:
+        UserError: Training refused or failed; the message is its last line. Not retried.
+        RuntimeError: The process died or was stopped. Retried.
+    """
+    result: dict[str, Any] = run_child(["-m", "training", *arguments])
+    return result
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
+def finetune(arguments: list[str]) -> dict[str, Any]:
+    """Run `hansang finetune` for one strategy and one seed; as `train` in all else."""
+    result: dict[str, Any] = run_child(["-m", "hansang", "finetune", *arguments])
+    return result
+
+
+@task
+def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
+    """Measure how large new photos are, and how like those that the weights learnt from."""
+    from training.data.prepare import prepare as build
+    from training.finetuning.search import config_for
+    from training.finetuning.similarity import measure
+
+    start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
+    size = config_for("full", start, image_size=image_size).image_size
+    cache = build(data, size, cache_root=places.cache_dir, progress=_log_every(10))
+    found = measure(cache, start)
+    for sentence in found.sentences:
+        get_run_logger().info(sentence)
+    return found
+
+
+@task(persist_result=True, result_serializer="json", task_run_name="weigh {run_dir}")
+def weigh(
+    run_dir: Path,
+    model: str,
+    repository: Path,
+    rules: Rules,
+    champion: int | None,  # noqa: ARG001
+    precision: str = "fp32",
+) -> dict[str, Any]:
+    """Export the best epoch and measure it beside `champion`, the version that serves.
+
+    The result is kept: a flow that waited for a person does not measure again.
+    """
+    with working_copy(repository) as folder:
+        return asdict(
+            release_steps.weigh(
+                run_dir,
+                model=model,
+                repository=folder,
+                rules=rules,
+                precision=precision,
+                progress=_log_every(25),
+            )
+        )
+
+
+@task
+def decide(
+    candidate: release_steps.Candidate,
+    repository: Path,
+    keep: int,
+    force: str = "",
+    approved: str = "",
+    refused: str = "",
+) -> release_steps.Release:
+    """Publish a candidate that is better, and write down what was decided."""
+    with working_copy(repository) as folder:
+        decided = release_steps.decide(
+            candidate, repository=folder, keep=keep, force=force, approved=approved, refused=refused
+        )
+    path = decided.path and repository / decided.path.relative_to(folder)
+    return replace(decided, repository=repository, path=path)
+
+
+@task
+def rollback(model: str, repository: Path, reason: str) -> int:
+    """Make the version serve that served before."""
+    from service.models.repository import ModelStore
+
+    with working_copy(repository) as folder:
+        return ModelStore(folder).rollback(model, reason=reason)

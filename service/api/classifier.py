@@ -1,0 +1,150 @@
+"""`hansang.v1.Classifier`: what a call means, in terms of one loaded version.
+
+A call is answered by whatever version serves when it arrives, from its begin to its end.
+
+Shapes: K classes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from service.api.inference import Engine, Terms
+from service.api.interceptors import Timed, deadline_s, status
+from service.api.streams import in_order
+from service.batching.batcher import Row
+from service.batching.priority_queue import Priority
+from service.config import MAX_IMAGES_PER_CALL
+from service.errors import InvalidArgumentError, ServiceError
+from service.models.instance import ModelInstance
+from service.pb import classifier_pb2 as pb
+from service.pb import classifier_pb2_grpc as pb_grpc
+
+DEFAULT_TOP_K = 5
+
+Find = Callable[[str, int], ModelInstance]
+
+
+class Classifier(pb_grpc.ClassifierServicer):
+    """Answers with classes and their probabilities."""
+
+    def __init__(self, find: Find, engine: Engine, timed: Timed, stopping: asyncio.Event) -> None:
+        """Serve.
+
+        Args:
+            find: Returns a version of a model by its name and number.
+            engine: Computes.
+            timed: Times the requests of a stream.
+            stopping: Once set, streams read no further.
+        """
+        self._find = find
+        self._engine = engine
+        self._timed = timed
+        self._stopping = stopping
+
+    async def Classify(  # noqa: N802
+        self, request: pb.ClassifyRequest, context: Any
+    ) -> pb.ClassifyResponse:
+        """Classify 1 to 64 images; see the proto for what it promises."""
+        terms = Terms(
+            priority=_priority(request, Priority.INTERACTIVE), deadline_s=deadline_s(context)
+        )
+        return await self._answer(request, terms)
+
+    async def ClassifyStream(  # noqa: N802
+        self, requests: AsyncIterator[pb.ClassifyRequest], context: Any
+    ) -> AsyncIterator[pb.ClassifyResponse]:
+        """Classify the images of many requests; see the proto for what it promises."""
+        ends_s = deadline_s(context)
+
+        async def answer(request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+            error: ServiceError | None = None
+            with self._timed(context) as ended:
+                try:
+                    terms = Terms(
+                        priority=_priority(request, Priority.BULK), deadline_s=ends_s, patient=True
+                    )
+                    return await self._answer(request, terms)
+                except ServiceError as caught:
+                    error = caught
+                    ended(error.code)
+            return pb.ClassifyResponse(error=status(error))
+
+        async for response in in_order(requests, answer, self._stopping):
+            yield response
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, ARG002
+        """Describe what is loaded."""
+        instance = self._find(request.model, _version(request.version))
+        metadata = instance.model.metadata
+        return pb.Model(
+            name=instance.name,
+            version=instance.version,
+            labels=metadata.labels,
+            image_size_px=metadata.image_size,
+            provider=instance.model.provider,
+            val_top1=metadata.val_top1,
+            test_top1=metadata.test_top1,
+            run_id=metadata.run_id,
+            properties=instance.model.properties,
+        )
+
+    async def _answer(self, request: pb.ClassifyRequest, terms: Terms) -> pb.ClassifyResponse:
+        num_images = len(request.images)
+        if not 1 <= num_images <= MAX_IMAGES_PER_CALL:
+            raise InvalidArgumentError(
+                f"images: 1 to {MAX_IMAGES_PER_CALL} are accepted in a call, not {num_images}"
+            )
+        if request.top_k < 0:
+            raise InvalidArgumentError(f"top_k: must not be negative, is {request.top_k}")
+        instance = self._find(request.model, _version(request.model_version))
+        labels = instance.model.metadata.labels
+        top_k = request.top_k or DEFAULT_TOP_K
+        rows = await self._engine.classify(instance, list(request.images), terms)
+        return pb.ClassifyResponse(
+            results=[
+                pb.ImageResult(error=Status(code=_number(row.code), message=str(row)))
+                if isinstance(row, ServiceError)
+                else pb.ImageResult(
+                    classes=[
+                        pb.Class(label=labels[index], probability=row[index], index=index)
+                        for index in likeliest(row, top_k)
+                    ]
+                )
+                for row in rows
+            ],
+            model=instance.name,
+            model_version=instance.version,
+        )
+
+
+def likeliest(row_K: Row, count: int) -> list[int]:
+    """Return the indices of the `count` likeliest classes, by falling probability."""
+    # A stable sort: equal probabilities keep the order of the labels in every batch.
+    order: list[int] = (-row_K).argsort(kind="stable")[:count].tolist()
+    return order
+
+
+def _version(number: int) -> int:
+    if number < 0:
+        raise InvalidArgumentError(f"version: must not be negative, is {number}")
+    return number
+
+
+def _priority(request: pb.ClassifyRequest, default: Priority) -> Priority:
+    given = request.priority
+    if given == pb.PRIORITY_UNSPECIFIED:
+        return default
+    if given == pb.PRIORITY_BULK:
+        return Priority.BULK
+    if given == pb.PRIORITY_INTERACTIVE:
+        return Priority.INTERACTIVE
+    raise InvalidArgumentError(f"priority: {given} is none; see hansang.v1.Priority")
+
+
+def _number(code: StatusCode) -> int:
+    number: int = code.value[0]
+    return number

@@ -1,0 +1,282 @@
+"""The one place that turns exceptions into gRPC statuses, and that times whole calls.
+
+door ─► caller's token ─► request id, span ─► message ─► the method ─► status, metrics, log
+
+A server that is full says so at the door: before the message is read, and with as little work as
+can be. What a refusal costs is what overload takes from those who are let in.
+"""
+
+import asyncio
+import inspect
+import itertools
+import logging
+import math
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager
+from functools import cache
+from time import monotonic, perf_counter
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from service.api.auth import Tokens, caller
+from service.errors import InvalidArgumentError, OverloadedError, ServiceError
+from service.observability.logs import request_id
+from service.observability.metrics import Metrics
+from service.observability.tracing import NoTracing, Tracing
+
+logger = logging.getLogger(__name__)
+
+_MAX_ID = 128
+_PROCESS = uuid.uuid4().hex[:8]
+_numbers = itertools.count()
+_HEALTH = "/grpc.health.v1.Health/"
+
+Door = Callable[[float], ServiceError | None]
+"""Given a call's deadline (`time.monotonic`), says why it cannot be let in; None if it can."""
+
+Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
+"""Times one request of a stream, given its context; what it yields takes the code of an error."""
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
+    """Wraps every method: known errors keep their sentence, unknown ones leak nothing."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        tokens: Tokens | None = None,
+        tracing: Tracing | None = None,
+        max_streams: int = 64,
+        doors: Mapping[str, Door] | None = None,
+    ) -> None:
+        """Guard a server.
+
+        Args:
+            metrics: Where calls are counted.
+            tokens: Who may call; None lets anyone.
+            tracing: Where spans go.
+            max_streams: Most streams open at a time, of each method.
+            doors: Method → its door; the others are always open.
+        """
+        self._metrics = metrics
+        # To find a label's measure anew takes as long as to count.
+        self._seconds = cache(metrics.request_seconds.labels)
+        self._tokens = tokens or Tokens(None)
+        self._tracing = tracing or NoTracing()
+        self._max_streams = max_streams
+        self._doors = doors or {}
+        self._streams: Counter[str] = Counter()
+        self._handlers: dict[str, Any] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler, wrapped; it is made once."""
+        method = handler_call_details.method
+        if method not in self._handlers:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # what callers make up is not remembered
+                return None
+            self._handlers[method] = self._wrapped(method, handler)
+        return self._handlers[method]
+
+    def _wrapped(self, method: str, handler: Any) -> Any:
+        if handler.unary_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        stream = handler.unary_stream or handler.stream_stream
+        if not inspect.isasyncgenfunction(stream):
+            return handler
+
+        async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                with self._call(method, context, timed=False), self._stream(method):
+                    # Closed at once when the caller goes, and not when memory is tidied up.
+                    async with aclosing(stream(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+            except ServiceError as error:
+                await _abort(context, error)
+
+        make = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.unary_stream
+            else grpc.stream_stream_rpc_method_handler
+        )
+        return make(streaming, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(
+        self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Return a method of one request as one that reads its request itself.
+
+        On the wire they are the same. gRPC would read the message, images and all, before it asks
+        whether the call is wanted.
+        """
+        door = self._doors.get(method)
+
+        async def unary(_: Any, context: Any) -> Any:
+            if door is not None and (refusal := door(deadline_s(context))):
+                self._seconds(method, refusal.code.name).observe(0)
+                return await _abort(context, refusal)
+            try:
+                with self._call(method, context, timed=True):
+                    return await inner(await _message(context), context)
+            except ServiceError as error:
+                return await _abort(context, error)
+
+        return unary
+
+    def timed(self, method: str) -> Timed:
+        """Return what times the requests of a stream of this method, as calls are timed."""
+
+        @contextmanager
+        def one(context: Any) -> Iterator[Callable[[StatusCode], None]]:
+            start_s = perf_counter()
+            codes = [StatusCode.OK]
+            try:
+                yield codes.append
+            except asyncio.CancelledError:
+                codes.append(_gone(context))
+                raise
+            except Exception:
+                codes.append(StatusCode.INTERNAL)
+                raise
+            finally:
+                self._seconds(method, codes[-1].name).observe(perf_counter() - start_s)
+
+        return one
+
+    @contextmanager
+    def _call(self, method: str, context: Any, *, timed: bool) -> Iterator[None]:
+        """Identify, trace and time a call; what it raises is known, or ends the call as it is."""
+        start_s = perf_counter()
+        metadata = {
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        request_id.set(_id(metadata))
+        code = StatusCode.OK
+        with self._tracing.call(method, metadata) as ended:
+            try:
+                # Probes of an orchestrator have no token; health tells nothing but yes or no.
+                if not method.startswith(_HEALTH):
+                    caller.set(self._tokens.identify(metadata))
+                yield
+            except ServiceError as error:
+                code = error.code
+                raise
+            except grpc.aio.AbortError:
+                code = _code(context)
+                raise
+            except (asyncio.CancelledError, GeneratorExit):
+                code = _gone(context)
+                raise
+            except Exception:
+                code = StatusCode.INTERNAL
+                logger.exception("unhandled error in %s", method)
+                raise ServiceError("internal error") from None
+            finally:
+                seconds = perf_counter() - start_s
+                ended(code.name)
+                if timed:
+                    self._seconds(method, code.name).observe(seconds)
+                if logger.isEnabledFor(logging.DEBUG):
+                    _log(method, code, seconds, context)
+
+    @contextmanager
+    def _stream(self, method: str) -> Iterator[None]:
+        if self._streams[method] >= self._max_streams:
+            self._metrics.rejected_images.labels("streams_full").inc()
+            raise OverloadedError(
+                f"{self._max_streams} streams are open, which is the most; try again later"
+            )
+        gauge = self._metrics.open_streams.labels(method)
+        self._streams[method] += 1
+        gauge.inc()
+        try:
+            yield
+        finally:
+            self._streams[method] -= 1
+            gauge.dec()
+
+
+def deadline_s(context: Any) -> float:
+    """Return a call's deadline on the clock of `time.monotonic`."""
+    remaining_s = context.time_remaining()
+    return math.inf if remaining_s is None else monotonic() + float(remaining_s)
+
+
+async def _message(context: Any) -> Any:
+    try:
+        message = await context.read()
+    except DecodeError as error:
+        raise InvalidArgumentError(f"the message cannot be read: {error}") from error
+    if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
+        raise InvalidArgumentError("the call has no message")
+    return message
+
+
+def status(error: ServiceError) -> Status:
+    """Return an error as `google.rpc.Status`, with RetryInfo where trying again is worth it."""
+    found = Status(code=error.code.value[0], message=str(error))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        found.details.add().Pack(RetryInfo(retry_delay=delay))
+    return found
+
+
+async def _abort(context: Any, error: ServiceError) -> None:
+    # gRPC's convention for errors with details; the client library reads them from there.
+    details = (
+        (("grpc-status-details-bin", status(error).SerializeToString()),)
+        if error.retry_after_s is not None
+        else ()
+    )
+    await context.abort(error.code, str(error), details)
+
+
+def _id(metadata: dict[str, str]) -> str:
+    given = metadata.get("x-request-id", "")
+    # What goes into a log must not be able to forge one.
+    if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable():
+        return given
+    return f"{_PROCESS}-{next(_numbers):x}"
+
+
+def _gone(context: Any) -> StatusCode:
+    remaining_s = context.time_remaining()
+    late = remaining_s is not None and remaining_s <= 0
+    return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+
+
+def _code(context: Any) -> StatusCode:
+    code = context.code()
+    return code if isinstance(code, StatusCode) else StatusCode.UNKNOWN
+
+
+def _log(method: str, code: StatusCode, seconds: float, context: Any) -> None:
+    fields = {
+        "method": method,
+        "code": code.name,
+        "seconds": round(seconds, 6),
+        "caller": caller.get().name,
+        "peer": context.peer(),
+    }
+    logger.debug("%s %s %.1f ms", method, code.name, seconds * 1000, extra={"fields": fields})

@@ -1,0 +1,259 @@
+"""The verb `classify`: ask a service what is on photos, a few or thousands."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from service.client.results_file import ResultsFile, as_json
+from terminal import UserError, print_json, print_table, progress, say
+
+if TYPE_CHECKING:
+    from service.client.client import Result
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+_EVERY_S = 5.0
+_SERVED = ("address", "token", "ca", "certificate", "key")
+_OFFLINE = ("cluster", "workers", "repository", "device", "part_size")
+"""Options that mean nothing without, and with, --engine."""
+
+
+def classify(
+    context: typer.Context,
+    photos: Annotated[
+        list[Path],
+        typer.Argument(help="Photos, or folders of photos; with --engine also s3://bucket/prefix."),
+    ],
+    address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
+    top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
+    model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
+    version: Annotated[int, typer.Option(min=0, help="Which version; 0: the one that serves.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write results to this .csv or .jsonl; what is in it is not asked again."
+            " With --engine: a folder or s3://bucket/prefix for many .jsonl files."
+        ),
+    ] = None,
+    token: Annotated[
+        str,
+        typer.Option(envvar="HANSANG_TOKEN", help="Bearer token.", show_default=False),
+    ] = "",
+    ca: Annotated[
+        Path | None, typer.Option(help="TLS: authority of the service's certificate, PEM.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="mTLS: own certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="mTLS: its private key, PEM.")] = None,
+    engine: Annotated[
+        Literal["dask", "ray"] | None,
+        typer.Option(help="Classify offline, on workers of an engine, without a service."),
+    ] = None,
+    cluster: Annotated[
+        str,
+        typer.Option(
+            help="Where the engine is: tcp://host:8786 for Dask, host:6379 for Ray.",
+            show_default="workers on this machine",
+        ),
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Workers on this machine.", show_default="one per core")
+    ] = 0,
+    repository: Annotated[
+        Path, typer.Option(help="With --engine: the model repository, also s3://…")
+    ] = Path("models"),
+    device: Annotated[
+        Literal["auto", "cuda", "cpu"], typer.Option(help="Where workers compute.")
+    ] = "auto",
+    part_size: Annotated[
+        int, typer.Option(min=1, help="Photos of a task, and of a file of results.")
+    ] = 500,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Ask a service what is on photos; or classify millions without one, on Dask or Ray.
+
+    With --out every answer is written as it comes: after an interruption the same command goes on
+    where it was. A photo that cannot be read or classified spares the others; such photos are
+    listed with their reasons, in OUT.failed, and the exit code is 1.
+
+    With --engine dask or ray, workers (on this machine, or those of --cluster) load the model from
+    the repository and classify a part of the photos at a time. OUT/answers has a line for each
+    photo, whatever was killed in between, and OUT/failed lists those without an answer.
+
+    Example: hansang classify photos/val --address localhost:8500 --out results.csv
+
+    Example: hansang classify s3://photos/2026 --engine dask --repository s3://models --out
+    s3://answers/2026
+    """
+    strange = _SERVED if engine else _OFFLINE
+    for name in strange:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise typer.BadParameter(
+                f"{option} is for a service; with --engine there is none"
+                if engine
+                else f"{option} goes with --engine dask or --engine ray"
+            )
+    if engine:
+        if out is None:
+            raise typer.BadParameter("--engine needs --out, a folder or s3://bucket/prefix")
+        _offline(
+            [str(each) for each in photos], str(out), kind=engine, cluster=cluster, workers=workers,
+            repository=repository, model=model, version=version, top_k=top_k, part_size=part_size,
+            device=device, json_=json_,
+        )  # fmt: skip
+        return
+    from service.client.client import Classifier
+    from service.errors import ServiceError
+
+    files = _files(photos)
+    with contextlib.ExitStack() as opened:
+        results = opened.enter_context(ResultsFile(out, top_k)) if out is not None else None
+        left = [file for file in files if results is None or str(file) not in results]
+        client = opened.enter_context(
+            Classifier(address, token=token, ca=ca, certificate=certificate, key=key)
+        )
+        report = opened.enter_context(progress("classify"))
+        answers: list[tuple[Path, Result]] = []
+        failed: list[tuple[Path, str]] = []
+        done = len(files) - len(left)
+        report(done, len(files))
+        bulk = client.bulk(_read(left), top_k, model=model, version=version)
+        try:
+            for file, result in zip(left, bulk, strict=True):
+                done += 1
+                if result.error is not None:
+                    failed.append((file, result.error))
+                if results is None:
+                    answers.append((file, result))
+                elif result.error is None:
+                    results.add(file, result)
+                report(done, len(files), f"{len(failed)} failed" if failed else "")
+        except ServiceError as error:
+            if results is None:
+                raise
+            raise UserError(
+                f"{error}; {done} of {len(files)} photos are done, and the same command goes on"
+            ) from error
+        finally:
+            if results is not None:
+                results.list_failed(failed)
+    if results is None:
+        _show(answers, json_)
+    else:
+        summary = {
+            "photos": len(files), "classified": done - len(failed), "failed": len(failed),
+            "out": str(out),
+        }  # fmt: skip
+        if json_:
+            print_json(summary)
+        else:
+            print(f"{summary['classified']} of {len(files)} photos are classified in {out}")
+    if failed:
+        if results is not None:
+            for file, reason in failed[:10]:
+                say(f"{file}: {reason}")
+            say(f"all of them: {results.failed}")
+        raise UserError(f"{len(failed)} of {len(files)} photos could not be classified")
+
+
+def _offline(
+    photos: list[str],
+    out: str,
+    *,
+    cluster: str,
+    workers: int,
+    device: str,
+    json_: bool,
+    **asked: Any,
+) -> None:
+    import dataclasses
+
+    from service.config import num_cores
+    from service.offline.engines import Place
+    from service.offline.run import classify as classify_offline
+
+    place = Place(cluster=cluster, workers=workers or num_cores(), gpu=device == "cuda")
+    told_s = [monotonic()]
+
+    def found(count: int) -> None:
+        # How many there will be is not known, so that there is no bar.
+        if monotonic() - told_s[0] > _EVERY_S:
+            told_s[0] = monotonic()
+            say(f"{count} photos found so far")
+
+    with progress("classify") as report:
+        summary = classify_offline(
+            photos, out, place=place, device=device, found=found, progress=report, **asked
+        )
+    if json_:
+        print_json(dataclasses.asdict(summary))
+    else:
+        print(
+            f"{summary.classified} of {summary.photos} photos are classified in"
+            f" {summary.out}/answers, {summary.photos_per_s:.1f} a second"
+        )
+    for fault in summary.faults[:10]:
+        say(fault)
+    if summary.failed:
+        say(f"photos without an answer are listed in {summary.out}/failed")
+    if summary.unfinished:
+        raise UserError(
+            f"{summary.unfinished} of {summary.photos} photos are not done;"
+            " the same command goes on"
+        )
+    if summary.failed:
+        raise UserError(f"{summary.failed} of {summary.photos} photos could not be classified")
+
+
+def _show(answers: "list[tuple[Path, Result]]", json_: bool) -> None:
+    if json_:
+        print_json([as_json(file, result) for file, result in answers])
+        return
+    rows: list[list[Any]] = [
+        [file, f"error: {result.error}" if result.error else _answer(result)]
+        for file, result in answers
+    ]
+    # A photo that was not sent has no model to its name.
+    served = max((result for _, result in answers), key=lambda result: result.model_version)
+    title = f"{served.model} version {served.model_version}" if served.model else "no answer"
+    print_table(title, ["photo", "answer"], rows)
+
+
+def _answer(result: "Result") -> str:
+    return ", ".join(f"{found.label} {found.probability:.1%}" for found in result.classes)
+
+
+def _read(files: list[Path]) -> "Iterator[bytes | Result]":
+    """Yield the bytes of those that can be read, and what is wrong with the others."""
+    from service.client.client import Result
+
+    for file in files:
+        try:
+            yield file.read_bytes()
+        except OSError as error:
+            yield Result(error=f"cannot be read: {error.strerror}")
+
+
+def _is_photo(file: Path) -> bool:
+    # macOS leaves hidden files such as ._soup.jpg, which are no photos.
+    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _files(photos: list[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in photos:
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if _is_photo(file))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"there is no photo or folder {path}")
+    if not files:
+        raise UserError("no photos there; give photos, or folders with photos in them")
+    return list(dict.fromkeys(files))

@@ -1,0 +1,55 @@
+"""One loaded version of a model, and what it has answered."""
+
+from dataclasses import dataclass, field
+from time import time
+
+from service.batching.batcher import Batcher
+from service.models.model import Model
+from service.observability.tracing import Stages
+
+
+@dataclass(kw_only=True, slots=True)
+class Statistics:
+    """The calls that a version answered. Times are sums, in seconds."""
+
+    calls: int = 0
+    images: int = 0
+    failed_calls: int = 0
+    last_at_ms: int = 0
+    """When the last one was answered, in milliseconds since 1970."""
+    failed_s: float = 0.0
+    stages_s: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("call", "decode", "queue", "compute", "answer"), 0.0)
+    )
+
+    def add(self, other: "Statistics") -> None:
+        """Count what another process has counted."""
+        self.calls += other.calls
+        self.images += other.images
+        self.failed_calls += other.failed_calls
+        self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
+        self.failed_s += other.failed_s
+        for name, seconds in other.stages_s.items():
+            self.stages_s[name] += seconds
+
+    def answered(self, images: int, seconds: float, stages: Stages) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.images += images
+        self.last_at_ms = int(time() * 1000)
+        self.stages_s["call"] += seconds
+        for name, (start_s, end_s) in stages.items():
+            self.stages_s[name] += end_s - start_s
+
+
+@dataclass(kw_only=True, eq=False)
+class ModelInstance:
+    """One loaded version of a model, and the batcher before it."""
+
+    name: str
+    version: int
+    model: Model
+    batcher: Batcher
+    statistics: Statistics = field(default_factory=Statistics)
+    fault: str = ""
+    """Why its runs fail; empty while they do not."""

@@ -1,0 +1,122 @@
+"""The process around a server: its event loop, its signals, and the code that it ends with."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from service.config import ServerConfig
+from service.memory import settle
+from service.server.server import Server
+from service.server.watchdog import EXIT_FAULT, guard_loop
+from terminal import say
+
+_HURRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    config: ServerConfig,
+    *,
+    build: Callable[[ServerConfig], Server] = Server,
+    ready: Callable[[str], None] = say,
+) -> int:
+    """Serve until SIGTERM or SIGINT, drain, and return the exit code.
+
+    Args:
+        config: What to serve, and where.
+        build: Makes the server; `--workers` needs another one than a single process.
+        ready: Called with one line for people, once health is SERVING.
+
+    Returns:
+        0 after a signal, 70 after a fault. A process that cannot end in order, since a run
+        hangs, ends within this function.
+
+    Raises:
+        ServiceError: It cannot start.
+    """
+    settle()
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        code, ended = runner.run(_serve(config, build, ready))
+        if not ended:
+            # A thread that computes, or hangs, would be waited for.
+            logging.shutdown()
+            os._exit(code)
+    return code
+
+
+async def _serve(
+    config: ServerConfig, build: Callable[[ServerConfig], Server], ready: Callable[[str], None]
+) -> tuple[int, bool]:
+    """Serve; return the exit code, and whether everything has ended in order."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    guarding = asyncio.create_task(guard_loop(config.run_timeout_s))
+    server = build(config)
+    started = asyncio.create_task(server.start())
+    told = asyncio.create_task(signals.get())
+    try:
+        # A signal while a slow model is being loaded is heard at once.
+        begins: set[asyncio.Future[Any]] = {started, told}
+        await asyncio.wait(begins, return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            started.cancel()
+            await asyncio.gather(started, return_exceptions=True)
+            return 0, True
+        await started
+        ready(f"serving {_served(server)} at {config.host}:{server.port}")
+        ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if server.sentinel.fatal.done():
+            server.hurry()
+            await server.drain()
+            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_HURRY_S)
+            return EXIT_FAULT, False
+        return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
+    finally:
+        guarding.cancel()
+        told.cancel()
+
+
+async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> bool:
+    """Drain; return whether everything has ended, which a run that hangs, or a hurry, prevents."""
+    config = server.config
+    logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
+    again = asyncio.create_task(signals.get())
+    again.add_done_callback(lambda task: None if task.cancelled() else server.hurry())
+    await server.drain()
+    # Somebody at a terminal has no balancer that must be told.
+    if delay:
+        await asyncio.wait({again}, timeout=config.drain_delay_s)
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.wait(
+        {stopping, again}, timeout=config.drain_s + _HURRY_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    await asyncio.wait({stopping}, timeout=_HURRY_S)
+    again.cancel()
+    logger.info("drained" if stopping.done() else "cut off what was left")
+    return stopping.done()
+
+
+def _served(server: Server) -> str:
+    return ", ".join(
+        f"{instance.name} version {instance.version} on {instance.model.provider}"
+        for instance in server.models.instances
+    )
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop where it is installed."""
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,311 @@
+"""The server: one port, the models behind it, and their lives from start to drain.
+
+listen (NOT_SERVING) ─► load, check, warm up ─► SERVING
+SIGTERM ─► NOT_SERVING, calls are still taken for `drain_delay_s` ─► no new calls, those in flight
+end, `drain_s` at most ─► exit 0. A second SIGTERM cuts off what is left.
+"""
+
+import asyncio
+import contextlib
+import logging
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.api.auth import Tokens
+from service.api.classifier import Classifier
+from service.api.inference import Engine
+from service.api.interceptors import Guard
+from service.api.open_inference import Control, Inference
+from service.api.tls import Certificates
+from service.batching.decoder import Decoder
+from service.config import ServerConfig, num_cores
+from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from service.memory import give_back
+from service.models.bucket import Bucket, follow
+from service.models.pool import ModelPool
+from service.observability.metrics import Metrics, exposed
+from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
+from service.pb import classifier_pb2, inference_pb2
+from service.pb import classifier_pb2_grpc as classifier_grpc
+from service.pb import inference_pb2_grpc as inference_grpc
+from service.server.health import Health
+from service.server.watchdog import Sentinel
+from storage import bucket_url
+
+CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+
+_MAX_CALLS = 2048
+"""Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+
+_PULL_TURNS = 5
+"""A bucket is looked at once in so many turns of the poll: each look is a request that costs."""
+
+_TIDY_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Server:
+    """The service on one event loop. `async with Server(config)` starts and drains it.
+
+    With `workers` it is two halves: `device.Device` loads and runs, `front_end.FrontEnd` answers.
+
+    Attributes:
+        port: The gRPC port, once it listens.
+        metrics_port: The port of `/metrics`, or None.
+        reflection_port: The port of reflection, or None where it has none of its own.
+        metrics: What it counts and times.
+        models: What it serves.
+        sentinel: Tells when the process should end, once it listens.
+        grace_s: How long calls in flight may take to end.
+    """
+
+    shares_port = False
+    """Whether others of its kind listen on the same port."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._closers = contextlib.AsyncExitStack()
+        self._bucket: Bucket | None = None
+        if url := bucket_url(config.repository):
+            copy = tempfile.TemporaryDirectory(prefix="hansang-models-")
+            self._closers.callback(copy.cleanup)
+            self._bucket = Bucket(url, Path(copy.name))
+            config = replace(config, repository=Path(copy.name))
+        self.config = config
+        self.port = config.port
+        self.metrics_port = config.metrics_port
+        self.reflection_port: int | None = None
+        self.metrics = Metrics()
+        self.models: ModelPool = ModelPool(
+            config, self.metrics, run_failed=lambda instance: self.sentinel.run_failed(instance)
+        )
+        self.sentinel: Sentinel
+        self._quota: Callable[[str, int], Awaitable[float]] | None = None
+        self._tokens = Tokens(config.tokens)
+        self._health = Health(("", CLASSIFIER, INFERENCE))
+        self._loaded = False
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._hurried = asyncio.Event()
+        self.grace_s = config.drain_s
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, load the models and serve; on failure nothing is left running.
+
+        Raises:
+            UnavailableError: A port cannot be had.
+            ServiceError: A model cannot be served.
+        """
+        try:
+            await self.listen()
+            await self.load()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def listen(self) -> None:
+        """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead."""
+        config, metrics = self.config, self.metrics
+        self.sentinel = Sentinel(config, metrics, self._turn)
+        tracing: Tracing = (
+            OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
+        )
+        self._closers.callback(tracing.close)
+        guard = Guard(
+            metrics,
+            tokens=self._tokens,
+            tracing=tracing,
+            max_streams=config.max_streams,
+            doors={
+                f"/{CLASSIFIER}/Classify": self.models.full,
+                f"/{INFERENCE}/ModelInfer": self.models.full,
+            },
+        )
+        server = self._new_server(guard)
+        decoder = Decoder(config.decode_threads or num_cores(), metrics)
+        engine = Engine(
+            decoder,
+            metrics,
+            max_bytes=config.max_bytes_in_flight,
+            tracing=tracing,
+            quota=self._quota,
+        )
+        classifier_grpc.add_ClassifierServicer_to_server(  # type: ignore[no-untyped-call]
+            Classifier(
+                self.models.find,
+                engine,
+                guard.timed(f"/{CLASSIFIER}/ClassifyStream"),
+                self._stopping,
+            ),
+            server,
+        )
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            Inference(
+                self.models,
+                engine,
+                guard.timed(f"/{INFERENCE}/ModelStreamInfer"),
+                self._stopping,
+                Control(
+                    ready=lambda: self._health.serving,
+                    allowed=config.model_control,
+                    max_delay_ms=config.max_delay_ms,
+                ),
+            ),
+            server,
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.reflection == "on":
+            reflection.enable_server_reflection(SERVICES, server)
+        self.port = self._bind(server, f"{config.host}:{config.port}", "--port")
+        # Closed in the reverse order: calls end, then their models, then the threads, then metrics.
+        if config.metrics_port is not None:
+            self.metrics_port = self._closers.enter_context(
+                exposed(metrics, config.metrics_host or config.host, config.metrics_port)
+            )
+        self._closers.callback(decoder.close)
+        self._closers.push_async_callback(self.models.close)
+        self._closers.push_async_callback(self._stop_server, server)
+        await server.start()
+        if config.reflection not in ("on", "off"):
+            apart = self._new_server(guard)
+            reflection.enable_server_reflection(SERVICES, apart)
+            self.reflection_port = self._bind(apart, config.reflection, "--reflection")
+            self._closers.push_async_callback(apart.stop, None)
+            await apart.start()
+
+    async def load(self) -> None:
+        """Load and warm up the models, then turn SERVING and follow the repository.
+
+        Raises:
+            ServiceError: A model cannot be served.
+        """
+        waiting = False
+        while True:
+            try:
+                if self._bucket:
+                    await asyncio.to_thread(self._bucket.pull, most=self.config.keep_versions)
+                await self.models.load()
+                break
+            except NotFoundError as error:
+                if not self.config.wait_for_model:
+                    raise
+                if not waiting:
+                    logger.warning("waiting for the first release: %s", error)
+                waiting = True
+                await asyncio.sleep(self.config.poll_interval_s)
+        works = [
+            self.models.watch(), self.sentinel.watch(self.models), self.reload_tokens(), tidy(),
+        ]  # fmt: skip
+        if self._bucket:
+            interval_s = _PULL_TURNS * self.config.poll_interval_s
+            works.append(follow(self._bucket, self.config.keep_versions, interval_s, self.metrics))
+        for work in works:
+            watching = asyncio.create_task(work)
+            self._closers.callback(watching.cancel)
+        self._loaded = True
+        await self._turn()
+
+    async def drain(self) -> None:
+        """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
+        self._draining = True
+        await self._turn()
+
+    def hurry(self) -> None:
+        """Make `stop`, also one under way, cut off what is in flight."""
+        self.grace_s = 0
+        self._hurried.set()
+
+    async def stop(self) -> None:
+        """Turn NOT_SERVING, take no new calls, end those in flight (`drain_s`), and let go."""
+        self._draining = True
+        self._stopping.set()
+        self.metrics.ready.set(0)
+        await self._health.turn(serving=False, ending=True)
+        await self._closers.aclose()
+
+    async def _turn(self) -> None:
+        """Say what holds now: SERVING, or NOT_SERVING."""
+        faulty = any(instance.fault for instance in self.models.loaded)
+        serving = self._loaded and not self._draining and not faulty
+        self.metrics.ready.set(serving)
+        await self._health.turn(serving=serving)
+
+    def _new_server(self, guard: Guard) -> grpc.aio.Server:
+        return grpc.aio.server(
+            interceptors=[guard],
+            maximum_concurrent_rpcs=_MAX_CALLS,
+            options=[
+                # Left on, a second server on the port would silently take half of the calls.
+                ("grpc.so_reuseport", int(self.shares_port)),
+                ("grpc.max_receive_message_length", self.config.max_message_bytes),
+                ("grpc.max_send_message_length", self.config.max_message_bytes),
+                # Headers are the callers' to fill: a token and a trace fit well into this.
+                ("grpc.max_metadata_size", 16 * 2**10),
+                # A peer that vanished without a word is noticed; one that pings wildly is cut off.
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.http2.max_ping_strikes", 2),
+            ],
+        )
+
+    def _bind(self, server: grpc.aio.Server, address: str, flag: str) -> int:
+        config = self.config
+        try:
+            if config.tls_certificate is None or config.tls_key is None:
+                return server.add_insecure_port(address)
+            certificates = Certificates(
+                config.tls_certificate, config.tls_key, config.tls_client_ca
+            )
+            return server.add_secure_port(address, certificates.credentials())
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"cannot listen on {address}: is another server there? Choose another with {flag}"
+            ) from error
+
+    async def _stop_server(self, server: grpc.aio.Server) -> None:
+        stop = asyncio.ensure_future(server.stop(self.grace_s))
+        hurried = asyncio.ensure_future(self._hurried.wait())
+        await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not stop.done():
+            await server.stop(None)
+        await stop
+
+    async def reload_tokens(self) -> None:
+        """Follow the file of callers until cancelled."""
+        while True:
+            await asyncio.sleep(self.config.poll_interval_s)
+            try:
+                await asyncio.to_thread(self._tokens.reload)
+            except InvalidArgumentError as error:
+                logger.error("the old tokens are kept: %s", error)
+
+
+async def tidy() -> None:
+    """Give memory back now and then: a burst must not be remembered for ever."""
+    while True:
+        await asyncio.sleep(_TIDY_S)
+        await asyncio.to_thread(give_back)

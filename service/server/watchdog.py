@@ -1,0 +1,118 @@
+"""Notices models that fail or hang, turns readiness off, and at last ends the process.
+
+a run raises ─► probe ─┬─ works: it was that run alone
+                       └─ raises: NOT_SERVING, probe on ─┬─ works again: SERVING
+                                                         └─ `fault_exit_s` later: exit 70
+a run, or the event loop, takes longer than `run_timeout_s` ─► exit non-zero
+
+A process that cannot compute is of no use, and an orchestrator can start a new one: after a sticky
+CUDA error nothing else helps.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from service.config import ServerConfig
+from service.models.instance import ModelInstance
+from service.models.pool import ModelPool
+from service.observability.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAULT = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+_TICK_S = 0.25
+
+
+class Sentinel:
+    """Watches the runs of every model. Belongs to one event loop.
+
+    Attributes:
+        fatal: Set to the reason, once the process should end.
+    """
+
+    def __init__(
+        self, config: ServerConfig, metrics: Metrics, changed: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Watch.
+
+        Args:
+            config: How long is too long.
+            metrics: Where faults are counted.
+            changed: Called when a model has become faulty, or works again.
+        """
+        self._config = config
+        self._metrics = metrics
+        self._changed = changed
+        self._probing: dict[ModelInstance, asyncio.Task[None]] = {}
+        self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def run_failed(self, instance: ModelInstance) -> None:
+        """Hear that a run of a model raised."""
+        self._metrics.failed_runs.labels(instance.name).inc()
+        if instance not in self._probing:
+            task = asyncio.create_task(self._probe(instance))
+            self._probing[instance] = task
+            task.add_done_callback(lambda _: self._probing.pop(instance, None))
+
+    async def watch(self, pool: ModelPool) -> None:
+        """Look for hung runs until cancelled."""
+        while True:
+            await asyncio.sleep(min(_TICK_S, self._config.run_timeout_s / 4))
+            for instance in pool.loaded:
+                seconds = instance.batcher.longest_run_s()
+                if seconds > self._config.run_timeout_s:
+                    self.end(
+                        f"model {instance.name} version {instance.version}: a run has taken"
+                        f" {seconds:.1f} s and hangs"
+                    )
+
+    async def _probe(self, instance: ModelInstance) -> None:
+        since_s = monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(self._config.run_timeout_s):
+                    await asyncio.to_thread(instance.model.probe)
+            except TimeoutError:
+                return self.end(f"model {instance.name}: a probe hangs")
+            except Exception as error:
+                if not instance.fault:
+                    logger.error("model %s: its runs fail: %s", instance.name, error)
+                    await self._turn(instance, str(error))
+            else:
+                if instance.fault:
+                    logger.warning("model %s: it works again", instance.name)
+                    await self._turn(instance, "")
+                return None
+            if monotonic() - since_s >= self._config.fault_exit_s:
+                return self.end(f"model {instance.name}: its runs fail: {instance.fault}")
+            await asyncio.sleep(min(1.0, self._config.fault_exit_s / 4 or 0.01))
+
+    async def _turn(self, instance: ModelInstance, fault: str) -> None:
+        self._metrics.faulty_models.inc(bool(fault) - bool(instance.fault))
+        instance.fault = fault
+        await self._changed()
+
+    def end(self, reason: str) -> None:
+        """Have the process end, and say why."""
+        if not self.fatal.done():
+            logger.critical("%s; the process ends, for its orchestrator to start it anew", reason)
+            self.fatal.set_result(reason)
+
+
+async def guard_loop(timeout_s: float) -> None:
+    """End the process when the event loop stands still for `timeout_s`, with every stack on stderr.
+
+    It works where the GIL is held for ever, too: the clock is a thread of the interpreter's own.
+    """
+    try:
+        while True:
+            faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
+            await asyncio.sleep(min(1.0, timeout_s / 4))
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,1 @@
+"""Runs and caches that lie in a bucket: copied here to work on, and back as snapshots."""

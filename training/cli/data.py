@@ -1,0 +1,147 @@
+"""The verbs that need photos alone: sample, inspect, prepare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from terminal import UserError, print_json, print_table, progress, say
+from training.cli.options import CacheDir, Json
+
+if TYPE_CHECKING:
+    from training.datasheet.inspection import Sheet
+
+Data = Annotated[
+    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+]
+_MOST = 10
+"""So many findings of a kind are printed; the sheet has more, its JSON all."""
+
+Seed = Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")]
+
+
+def sample(
+    out: Annotated[Path, typer.Argument(help="The folder to draw into.")],
+    classes: Annotated[
+        int | None,
+        typer.Option(min=2, max=42, help="Dishes.", show_default="42, or 13 if similar"),
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=5, help="Pictures of each dish.")] = 60,
+    similar: Annotated[bool, typer.Option(help="Draw 13 other, similar dishes.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw a folder of pictures of dishes, to stand in while there are no photos.
+
+    Example: hansang sample photos --classes 42 --per-class 60
+    """
+    from training.samples.sample import draw
+
+    count = classes or (13 if similar else 42)
+    with progress("draw") as report:
+        draw(out, classes=count, per_class=per_class, similar=similar, seed=seed, progress=report)
+    if as_json:
+        print_json({"path": str(out), "classes": count, "pictures": count * per_class})
+        return
+    say(f"{count * per_class} pictures of {count} dishes in {out}; next: hansang inspect {out}")
+
+
+def inspect(
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder of the sheet.", show_default="<DATA's name>-sheet"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option(help="Exit with 1 if something should be mended: for CI.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a data sheet: one photo of each class, counts, sizes, and what is wrong.
+
+    Finds unreadable photos, copies across splits (also resized or recompressed ones) and under two
+    labels, and unusual ones. Writes index.html, classes.png and sheet.json. Photos that cannot be
+    trained on as they are, are shown as well; the exit code is then 1. --strict exits with 1 for
+    unreadable photos, leaks between splits and photos under two labels, too.
+
+    Example: hansang inspect photos --out sheet
+    """
+    from training.datasheet.inspection import inspect as look
+    from training.datasheet.sheet import write
+
+    with progress("inspect") as report:
+        sheet = look(data, seed=seed, progress=report)
+    folder = out or Path(f"{data.resolve().name}-sheet")
+    page = write(sheet, folder)
+    if as_json:
+        print_json({**sheet.to_dict(), "page": str(page), "picture": str(folder / "classes.png")})
+    else:
+        _print_sheet(sheet, page)
+    if sheet.error is not None:
+        raise UserError(sheet.error)
+    if strict and sheet.problems():
+        raise UserError(f"{data}: {', '.join(sheet.problems())}; see {page}")
+
+
+def _print_sheet(sheet: "Sheet", page: Path) -> None:
+    counts = sheet.counts()
+    rows = [[label, *(counts[split][label] for split in counts)] for label in sheet.folder.labels]
+    title = f"{len(sheet.folder.photos)} photos in {sheet.folder.root}"
+    print_table(title, ["class", *counts], rows)
+    for path, reason in list(sheet.bad_files.items())[:_MOST]:
+        say(f"unreadable: {path}: {reason}")
+    for what, found in (
+        ("in several splits", sheet.leaks()),
+        ("under several labels", sheet.conflicts()),
+        ("repeated", sheet.repeats()),
+    ):
+        for copies in found[:_MOST]:
+            same = "the same file" if copies.kind == "exact" else "the same picture"
+            say(f"{same} {what}: {', '.join(sheet.name(photo) for photo in copies.photos)}")
+        if len(found) > _MOST:
+            say(f"and {len(found) - _MOST} more {what}")
+    if len(sheet.bad_files) > _MOST:
+        say(f"and {len(sheet.bad_files) - _MOST} more unreadable")
+    for note, files in sheet.notes().items():
+        say(f"{note}: {len(files)}, for example {files[0]}")
+    for name in sheet.decomposed[:_MOST]:
+        say(f"stored in decomposed Unicode (NFD), read as NFC: {name}")
+    if sheet.folder.num_ignored:
+        say(f"{sheet.folder.num_ignored} files are no photos by their name, and are ignored")
+    say(f"data sheet: {page}")
+
+
+def prepare(
+    data: Data,
+    image_size: Annotated[
+        int, typer.Option(min=32, max=512, help="Side of the model's square, in pixels.")
+    ] = 224,
+    cache_dir: CacheDir = Path("cache"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Build the dataset cache: every photo decoded once. Skipped when nothing has changed.
+
+    Example: hansang prepare photos --image-size 64
+    """
+    from training.data.prepare import prepare as build
+
+    with progress("prepare") as report:
+        cache = build(data, image_size, cache_root=cache_dir, seed=seed, progress=report)
+    counts = {name: len(split.targets) for name, split in cache.splits.items()}
+    if as_json:
+        print_json(
+            {
+                "path": str(cache.path),
+                "dataset_hash": cache.dataset_hash,
+                "classes": len(cache.labels),
+                "photos": counts,
+                "bad_files": cache.bad_files,
+            }
+        )
+        return
+    for path, reason in cache.bad_files.items():
+        say(f"left out: {path}: {reason}")
+    rows = [[name, count] for name, count in counts.items()]
+    print_table(f"{len(cache.labels)} classes in {cache.path}", ["split", "photos"], rows)

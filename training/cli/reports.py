@@ -1,0 +1,125 @@
+"""The verbs that look at runs: report, compare."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from terminal import print_json, print_table, say
+from training.cli.options import Json
+
+if TYPE_CHECKING:
+    from training.reports.compare import Comparison
+    from training.reports.report import Measured
+    from training.runs.run_record import RunRecord
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first, or s3://…")],
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="The folder of photos, for showing mistakes once the cache is gone."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write RUN/report.html: curves, convergence, confusions, classes, mistakes, calibration.
+
+    Of the folder of a study it is the search's report (set HANSANG_STORAGE if it has one).
+
+    Made from the files of the run, without training; one page that needs nothing beside it, and
+    its figures as PNG and SVG in RUN/plots. Works on a run under way, too.
+
+    Example: hansang report runs/first
+    """
+    from training.buckets import mirror
+    from training.reports.report import measured, write
+    from training.runs.run_record import RunRecord
+
+    run = mirror.pulled(run)
+    if (run / "study.json").is_file():
+        _report_study(run, as_json)
+        return
+    out = write(run, photos)
+    record = RunRecord.open(run)
+    numbers = measured(record)
+    if as_json:
+        print_json({"report": str(out), **numbers.to_dict(record.labels)})
+        return
+    _print_report(record, numbers)
+    say(f"report: {out}")
+
+
+def _report_study(folder: Path, as_json: bool) -> None:
+    import json
+    import os
+
+    from training.tuning.study_report import write_from
+
+    out = write_from(folder, os.environ.get("HANSANG_STORAGE"))
+    if as_json:
+        print_json({"report": str(out), **json.loads((folder / "ranking.json").read_text("utf-8"))})
+    say(f"report: {out}")
+
+
+def _print_report(record: "RunRecord", numbers: "Measured") -> None:
+    from training.pages.page import percent, span
+
+    best = record.best
+    rows: list[list[object]] = [
+        ["best validation top-1", f"{percent(best['val_top1'])} (epoch {best['epoch']})"]
+    ]
+    for split, found in numbers.scores.items():
+        rows.append([f"{split} top-1", f"{percent(found.top1)} ({span(found.top1_interval)})"])
+        rows.append([f"{split} macro F1", f"{percent(found.macro_f1)}"])
+    if numbers.convergence is not None:
+        for name, epoch in (
+            ("growth slows", numbers.convergence.knee),
+            ("swing settles", numbers.convergence.settled),
+            ("converges", numbers.convergence.converged),
+            ("budget for tuning", numbers.convergence.budget),
+        ):
+            rows.append([name, "not yet" if epoch is None else f"epoch {epoch}"])
+    print_table(f"Run {record.name}", ["what", "value"], rows)
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two run directories or more, also s3://…")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
+    as_json: Json = False,
+) -> None:
+    """Set runs side by side: curves, what differs in their settings and results, class by class.
+
+    Each is compared with the first. Where runs share their validation photos, the differences are
+    paired: the same photo right in one and wrong in the other is what counts.
+
+    Example: hansang compare runs/first runs/second
+    """
+    from training.buckets import mirror
+    from training.reports.compare import compare as set_side_by_side
+    from training.reports.compare import write
+
+    comparison = set_side_by_side([mirror.pulled(run) for run in runs])
+    write(comparison, out)
+    if as_json:
+        print_json({"page": str(out), **comparison.to_dict()})
+        return
+    _print_comparison(comparison)
+    say(f"page: {out}")
+
+
+def _print_comparison(comparison: "Comparison") -> None:
+    from training.pages.page import percent, points, points_span
+
+    rows: list[list[object]] = []
+    for name, record, delta in zip(
+        comparison.names, comparison.records, comparison.deltas, strict=True
+    ):
+        shown = "the first" if delta is None else "no shared predictions"
+        if delta is not None and delta.value is not None:
+            shown = f"{points(delta.value)} ({points_span(delta.interval)})"
+        rows.append([name, percent(record.best["val_top1"]), record.best["epoch"], shown])
+    columns = ["run", "val top-1", "best epoch", "difference in points (95 %)"]
+    print_table("Runs", columns, rows)
+    settings = [[name, *values] for name, values in comparison.settings]
+    if settings:
+        print_table("Settings that differ", ["setting", *comparison.names], settings)

@@ -1,0 +1,103 @@
+"""The dataset cache: every photo decoded once, by the function that serves, into one array a split.
+
+<folder>-<S>-<key>/manifest.json      labels, files, their hashes, targets, what was left out
+<folder>-<S>-<key>/<split>.npy        uint8 [N, C, C, 3], C = resize_size(S), memory-mapped
+
+`training/data/prepare.py` builds it. Shapes: N photos, C side of the cached square.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.pixels.preprocessing import PREPROCESSING
+from training.errors import DataError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The photos of one split."""
+
+    images: NDArray[np.uint8]
+    """[N, C, C, 3], memory-mapped."""
+    targets: NDArray[np.int64]
+    """[N], positions in the labels."""
+    files: tuple[str, ...]
+    """[N], paths below the folder of photos."""
+    hashes: tuple[str, ...] = ()
+    """[N], SHA-256 of the files; empty in a cache made before they were written down."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCache:
+    """An opened cache."""
+
+    path: Path
+    labels: tuple[str, ...]
+    image_size: int
+    """Side of the square that the model sees; the cached squares are `resize_size` of it."""
+    dataset_hash: str
+    """SHA-256 over (split, label, SHA-256 of the file) of every photo, sorted."""
+    bad_files: dict[str, str]
+    """Path → why it was left out."""
+    splits: dict[str, Split]
+    root: Path | None = None
+    """The folder of photos, where it lay when it was last prepared."""
+
+    @classmethod
+    def open(cls, path: Path) -> "DatasetCache":
+        """Open a cache that `prepare` built.
+
+        Raises:
+            DataError: It is not there, it is damaged, or its pixels are made by another rule.
+        """
+        manifest = manifest_of(path)
+        if manifest is None:
+            raise DataError(f"{path} is no dataset cache; build it with: hansang prepare DATA")
+        if manifest["preprocessing"] != PREPROCESSING:
+            raise DataError(
+                f"{path} has pixels made by {manifest['preprocessing']!r}, and this version makes"
+                f" them by {PREPROCESSING!r}: prepare the photos and train on them again"
+            )
+        splits = {}
+        for name, listed in manifest["splits"].items():
+            try:
+                images = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path / name}.npy is damaged ({error}); remove {path}") from error
+            if len(images) != len(listed["files"]):
+                raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
+            targets = np.array(listed["targets"], dtype=np.int64)
+            splits[name] = Split(
+                images, targets, tuple(listed["files"]), tuple(listed.get("hashes", ()))
+            )
+        return cls(
+            path=path,
+            labels=tuple(manifest["labels"]),
+            image_size=manifest["image_size"],
+            dataset_hash=manifest["dataset_hash"],
+            bad_files=manifest["bad_files"],
+            splits=splits,
+            root=Path(manifest["root"]) if "root" in manifest else None,
+        )
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """Return what a cache says of itself; None if there is none, or it is of another format.
+
+    Raises:
+        DataError: It is damaged.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise DataError(f"{path}/manifest.json is damaged ({error}); remove {path}") from error
+    return manifest if manifest.get("format") == FORMAT else None

@@ -1,1 +1,0 @@
-"""Photos that are drawn: a data set for a first try, for demonstrations and for tests."""

@@ -1,0 +1,270 @@
+"""Stored predictions → every number of a report. Plain numpy; no model is run.
+
+Shapes: N photos, K classes, B bins.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import RunError
+from training.evaluation.calibration import expected_calibration_error, softmax
+from training.evaluation.intervals import wilson, wilson_of
+
+_BINS = 15
+_DRAWS = 1000
+_TINY = 1e-12
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the best epoch of a run said of every photo of a split."""
+
+    probabilities: NDArray[np.float32]
+    """[N, K]; each row sums to 1."""
+    targets: Ints
+    """[N], positions in the labels."""
+    files: tuple[str, ...]
+    """[N], paths below the folder of photos."""
+
+    @property
+    def predicted(self) -> Ints:
+        """[N], the likeliest class of each photo."""
+        likeliest: Ints = self.probabilities.argmax(1).astype(np.int64)
+        return likeliest
+
+    def calibrated(self, temperature: float) -> "Predictions":
+        """Return them with the logits divided by a temperature (Guo et al. 2017)."""
+        logits = np.log(np.maximum(self.probabilities, 1e-30))
+        probabilities = softmax(logits, temperature).astype(np.float32)
+        return Predictions(probabilities, self.targets, self.files)
+
+    @classmethod
+    def load(cls, run_dir: Path, split: str, num_classes: int) -> "Predictions | None":
+        """Read `predictions-<split>.npz`; None if the run has none.
+
+        Raises:
+            RunError: The file is damaged, or of another class list.
+        """
+        path = run_dir / f"predictions-{split}.npz"
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                found = cls(
+                    arrays["probabilities"].astype(np.float32),
+                    arrays["targets"].astype(np.int64),
+                    tuple(arrays["files"].tolist()),
+                )
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise RunError(f"{path} is damaged: {error}; train the run again") from error
+        problem = found.problem(num_classes)
+        if problem:
+            raise RunError(f"{path} is damaged: {problem}; train the run again")
+        return found
+
+    def problem(self, num_classes: int) -> str | None:
+        """Return why these cannot be predictions over so many classes, or None."""
+        count = len(self.targets)
+        if self.probabilities.shape != (count, num_classes) or len(self.files) != count:
+            return (
+                f"probabilities {self.probabilities.shape}, targets {self.targets.shape} and"
+                f" {len(self.files)} files do not fit {num_classes} classes"
+            )
+        if not count:
+            return "it holds no photo"
+        if not ((self.targets >= 0) & (self.targets < num_classes)).all():
+            return "a target is no class"
+        if not np.isfinite(self.probabilities).all():
+            return "a probability is not a number"
+        if np.abs(self.probabilities.sum(1, dtype=np.float64) - 1).max() > 1e-3:
+            return "a row of probabilities does not sum to 1"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """One rate of each class, with its interval; NaN where nothing was counted."""
+
+    value: Floats
+    """[K]"""
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class PerClass:
+    """How each class does."""
+
+    support: Ints
+    """[K], photos of the class."""
+    predicted: Ints
+    """[K], photos taken for the class."""
+    precision: Rates
+    recall: Rates
+    f1: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How often a model is right among the photos that it is so sure of."""
+
+    edges: Floats
+    """[B + 1]"""
+    count: Ints
+    """[B]"""
+    confidence: Floats
+    """[B], mean confidence; NaN in an empty bin."""
+    accuracy: Floats
+    """[B], NaN in an empty bin."""
+    low: Floats
+    high: Floats
+    ece: float
+    """Expected calibration error: mean |accuracy - confidence|, weighted by count."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The numbers of a whole split."""
+
+    photos: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    """None with five classes or fewer."""
+    macro_f1: float
+    macro_f1_interval: tuple[float, float]
+    """Percentiles of 1,000 resamplings of the photos, by a fixed seed."""
+    balanced_accuracy: float
+    """Mean recall over the classes that have photos."""
+    log_loss: float
+    brier: float
+    """Mean squared distance to the one-hot truth, summed over the classes (0 to 2)."""
+    ece: float
+
+
+def confusion(targets: Ints, predicted: Ints, num_classes: int) -> Ints:
+    """Count photos by true class (rows) and predicted class (columns), [K, K]."""
+    flat = np.bincount(targets * num_classes + predicted, minlength=num_classes**2)
+    return flat.reshape(num_classes, num_classes)
+
+
+def per_class(matrix: Ints) -> PerClass:
+    """Return precision, recall and F1 of each class of a confusion matrix [K, K]."""
+    right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    # F1 = 2J/(1+J) rises with J = right/(support + predicted - right), which is a proportion:
+    # its Wilson interval, put through the same function, is an interval of F1.
+    low, high = wilson(right, support + predicted - right)
+    f1 = Rates(_share(2 * right, support + predicted), 2 * low / (1 + low), 2 * high / (1 + high))
+    return PerClass(
+        support,
+        predicted,
+        Rates(_share(right, predicted), *wilson(right, predicted)),
+        Rates(_share(right, support), *wilson(right, support)),
+        f1,
+    )
+
+
+def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
+    """Sort photos by confidence into bins of equal width, and count how many are right."""
+    confidence = predictions.probabilities.max(1).astype(np.float64)
+    right = predictions.predicted == predictions.targets
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    correct = np.bincount(place, weights=right, minlength=bins)
+    mean_confidence = _share(np.bincount(place, weights=confidence, minlength=bins), count)
+    accuracy = _share(correct, count)
+    low, high = wilson(correct, count)
+    ece = expected_calibration_error(predictions.probabilities, predictions.targets, bins)
+    return Reliability(edges, count, mean_confidence, accuracy, low, high, ece)
+
+
+def scores(predictions: Predictions) -> Scores:
+    """Return the numbers of a split."""
+    p = predictions.probabilities.astype(np.float64)
+    targets, predicted = predictions.targets, predictions.predicted
+    photos, classes = p.shape
+    matrix = confusion(targets, predicted, classes)
+    right = int(matrix.trace())
+    truth = p[np.arange(photos), targets]
+    ranks = (p > truth[:, None]).sum(1)
+    recall = per_class(matrix).recall.value
+    drawn = bootstrap(targets, predicted, classes, macro_f1)
+    return Scores(
+        photos=photos,
+        top1=right / photos,
+        top1_interval=wilson_of(right, photos),
+        top5=float((ranks < 5).mean()) if classes > 5 else None,
+        macro_f1=macro_f1(matrix),
+        macro_f1_interval=percentiles(drawn),
+        balanced_accuracy=float(np.nanmean(recall)),
+        log_loss=float(-np.log(np.maximum(truth, _TINY)).mean()),
+        brier=float(((p**2).sum(1) - 2 * truth + 1).mean()),
+        ece=reliability(predictions).ece,
+    )
+
+
+def macro_f1(matrix: Ints) -> float:
+    """Return the mean F1 of the classes that have photos or are predicted."""
+    f1 = _share(2 * matrix.diagonal(), matrix.sum(1) + matrix.sum(0))
+    return float(np.nanmean(f1))
+
+
+def bootstrap(
+    targets: Ints, predicted: Ints, num_classes: int, statistic: Callable[[Ints], float]
+) -> Floats:
+    """Return a statistic of the confusion matrix of 1,000 resamplings of the photos."""
+    random = np.random.Generator(np.random.Philox(0))
+    cells, counts = np.unique(targets * num_classes + predicted, return_counts=True)
+    drawn = random.multinomial(len(targets), counts / counts.sum(), size=_DRAWS)
+    values = np.empty(_DRAWS)
+    matrix = np.zeros(num_classes**2, np.int64)
+    for index, row in enumerate(drawn):
+        matrix[cells] = row
+        values[index] = statistic(matrix.reshape(num_classes, num_classes))
+    return values
+
+
+def percentiles(values: Floats) -> tuple[float, float]:
+    """Return the middle 95 % of drawn values."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def cluster_order(matrix: Ints) -> Ints:
+    """Return an order of the classes in which those that are confused stand together, [K].
+
+    Average linkage over how often two classes are taken for each other, leaves ordered optimally
+    (Bar-Joseph et al. 2001).
+    """
+    classes = len(matrix)
+    if classes < 3:
+        return np.arange(classes)
+    from scipy.cluster.hierarchy import leaves_list, linkage
+    from scipy.spatial.distance import squareform
+
+    rates = _share(matrix, matrix.sum(1, keepdims=True))
+    rates = np.nan_to_num(rates)
+    near = (rates + rates.T) / 2
+    distance = 1 - near / max(near[~np.eye(classes, dtype=bool)].max(), _TINY)
+    np.fill_diagonal(distance, 0)
+    # The optimal order costs K³; beyond a few hundred classes nobody sees the difference.
+    tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=classes <= 300)
+    order: Ints = leaves_list(tree).astype(np.int64)
+    return order
+
+
+def _share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
+    """Divide; NaN where there is nothing to divide by."""
+    whole_f = np.asarray(whole, np.float64)
+    result: Floats = np.asarray(part, np.float64) / np.where(whole_f > 0, whole_f, math.nan)
+    return result

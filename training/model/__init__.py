@@ -1,0 +1,1 @@
+"""ResNet18: its layers, the weights it starts from, and the device it runs on."""

@@ -1,0 +1,220 @@
+"""The weights that fine-tuning starts from: read without pickle, checked name by name.
+
+a run directory       its best epoch
+.safetensors .pth     a state dict under torchvision's names for ResNet18
+torchvision           its published ImageNet weights, downloaded
+a released model      the run that it was exported from: the file itself has its BatchNorm folded
+                      into the convolutions, so it answers alike but cannot be trained on alike
+"""
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.config import TrainConfig
+from training.errors import ConfigError, RunError
+from training.model.cached_features import digest
+from training.model.resnet import build
+from training.runs import checkpoint, run_directory
+
+MOST_BYTES = 2**30
+"""Of a file of weights; ResNet18 has 45 MB."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+_TIMEOUT_S = 30.0
+_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Weights to start from, all but the head."""
+
+    name: str
+    """What they are, in words."""
+    tensors: dict[str, Tensor] = field(repr=False)
+    """Under torchvision's names, float32; no `fc`."""
+    sha256: str
+    photos: Path | None = None
+    """The dataset cache that they learnt from, where it is known."""
+    image_size: int | None = None
+    """The side in pixels that they learnt at, where it is known."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return what a run directory notes of it."""
+        return {
+            "from": self.name,
+            "sha256": self.sha256,
+            "cache": None if self.photos is None else str(self.photos),
+        }
+
+    def for_config(self, config: TrainConfig) -> dict[str, Tensor]:
+        """Return the weights, if they are those that a config names.
+
+        Raises:
+            RunError: They are others.
+        """
+        if config.transfer.weights != self.sha256:
+            raise RunError(
+                f"{self.name} has other weights than the run began with"
+                f" ({self.sha256[:12]}, not {config.transfer.weights[:12]})"
+            )
+        return self.tensors
+
+
+def read(source: str | Path) -> Start:
+    """Read a run directory, a file, or torchvision's published weights.
+
+    Raises:
+        ConfigError: There is no such source, or it is no ResNet18; what differs is named.
+        RunError: The run has no best epoch, or its checkpoint is damaged.
+    """
+    if source == "torchvision":
+        return _torchvision()
+    path = Path(source)
+    if path.is_dir():
+        return _run(path)
+    if path.is_file():
+        return _checked(_file(path), str(path))
+    raise ConfigError(
+        f"no weights at {source}: give a run directory, a file ({', '.join(SUFFIXES)}), or"
+        " torchvision"
+    )
+
+
+def released(onnx_path: Path, name: str, runs_dir: Path) -> Start:
+    """Read the run that a released model was exported from.
+
+    Raises:
+        RunError: The run is gone, or its best epoch is no longer the released one.
+    """
+    import onnx
+
+    proto = onnx.load(onnx_path)
+    about = {prop.key: prop.value for prop in proto.metadata_props}
+    run_id, epoch = about.get("run_id", ""), about.get("epoch", "")
+    heads = [i for i in proto.graph.initializer if i.name == "model.fc.weight"]
+    head = torch.from_numpy(onnx.numpy_helper.to_array(heads[0]).copy()) if heads else None
+    # A run of a study lies deeper; its name alone is in the file.
+    for config in sorted(runs_dir.glob(f"**/{run_id}/config.json")) if run_id else ():
+        best = config.parent / "checkpoints" / checkpoint.BEST
+        if not best.is_file():
+            continue
+        tensors, state = checkpoint.load(best)
+        known = json.loads(config.read_text("utf-8"))["dataset_hash"]
+        same = known == about.get("dataset_hash") and epoch == str(state["history"][-1]["epoch"])
+        if same and head is not None and head.dtype == torch.float32:
+            # In fewer bits the file does not hold the run's own numbers.
+            same = torch.equal(checkpoint.model_tensors(tensors)["fc.weight"], head)
+        if same:
+            return _run(config.parent, f"{name}, which is ")
+    raise RunError(
+        f"{name} was exported from epoch {epoch or '?'} of the run {run_id or '?'}, and no run in"
+        f" {runs_dir} has these weights: a released file can be served but not trained on (its"
+        " BatchNorm is folded), so give --runs-dir, or the run itself: --from RUN"
+    )
+
+
+def _run(run_dir: Path, prefix: str = "") -> Start:
+    about = run_directory.read(run_dir)
+    best = run_dir / "checkpoints" / checkpoint.BEST
+    if about is None or not best.is_file():
+        raise RunError(f"{run_dir} has no best epoch to start from; train it: hansang train")
+    tensors, state = checkpoint.load(best)
+    name = f"{prefix}{run_dir.name} (epoch {state['history'][-1]['epoch']})"
+    start = _checked(checkpoint.model_tensors(tensors), name)
+    return Start(
+        name=name,
+        tensors=start.tensors,
+        sha256=start.sha256,
+        photos=Path(about["cache"]),
+        image_size=about["config"]["image_size"],
+    )
+
+
+def _file(path: Path) -> Mapping[str, Any]:
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path} is no file of weights by its name ({', '.join(SUFFIXES)})")
+    if path.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: no ResNet18")
+    try:
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        # weights_only refuses what is not plain tensors, and says how to let it run: do not.
+        raise ConfigError(
+            f"{path} is damaged, or holds more than tensors, which is never run here; save it with"
+            " torch.save(model.state_dict(), …) or as safetensors"
+        ) from error
+    if isinstance(found, Mapping):
+        for wrapper in ("state_dict", "model", "model_state_dict"):
+            if isinstance(found.get(wrapper), Mapping):
+                found = found[wrapper]
+    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ConfigError(f"{path} holds no state dict (a mapping of names to tensors)")
+    names = [str(name) for name in found]
+    if any(name.startswith(("model.", "average.")) for name in names):
+        return checkpoint.model_tensors(found)
+    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def _checked(tensors: Mapping[str, Any], name: str) -> Start:
+    """Return what ResNet18 needs of it, or say what is wrong."""
+    wanted = {k: v for k, v in build(2, seed=0).state_dict().items() if not k.startswith("fc.")}
+    optional = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if key not in tensors and key not in optional]
+    extra = [key for key in tensors if key not in wanted and not key.startswith("fc.")]
+    shapes = [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    problems = [
+        f"{what} {', '.join(found[:_SHOWN])}{' and more' if len(found) > _SHOWN else ''}"
+        for what, found in (("it lacks", missing), ("it has", extra), ("", shapes))
+        if found
+    ]
+    if problems:
+        raise ConfigError(
+            f"{name} has no weights of ResNet18 under torchvision's names: {'; '.join(problems)}"
+        )
+    taken = {
+        key: tensors[key].to(value.dtype) if key in tensors else value
+        for key, value in wanted.items()
+    }
+    bad = [key for key, value in taken.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ConfigError(f"{name} is damaged: {bad[0]} has values that are not finite")
+    return Start(name=name, tensors=taken, sha256=digest(taken))
+
+
+def _torchvision() -> Start:
+    """Download, or find in torch's own cache, the weights that torchvision publishes."""
+    from torchvision.models import ResNet18_Weights
+
+    weights = ResNet18_Weights.IMAGENET1K_V1
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_S)
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ConfigError(
+            f"torchvision's weights cannot be downloaded ({error}). Without a connection, put"
+            f" {weights.url.rsplit('/', 1)[-1]} into {folder}, or give it: --from FILE.pth"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return _checked(tensors, "torchvision (ImageNet)")

@@ -1,0 +1,1 @@
+"""The run directory: configuration, metrics, checkpoints and result, whole or absent."""

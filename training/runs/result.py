@@ -1,0 +1,94 @@
+"""What a finished run reached, and the files that reports and releases read.
+
+result.json                accuracies with their intervals, calibration
+predictions-<split>.npz    probabilities [N, K], targets [N], files [N], of the best epoch
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.cache import DatasetCache
+from training.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
+from training.evaluation.evaluation import Evaluation
+from training.evaluation.intervals import wilson_of
+from training.files import replacing, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a finished run reached. Accuracies and errors are fractions, intervals of 95 %."""
+
+    run_dir: Path
+    epochs: int
+    best_epoch: int
+    """From 1; the highest validation top-1, of equal ones the lowest loss, then the first."""
+    val_top1: float
+    val_interval: tuple[float, float]
+    """Wilson's; the best epoch was chosen on this split, so look at the test split too."""
+    val_loss: float
+    test_top1: float | None
+    """Measured once, with the best weights, and used to choose nothing; None without a split."""
+    test_interval: tuple[float, float] | None
+    temperature: float
+    """Divides the logits in the released file; fitted on the validation split."""
+    ece_before: float
+    """Expected calibration error of the validation split, at temperature 1."""
+    ece_after: float
+    """The same with the temperature."""
+    photos_per_s: float
+    """Mean over the epochs, of training steps alone."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**asdict(self), "run_dir": str(self.run_dir)}
+
+
+def conclude(
+    run_dir: Path,
+    cache: DatasetCache,
+    history: Sequence[Mapping[str, Any]],
+    best: Mapping[str, Any],
+    evaluations: Mapping[str, Evaluation],
+    *,
+    write: bool = True,
+) -> TrainResult:
+    """Sum a run up, from its best epoch's evaluation on each split, and write the files."""
+    val, test = evaluations["val"], evaluations.get("test")
+    temperature = fit_temperature(val.logits, val.targets)
+    rates = [epoch["photos_per_s"] for epoch in history]
+    result = TrainResult(
+        run_dir=run_dir,
+        epochs=len(history),
+        best_epoch=best["epoch"],
+        val_top1=best["val_top1"],
+        val_interval=wilson_of(val.num_correct, len(val.targets)),
+        val_loss=best["val_loss"],
+        test_top1=None if test is None else test.top1,
+        test_interval=None if test is None else wilson_of(test.num_correct, len(test.targets)),
+        temperature=temperature,
+        ece_before=expected_calibration_error(softmax(val.logits), val.targets),
+        ece_after=expected_calibration_error(softmax(val.logits, temperature), val.targets),
+        photos_per_s=sum(rates) / len(rates),
+    )
+    if write:
+        for name, evaluation in evaluations.items():
+            _write_predictions(run_dir, name, evaluation, cache.splits[name].files)
+        write_text(run_dir / "result.json", json.dumps(result.to_dict(), indent=2))
+    return result
+
+
+def _write_predictions(
+    run_dir: Path, split: str, evaluation: Evaluation, files: Sequence[str]
+) -> None:
+    with replacing(run_dir / f"predictions-{split}.npz") as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            probabilities=softmax(evaluation.logits).astype(np.float32),
+            targets=evaluation.targets,
+            files=np.array(files),
+        )

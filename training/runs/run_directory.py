@@ -1,0 +1,157 @@
+"""A run directory: what it is about, who may write to it, and what came out.
+
+config.json      settings, labels, dataset hash, versions: written once, compared on resume
+metrics.jsonl    a line per epoch, rewritten from the checkpoint's history
+result.json      written when the last epoch is done
+.lock            held by the process that trains
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig, flatten
+from training.data.cache import DatasetCache
+from training.errors import BusyError, RunError
+from training.files import write_text
+
+FORMAT = 3
+"""Of what checkpoints hold and how steps are counted; a run goes on under the one it began with."""
+
+
+@contextmanager
+def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
+    """Hold the run directory; the system lets go of it when the process ends, however it ends.
+
+    Of processes that train together, only the one that writes wants it.
+
+    Raises:
+        BusyError: Another process trains in it.
+        RunError: It cannot be written to.
+    """
+    if not wanted:
+        yield
+        return
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        # Not "w": the one that is refused must not wipe out whose it is.
+        lock = (run_dir / ".lock").open("a+")
+    except OSError as error:
+        raise RunError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read(20).strip()
+            raise BusyError(
+                f"another process{f' (pid {owner})' if owner else ''} trains in {run_dir};"
+                " wait for it, or choose another --run"
+            ) from None
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        yield
+
+
+def read(run_dir: Path) -> dict[str, Any] | None:
+    """Return what `config.json` holds, or None if no run began here."""
+    try:
+        about: dict[str, Any] = json.loads((run_dir / "config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{run_dir}/config.json is damaged: {error}") from error
+    return about
+
+
+def open_or_create(
+    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *,
+    extend: bool = False, start: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write `config.json`, or check that the run that began here is this very one.
+
+    With `extend`, it may be given more epochs. `start` says where its first weights come from.
+
+    Raises:
+        RunError: It has another config, dataset or class list; the differences are listed.
+    """
+    wanted = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "labels": list(cache.labels),
+        "dataset_hash": cache.dataset_hash,
+    }
+    about = read(run_dir)
+    if about is None:
+        about = {
+            **wanted,
+            "cache": str(cache.path.resolve()),
+            "threads": threads,
+            **({"start": dict(start)} if start else {}),
+            "git_commit": _git_commit(),
+            "versions": _versions(),
+        }
+        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+        return about
+    # A setting that is newer than the run had its default then.
+    known = TrainConfig.from_dict(about["config"]).to_dict()
+    old = flatten({**{name: about.get(name) for name in wanted}, "config": known})
+    new = flatten(wanted)
+    differences = [
+        f"{name}: {old.get(name)} there, {new.get(name)} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    more_epochs = extend and about["config"]["epochs"] < config.epochs
+    if more_epochs and {n for n in {*old, *new} if old.get(n) != new.get(n)} == {"config.epochs"}:
+        about = {**about, "config": config.to_dict()}
+        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+    elif differences:
+        raise RunError(
+            f"{run_dir} is another run: {'; '.join(differences)}. Give the settings it began with,"
+            " or choose another --run (--extend allows more epochs, and nothing else)"
+        )
+    if about["cache"] != str(cache.path.resolve()):
+        # The same photos (the hash says so), prepared elsewhere or with other file times.
+        about["cache"] = str(cache.path.resolve())
+        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+    return about
+
+
+def write_metrics(run_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Replace `metrics.jsonl` by the epochs so far."""
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
+    write_text(run_dir / "metrics.jsonl", lines)
+
+
+def _git_commit() -> str:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }

@@ -1,0 +1,69 @@
+"""A folder of drawn dishes, to stand in where there are no photos yet."""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from terminal import Progress, no_progress
+from training.errors import DataError
+from training.files import write_text
+from training.samples.dishes import DISHES, SIMILAR
+from training.samples.painting import paint
+
+_MARKER = ".hansang-sample.json"
+_QUALITY = 88
+
+
+def draw(
+    out: Path,
+    *,
+    classes: int = 42,
+    per_class: int = 60,
+    similar: bool = False,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Path:
+    """Draw `<out>/<split>/<dish>/<number>.jpg`, a tenth each to val and test; return `out`.
+
+    The same arguments draw the same pictures. A folder that they have drawn is left as it is.
+
+    Raises:
+        DataError: There are not so many dishes, or `out` holds something else.
+    """
+    dishes = SIMILAR if similar else DISHES
+    if not 2 <= classes <= len(dishes):
+        raise DataError(f"classes must be 2 to {len(dishes)}, not {classes}")
+    about = {"classes": classes, "per_class": per_class, "similar": similar, "seed": seed}
+    marker = out / _MARKER
+    if marker.exists() and json.loads(marker.read_text("utf-8")) == {**about, "done": True}:
+        return out
+    begun = marker.exists() and json.loads(marker.read_text("utf-8")) == {**about, "done": False}
+    if not begun and out.exists() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty; choose another folder to draw into, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(marker, json.dumps({**about, "done": False}))
+    held_out = max(1, round(per_class / 10))
+    jobs = []
+    for target, name in enumerate(list(dishes)[:classes]):
+        for number in range(per_class):
+            split = "val" if number < held_out else "test" if number < 2 * held_out else "train"
+            folder = out / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            # A seed of its own: any picture can be drawn again alone.
+            own_seed = int(
+                np.random.SeedSequence([seed, similar, target, number]).generate_state(1)[0]
+            )
+            jobs.append((name, own_seed, folder / f"{number:04d}.jpg"))
+
+    def work(job: tuple[str, int, Path]) -> None:
+        name, own_seed, path = job
+        paint(dishes[name], own_seed).save(path, "JPEG", quality=_QUALITY)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "draw") as pool:
+        for done, _ in enumerate(pool.map(work, jobs), 1):
+            progress(done, len(jobs))
+    write_text(marker, json.dumps({**about, "done": True}))
+    return out
