@@ -32,7 +32,7 @@ subprocess.Popen([sys.executable, "flow.py"], start_new_session=True).wait()
 """
 RUN = """
 import sys
-from flows.worker import run
+from flows.prefect_setup.worker import run
 print(run([sys.executable, "worker.py"]))
 """
 
