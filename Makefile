@@ -103,7 +103,7 @@ DEVICE ?= cuda
 # A rehearsal on a CPU runs in what a bare CUDA machine has, and no more.
 GPU := PYTHONPATH=$(if $(filter cpu,$(DEVICE)),benchmarks/bare:).$(if $(PYTHONPATH),:$(PYTHONPATH)) $(BIN)/python
 
-gpu-check: setup  ## correctness on CUDA, under 9 minutes; DEVICE=cpu rehearses it (docs/gpu.md)
+gpu-check: setup  ## correctness on CUDA, under 9 minutes; DEVICE=cpu rehearses it (docs/guides/gpu.md)
 	$(GPU) benchmarks/gpu_check.py --device $(DEVICE)
 
 gpu-bench: setup  ## training and serving on CUDA, under 9 minutes each; DEVICE=cpu rehearses it

@@ -1,4 +1,4 @@
-"""What one photo costs a server in CPU time and memory: the figure that docs/scaling.md multiplies.
+"""What one photo costs a server: the CPU time and memory that docs/guides/scaling.md multiplies.
 
     python -m benchmarks.bulk --image-size 224 --photos 1000
 

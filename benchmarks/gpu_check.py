@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_check.py [--device cpu] [--out FOLDER]     also: make gpu-check
 
-The stages stand at the end, in the order in which they run; docs/gpu.md says what each one proves.
+The stages stand at the end, in the order in which they run; docs/guides/gpu.md says what each
+proves.
 """
 
 import os

@@ -11,7 +11,7 @@ UserError
     ├── DeadlineError           DEADLINE_EXCEEDED    the caller's time was over
     ├── UnauthenticatedError    UNAUTHENTICATED      no token, or one that is not known
     ├── ForbiddenError          PERMISSION_DENIED    this caller may not do that
-    └── ModelContractError      FAILED_PRECONDITION  a model file breaks docs/model-contract.md
+    └── ModelContractError      FAILED_PRECONDITION  a model file breaks its contract
 """
 
 from typing import ClassVar
@@ -101,6 +101,6 @@ class ForbiddenError(ServiceError):
 
 
 class ModelContractError(ServiceError):
-    """A model file does not keep docs/model-contract.md, or the device cannot run it."""
+    """A model file does not keep docs/reference/model-contract.md, or the device cannot run it."""
 
     code = StatusCode.FAILED_PRECONDITION

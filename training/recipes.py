@@ -30,7 +30,8 @@ def long() -> TrainConfig:
     hansang train DATA --recipe long --epochs 100 --image-size 64
     # grocery42, seed 0: 70.1 % validation top-1 (872 of 1,244, epoch 94), half an hour of one core
     # of an Intel Xeon with AMX, where `scratch` has 60.7 % after 20 epochs. The 200 epochs that it
-    # has by default were not measured; at 50 CutMix and mixup cost accuracy (docs/experiments.md)
+    # has by default were not measured; at 50 CutMix and mixup cost accuracy
+    # (docs/notes/experiments.md)
     """
     plain = scratch()
     return dataclasses.replace(
@@ -61,7 +62,7 @@ def finetune() -> TrainConfig:
     """Train from the weights of another run: what the strategies of `hansang finetune` share.
 
     hansang finetune DATA --from runs/first --strategy auto
-    # measured in docs/experiments.md
+    # measured in docs/notes/experiments.md
     """
     plain = scratch()
     return dataclasses.replace(

@@ -26,7 +26,7 @@ SERVER_SETTINGS: Mapping[str, str] = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
-"""What the server needs for the failure table of docs/operations.md."""
+"""What the server needs for the failure table of docs/guides/nightly.md."""
 
 _START_S = 180.0
 _STOP_S = 40.0

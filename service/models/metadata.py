@@ -1,4 +1,4 @@
-"""What a model file says of itself: ONNX `metadata_props`, as docs/model-contract.md specifies."""
+"""What a model file says of itself: ONNX `metadata_props` (docs/reference/model-contract.md)."""
 
 import json
 import unicodedata

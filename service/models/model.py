@@ -1,6 +1,6 @@
 """One version of a model in onnxruntime: opened, checked against the contract, warmed up.
 
-docs/model-contract.md: uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K).
+docs/reference/model-contract.md: uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K).
 
 Shapes: N batch, H height, W width, C channels, K classes.
 """

@@ -160,7 +160,7 @@ class ModelStore:
         Raises:
             InvalidArgumentError: The name is not one.
             ConflictError: Another version than `instead_of` serves by now.
-            ModelContractError: The file breaks docs/model-contract.md.
+            ModelContractError: The file breaks docs/reference/model-contract.md.
             ServiceError: The repository cannot be written.
         """
         from service.models.model import Model

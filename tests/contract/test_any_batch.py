@@ -13,7 +13,7 @@ from service.pb import classifier_pb2 as pb
 from service.server.server import Server
 
 TOLERANCE = 1e-5
-"""Of a probability, as docs/model-contract.md says: kernels of other batch sizes sum in another
+"""Of a probability (docs/reference/model-contract.md): kernels of other batch sizes sum in another
 order."""
 
 

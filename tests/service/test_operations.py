@@ -1,4 +1,4 @@
-"""docs/operations.md names everything that there is to set and to see."""
+"""The reference pages name everything that there is to set and to see."""
 
 import dataclasses
 import re
@@ -11,13 +11,14 @@ from service.cli.serve import serve
 from service.config import ServerConfig
 from service.observability.metrics import REJECTIONS, Metrics
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+SETTINGS = (REFERENCE / "server-settings.md").read_text()
+METRICS = (REFERENCE / "metrics.md").read_text()
 
 
-def table(heading: str) -> list[str]:
-    """Return the first cells of the table below a heading."""
-    section = PAGE.split(f"{heading}\n", 1)[1].split("\n## ", 1)[0]
-    return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+def first_cells(page: str) -> list[str]:
+    """Return the first cells of a page's tables."""
+    return re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
 
 
 def flags() -> list[str]:
@@ -31,7 +32,7 @@ def flags() -> list[str]:
 def test_every_flag_is_explained_once_and_in_order():
     """A new flag of `hansang serve` needs its line; one that went takes its line with it."""
     known = [flag for flag in flags() if "completion" not in flag]
-    assert sorted(known) == sorted(table("## Flags of `hansang serve`"))
+    assert sorted(known) == sorted(first_cells(SETTINGS))
 
 
 def test_every_setting_has_a_flag():
@@ -44,7 +45,7 @@ def test_every_setting_has_a_flag():
 def test_every_metric_is_explained():
     """Each family of `/metrics` has its line, and each reason of a rejection."""
     exported = {family.name for family in Metrics().registry.collect()}
-    explained = set(table("## Metrics"))
+    explained = set(first_cells(METRICS))
     assert {name for name in exported if name.startswith("hansang_")} <= explained
     assert explained - exported == set(REJECTIONS)
 
@@ -53,6 +54,6 @@ def test_metric_labels_are_those_of_the_server():
     """The page lists each metric's labels as the server sets them."""
     for metric in vars(Metrics()).values():
         if hasattr(metric, "_labelnames"):
-            line = re.search(rf"^\| `{metric._name}` \| ([^|]*)\|", PAGE, re.MULTILINE)
+            line = re.search(rf"^\| `{metric._name}` \| ([^|]*)\|", METRICS, re.MULTILINE)
             assert line, metric._name
             assert list(metric._labelnames) == line[1].replace(",", " ").split()

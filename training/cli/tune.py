@@ -30,7 +30,7 @@ def tune(
         typer.Option(help="Name; one that exists goes on.", show_default="<DATA's name>-tune"),
     ] = None,
     space: Annotated[
-        str, typer.Option(help="default, or a TOML file that changes it (docs/tuning.md).")
+        str, typer.Option(help="default, or a TOML file that changes it (docs/guides/tuning.md).")
     ] = "default",
     storage: Annotated[
         str | None,

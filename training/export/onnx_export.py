@@ -1,6 +1,7 @@
 """The best epoch of a run → one ONNX file, and the gate that lets it pass.
 
-uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K), as docs/model-contract.md specifies.
+uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K), as specified in
+docs/reference/model-contract.md.
 """
 
 import json

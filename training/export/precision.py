@@ -3,7 +3,8 @@
 fp32 file ─► int8, calibrated on training photos, or fp16 ─► every validation photo ─► same model?
 
 ResNet18 at 64 px, trained on 42 classes, was the same within 0.5 points by min-max, percentile and
-entropy calibration alike, with no layer left in float (docs/benchmarks.md). The cheapest is tried
+entropy calibration alike, with no layer left in float (docs/notes/benchmarks.md). The cheapest is
+tried
 first, and what is slower only where it does not pass.
 
 Shapes: N photos, S side of the square, K classes.

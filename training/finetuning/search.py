@@ -22,7 +22,7 @@ from training.runs.run_record import RunRecord
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 _OWN: dict[str, dict[str, Any]] = {
-    # Features that stay as they are let the head bear much more (docs/experiments.md).
+    # Features that stay as they are let the head bear much more (docs/notes/experiments.md).
     "linear-probe": {"optimizer.lr": 1.0},
     "gradual": {"transfer.layer_decay": 0.8},
 }

@@ -3,7 +3,7 @@
 oneDNN brings the weights of a convolution into an order of its own before each pass, and their
 gradient out of it. Where a batch has few places for that many weights, as in the last layers of
 small photos, this is most of the work. Weights with the channels innermost are a matrix as they
-lie: then products need no order of their own (docs/benchmarks.md says what is gained).
+lie: then products need no order of their own (docs/notes/benchmarks.md says what is gained).
 
 Shapes: N batch, C channels in, O out, K side of the kernel, P places: N x height x width, out.
 """
