@@ -34,8 +34,8 @@ test-long: setup  ## tests of minutes each on a slow machine, which `make test` 
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
-SERVE_TESTS := $(addprefix tests/service/test_, client.py metadata.py metrics.py model_store.py oip.py \
-  preprocessing.py security.py server.py service_cli.py servicer.py streams.py)
+SERVE_TESTS := $(addprefix tests/service/, api cli pixels client/test_client.py models/test_metadata.py \
+  models/test_model_store.py observability/test_metrics.py server/test_server.py)
 test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is installed
 	$(VENV)-serve/bin/python -m pytest $(SERVE_TESTS)
 
@@ -46,7 +46,7 @@ $(VENV)-serve/.ready: requirements/serve.txt requirements/serve-test.txt
 
 # Nothing but what serves, and the two engines.
 test-engines: $(VENV)-serve/.engines  ## offline classification on Dask and Ray, with workers killed
-	$(VENV)-serve/bin/python -m pytest tests/service/test_offline.py
+	$(VENV)-serve/bin/python -m pytest tests/service/offline
 
 $(VENV)-serve/.engines: $(VENV)-serve/.ready requirements/dask.txt requirements/ray.txt
 	for engine in dask ray; do \
@@ -54,7 +54,7 @@ $(VENV)-serve/.engines: $(VENV)-serve/.ready requirements/dask.txt requirements/
 	touch $@
 
 test-mlflow: setup $(VENV)-mlflow/.ready  ## runs sent to a real MLflow server on SQLite
-	HANSANG_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest -m "" tests/training/test_tracking.py
+	HANSANG_MLFLOW=$(VENV)-mlflow/bin/mlflow $(BIN)/python -m pytest -m "" tests/training/reports/test_tracking.py
 
 $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	test -x $(VENV)-mlflow/bin/python || $(PYTHON) -m venv $(VENV)-mlflow
@@ -62,8 +62,8 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 	touch $@
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
-	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/,$(addprefix service/test_, \
-	  object_store.py offline.py balancing.py manifests.py monitoring.py) training/test_mirror.py flows/test_bucket.py)
+	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/, service/deploy service/offline training/buckets \
+	  service/models/test_object_store.py service/client/test_balancing.py service/observability/test_monitoring.py flows/test_bucket.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh
@@ -83,7 +83,7 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 	touch $@
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
-	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/test_production.py tests/flows/test_release.py tests/flows/test_survival.py -v
+	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_release.py -v
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
@@ -124,7 +124,7 @@ proto: setup  ## generate service/pb from proto/
 	mkdir -p $(OUT)
 	@# The virtual path makes the generated imports resolve as service.pb.
 	$(BIN)/python -m grpc_tools.protoc -I service/pb=proto/hansang/v1 -I service/pb=proto/inference \
-	  -I "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  -I "$$($(BIN)/python -c 'import google.rpc as rpc, os; print(os.path.dirname(os.path.dirname(list(rpc.__path__)[0])))')" \
 	  --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 	  service/pb/classifier.proto service/pb/inference.proto
 

@@ -62,8 +62,9 @@ def real_model(path: Path, *, image_size: int, seed: int = 0) -> Path:
 
 def tiny_model(path: Path, **build: object) -> Path:
     """Write the tiny model of the service's tests."""
-    tiny = load(ROOT / "tests" / "service" / "tiny_onnx.py")
-    built: Path = tiny.build(path, **build)  # type: ignore[attr-defined]
+    from tests.service import tiny_onnx
+
+    built: Path = tiny_onnx.build(path, **build)
     return built
 
 

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
+
 BARE = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks" / "bare"), str(ROOT)]),
@@ -152,7 +152,7 @@ def test_every_gpu_test_can_be_collected_on_a_bare_machine():
 import sys
 sys.path.insert(0, ".")
 from benchmarks.gpu_check import marked_files, start_marked
-assert "tests/training/test_gpu.py" in marked_files()
+assert "tests/training/loop/test_gpu.py" in marked_files()
 sys.exit(start_marked(sys.stdout, "--collect-only").wait())
 """
     done = bare("-c", script)

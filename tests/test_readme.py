@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flows.local.demo import free_port
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import rig
+from tests.deploy.conftest import docker
+from tests.paths import ROOT
 
-docker = rig.load(Path(__file__).with_name("conftest.py")).docker
-
-ROOT = Path(__file__).parents[2]
 # Grafana is left out: Debian has none, and where images can be pulled it is one of five.
 SERVICES = ("postgres", "prefect", "worker", "worker-light", "reports", "service", "prometheus")
 PROJECT = "hansang-test"

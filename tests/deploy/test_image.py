@@ -15,8 +15,8 @@ from benchmarks import rig
 from service.client import Classifier
 from service.errors import ServiceError
 from service.models.repository import ModelStore
-
-docker = rig.load(Path(__file__).with_name("conftest.py")).docker
+from tests.deploy.conftest import docker
+from tests.paths import ROOT
 
 IMAGES = {name: f"hansang-test:{name}" for name in os.environ.get("HANSANG_IMAGES", "").split()}
 MOST_MB = {"serve-cpu": 400, "serve": 2900}
@@ -220,7 +220,7 @@ def test_training_image_has_both_rooms_and_the_same_cuda():
     )
     found = docker("run", "--rm", "--tmpfs", "/tmp", "--entrypoint", "python", IMAGES["train"],
                    "-c", code).split()  # fmt: skip
-    lock = (Path(__file__).parents[2] / "requirements" / "serve.txt").read_text()
+    lock = (ROOT / "requirements" / "serve.txt").read_text()
     assert f"nvidia-cudnn-cu13=={found[-2]} " in lock
     assert f"nvidia-cublas=={found[-1]} " in lock
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from flows.local.demo import free_port
 from flows.local.up import SERVER_SETTINGS
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 POOL = "hansang-cpu"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

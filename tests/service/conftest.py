@@ -1,7 +1,6 @@
 """Fixtures of the service's tests: tiny models, photos of one colour, servers on free ports."""
 
 import asyncio
-import importlib.util
 import io
 import json
 import os
@@ -16,16 +15,12 @@ import grpc
 import pytest
 from PIL import Image
 
-_spec = importlib.util.spec_from_file_location(
-    "tiny_onnx", Path(__file__).with_name("tiny_onnx.py")
-)
-_tiny_onnx = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_tiny_onnx)
+from tests.paths import ROOT
+from tests.service.tiny_onnx import build
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-ROOT = Path(__file__).parents[2]
 # What was on the path stays on it, behind: packages that were brought along lie there.
 _PATHS = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 SERVE = """
@@ -95,7 +90,7 @@ def process(tmp_path) -> Iterator[Callable[..., Process]]:
 @pytest.fixture
 def tiny_onnx() -> Callable[..., Path]:
     """`tiny_onnx(path, labels=…, weights=…, …)` writes a tiny model; see tiny_onnx.build."""
-    return _tiny_onnx.build
+    return build
 
 
 @pytest.fixture(scope="session")

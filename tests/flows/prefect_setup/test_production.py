@@ -1,0 +1,243 @@
+"""Deploying, approving, PostgreSQL, `hansang up`: with real servers, by `make test-prefect`."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.flows.rig import Rig, free_port
+from tests.paths import ROOT
+
+pytestmark = [
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        not os.environ.get("HANSANG_TEST_PREFECT"),
+        reason="minutes of servers and workers: make test-prefect runs it",
+    ),
+]
+
+
+@pytest.fixture
+def rig(tmp_path):
+    """A server of its own."""
+    rig = Rig(tmp_path)
+    rig.start_server()
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def run_dir(photos, tmp_path) -> Path:
+    """A trained run."""
+    subprocess.run(
+        [sys.executable, "-m", "training", str(photos), "--run", "r", "--epochs", "2",
+         "--image-size", "32", "--device", "cpu", "--set", "batch_size=16",
+         "--runs-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "cache")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return tmp_path / "runs" / "r"
+
+
+def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(rig):
+    """All is created, then all is unchanged; what somebody changed is put right and named."""
+    first = rig.deploy()
+    again = rig.deploy()
+
+    assert {"created"} == {change["what"] for change in first}
+    assert {"unchanged"} == {change["what"] for change in again}
+    names = {change["name"] for change in first}
+    flows = ("pipeline", "train", "tune", "finetune", "prepare", "release", "rollback", "drift")
+    assert {f"{flow}/{flow}" for flow in flows} <= names
+    pipeline = rig.get("/deployments/name/pipeline/pipeline")
+    assert "0 2 * * *" == pipeline["schedules"][0]["schedule"]["cron"]
+    assert 1 == pipeline["global_concurrency_limit"]["limit"]
+    form = pipeline["parameter_openapi_schema"]
+    assert {"Training", "Places", "Nightly", "Rules"} <= form["definitions"].keys()
+    pool = rig.get("/work_pools/hansang-cpu")
+    assert 1 == pool["concurrency_limit"]
+
+    request = urllib.request.Request(  # noqa: S310
+        f"{rig.url}/work_pools/hansang-cpu", json.dumps({"concurrency_limit": 9}).encode(),
+        {"Content-Type": "application/json"}, method="PATCH",
+    )  # fmt: skip
+    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+
+    changed = [change for change in rig.deploy() if change["what"] != "unchanged"]
+    assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
+
+
+def test_a_pool_of_kubernetes_jobs_keeps_its_template_and_takes_every_flow(rig):
+    """What trains asks for a GPU, what is light for none; no pool is made that nobody polls."""
+    path = ROOT / "deploy" / "kubernetes" / "prefect" / "job-template.json"
+    template = json.loads(path.read_text())
+    rig.post("/work_pools/", {"name": "hansang", "type": "kubernetes", "concurrency_limit": 7,
+                              "base_job_template": template})  # fmt: skip
+
+    rig.deploy(gpus=1)
+    again = rig.deploy(gpus=1)
+
+    assert {"unchanged", "left as it is: kubernetes"} == {change["what"] for change in again}
+    pools = {pool["name"]: pool for pool in rig.post("/work_pools/filter", {})}
+    assert {"hansang"} == set(pools)
+    assert template == pools["hansang"]["base_job_template"]
+    assert 7 == pools["hansang"]["concurrency_limit"]
+    found = {each["name"]: each for each in rig.post("/deployments/filter", {})}
+    assert {"hansang"} == {each["work_pool_name"] for each in found.values()}
+    asked = {name: each["job_variables"].get("gpus") for name, each in found.items()}
+    default = template["variables"]["properties"]["gpus"]["default"]
+    assert ("0", "1", None) == (default, asked["pipeline"], asked["drift"])
+
+
+def test_the_nights_to_come_are_scheduled(rig):
+    """The cron of the deployment becomes runs, or no night would ever come.
+
+    SQLAlchemy 2.1 breaks Prefect 3.8.8's scheduler, which says so in the server's log alone.
+    """
+    rig.deploy()
+    wanted = {
+        "deployments": {"name": {"any_": ["pipeline"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
+
+    rig.until(lambda: rig.post("/flow_runs/count", wanted) > 0, within_s=150)
+
+
+def test_a_release_waits_for_a_person_without_a_process_and_is_then_published(
+    rig, run_dir, tmp_path
+):
+    """The form shows the table; answered, the run goes on without measuring again."""
+    rig.deploy()
+    rig.start_worker("hansang")
+    repository = tmp_path / "models"
+    run = rig.start_run(
+        "release/release", {"run_dir": str(run_dir), "places": {"repository": str(repository)}}
+    )
+
+    rig.until(lambda: rig.state(run)["type"] == "PAUSED", within_s=300)
+
+    pid = rig.pid(run)
+    rig.until(lambda: not Path(f"/proc/{pid}").exists(), within_s=60)
+    assert not (repository / "food42" / "config.pbtxt").exists()
+    keyset = rig.state(run)["state_details"]["run_input_keyset"]
+    form = f"{rig.url}/flow_runs/{run}/input/{keyset['description']}"
+    with urllib.request.urlopen(form, timeout=10) as answer:  # noqa: S310
+        text = answer.read().decode()
+    assert "| top-1 |" in text
+    assert "report.html" in text
+    before = (run_dir / "export" / "model.onnx").stat().st_mtime_ns
+
+    rig.post(f"/flow_runs/{run}/resume", {"run_input": {"release": True, "who": "Kim",
+                                                        "reason": "seen"}})  # fmt: skip
+
+    rig.until(lambda: rig.state(run)["type"] in ("COMPLETED", "FAILED"), within_s=300)
+    assert "Released" == rig.state(run)["name"], rig.state(run)
+    assert before == (run_dir / "export" / "model.onnx").stat().st_mtime_ns
+    (line,) = map(json.loads, (repository / "food42" / "history.jsonl").read_text().splitlines())
+    assert line["reason"].endswith("approved: seen, Kim")
+
+
+def test_a_real_postgresql_holds_the_state(tmp_path, photos):
+    """Deployments, a run and its states, by URL alone."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin")) if shutil.which("psql") else []
+    if not programs:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    port, data = free_port(), tmp_path / "pg"
+    data.mkdir()
+    who = {}
+    if os.getuid() == 0:
+        # PostgreSQL refuses to run as root.
+        user = pwd.getpwnam("postgres")
+        os.chown(data, user.pw_uid, user.pw_gid)
+        for parent in (tmp_path, *tmp_path.parents):
+            if parent.owner() != "root" or parent == Path(parent.anchor):
+                break
+            parent.chmod(parent.stat().st_mode | 0o011)
+        who = {"user": "postgres"}
+    bin_dir = programs[-1]
+    subprocess.run([bin_dir / "initdb", "-D", data, "-U", "hansang", "-A", "trust", "-N"],
+                   check=True, capture_output=True, cwd="/", **who)  # fmt: skip
+    server = subprocess.Popen(
+        [bin_dir / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", ""],
+        stderr=subprocess.DEVNULL, cwd="/", **who,
+    )  # fmt: skip
+    url = f"postgresql+asyncpg://hansang@127.0.0.1:{port}/postgres"
+    rig = Rig(tmp_path, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
+    try:
+        time.sleep(3)
+        rig.start_server()
+        assert {"created"} == {change["what"] for change in rig.deploy()}
+        rig.start_worker("hansang")
+        cache = str(tmp_path / "cache")
+        run = rig.start_run("prepare/prepare", {"data": str(photos), "cache_dir": cache,
+                                                "image_size": 32})  # fmt: skip
+        rig.until(lambda: rig.state(run)["type"] in ("COMPLETED", "FAILED"), within_s=300)
+        assert "COMPLETED" == rig.state(run)["type"]
+        told = subprocess.run(
+            ["psql", "-h", "127.0.0.1", "-p", str(port), "-U", "hansang", "postgres", "-tAc",
+             "select state_type from flow_run"], check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        assert "COMPLETED" in told.stdout
+    finally:
+        rig.close()
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+
+
+def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
+    """Server, workers and service answer at the addresses that are printed; SIGTERM ends all."""
+    ports = [str(free_port()) for _ in range(4)]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment = {**inherited, "PREFECT_HOME": str(tmp_path / "prefect"),
+                   "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}  # fmt: skip
+    up = subprocess.Popen(
+        [sys.executable, "-m", "hansang", "up", "--home", str(ROOT), "--data", str(photos),
+         "--repository", str(tmp_path / "models"), "--gpus", "0", "--server-port", ports[0],
+         "--port", ports[1], "--metrics-port", ports[2], "--reports-port", ports[3],
+         "--logs", str(tmp_path / "logs")],
+        env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        printed = ""
+        while "logs" not in printed:
+            line = up.stdout.readline()
+            assert line, (printed, up.wait())
+            printed += line
+        for url in (f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[2]}/metrics"):
+            assert url in printed
+        _answers(f"http://127.0.0.1:{ports[0]}/")
+        _answers(f"http://localhost:{ports[3]}/")
+        with urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/ui-settings") as answer:
+            assert f"http://127.0.0.1:{ports[0]}/api" == json.load(answer)["api_url"]
+        _answers(f"http://localhost:{ports[2]}/metrics")
+        running = _children(up.pid)
+        assert len(running) >= 5
+    finally:
+        up.send_signal(signal.SIGTERM)
+        code = up.wait(180)
+    assert 0 == code
+    assert not [pid for pid in running if Path(f"/proc/{pid}").exists()]
+
+
+def _answers(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+                assert 200 == answer.status
+                return
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.5)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()]  # fmt: skip

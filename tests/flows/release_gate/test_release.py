@@ -1,0 +1,266 @@
+"""A run weighed beside what serves, published or kept out, and written down; killed at any line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.release_gate import release_steps, served
+from flows.release_gate.gate import Rules
+from service.errors import ConflictError
+from service.models.repository import ModelStore
+from terminal import UserError
+from tests.paths import ROOT
+from tests.service import tiny_onnx
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on the drawn dishes."""
+    from training.config import TrainConfig
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
+
+    home = tmp_path_factory.mktemp("weighed")
+    cache = prepare(photos, 32, cache_root=home / "cache")
+    config = TrainConfig(image_size=32, epochs=2, batch_size=16, threads=1)
+    train(config, cache, home / "runs" / "first", device="cpu")
+    return home / "runs" / "first"
+
+
+@pytest.fixture(scope="module")
+def labels(photos: Path) -> tuple[str, ...]:
+    """The dishes."""
+    return tuple(sorted(path.name for path in (photos / "train").iterdir()))
+
+
+def serve(repository: Path, path: Path, *, always: int, **build) -> int:
+    """Make a model serve that always answers with one of its labels."""
+    weights = [[0.05 * (column == always) for column in range(len(build["labels"]))]] * 3
+    return ModelStore(repository).publish("food42", tiny_onnx.build(path, weights=weights, **build))
+
+
+@pytest.fixture(scope="module")
+def first(run, tmp_path_factory) -> release_steps.Release:
+    """The release of the run where nothing serves yet."""
+    return release_steps.release(run, repository=tmp_path_factory.mktemp("models"))
+
+
+def test_the_first_release_is_measured_written_down_and_served(first):
+    """Nothing serves: the numbers of the gate lie in the version's folder and in the history."""
+    assert (True, 1) == (first.released, first.version)
+    assert "first release" in first.reason
+    assert first.candidate.smoke_photos == 6
+    known = json.loads((first.path.parent / "release.json").read_text())
+    assert "test" == known["split"]
+    assert 6 == sum(known["reference"]["predictions"].values())
+    assert 6 == sum(known["reference"]["confidence"])
+    store = ModelStore(first.repository)
+    store.verify("food42", 1)
+    line = store.history("food42")[0]
+    assert ("released", 1, None) == (line["event"], line["version"], line["replaced"])
+    assert line["challenger_top1"] == known["verdict"]["challenger_top1"]
+    assert 64 == len(line["dataset_hash"])
+
+
+def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, first):
+    """Photos decoded again by the service's code give the accuracy that the run counted."""
+    from service.models.model import Model
+
+    photos = served.held_out(run, None)
+    answered = served.answers(Model(first.path, device="cpu"), photos.files)
+
+    right = np.mean([a == b for a, b in zip(answered.predicted, photos.truth, strict=True)])
+    assert json.loads((run / "result.json").read_text())["test_top1"] == pytest.approx(right)
+
+
+def test_the_same_run_again_is_kept_out_unless_forced(run, first):
+    """It is no better than itself; a person's reason overrides, and both are in the history."""
+    kept = release_steps.release(run, repository=first.repository)
+    forced = release_steps.decide(kept.candidate, repository=first.repository, force="a full disk")
+
+    assert (False, 1) == (kept.released, kept.version)
+    assert "not better beyond chance: +0 -0 photos" in kept.reason
+    assert (True, 2) == (forced.released, forced.version)
+    history = ModelStore(first.repository).history("food42")
+    assert [("released", 1), ("kept", 1), ("released", 2)] == [
+        (line["event"], line["version"]) for line in history
+    ]
+    assert "forced: a full disk (the rules: not better" in history[-1]["reason"]
+
+
+def test_another_image_size_is_measured_on_the_same_photos_and_a_slow_model_kept_out(
+    run, labels, tmp_path
+):
+    """The champion sees squares of its own size; beside its three products a ResNet is slow."""
+    serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0, image_size=64)
+
+    candidate = release_steps.weigh(run, repository=tmp_path / "models")
+
+    assert (32, 64) == candidate.image_sizes
+    assert 6 == candidate.verdict["photos"]
+    assert candidate.verdict["champion_top1"] == pytest.approx(1 / 3)
+    assert not candidate.promote
+    assert "too slow" in candidate.reason
+
+
+def test_speed_is_compared_per_pixel_and_may_have_an_absolute_limit():
+    """Twice the side may take four times as long; one limit in milliseconds holds for all."""
+    rules = Rules(max_slowdown=1.5, max_ms=50)
+
+    def slow(new, old, sizes):
+        return bool(release_steps._too_slow([(new, new), (old, old)], sizes, rules))
+
+    assert not slow(14, 10, (64, 64))
+    assert slow(16, 10, (64, 64))
+    assert not slow(46, 10, (128, 64))
+    assert slow(16, 10, (32, 64)), "fewer pixels are no excuse"
+    assert "50 ms are allowed" in release_steps._too_slow([(51, 1)], (64, None), rules)
+
+
+def test_another_class_list_is_measured_on_what_both_know(run, labels, tmp_path):
+    """The champion knows two of the dishes, and one that is gone."""
+    known = (*labels[:2], "없어진 음식")
+    serve(tmp_path / "models", tmp_path / "x.onnx", labels=known, always=2)
+
+    candidate = release_steps.weigh(
+        run, repository=tmp_path / "models", rules=Rules(max_slowdown=1e9)
+    )
+
+    verdict = candidate.verdict
+    assert ("changed classes", 4, 0.0) == (
+        verdict["case"], verdict["photos"], verdict["champion_top1"],
+    )  # fmt: skip
+    assert ((labels[2],), ("없어진 음식",)) == (verdict["added"], verdict["removed"])
+
+
+def test_a_champion_that_came_meanwhile_is_not_replaced_unmeasured(first, labels, tmp_path):
+    """Between the measuring and the publishing another version began to serve."""
+    serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0)
+
+    with pytest.raises(ConflictError, match="began to serve meanwhile"):
+        release_steps.decide(first.candidate, repository=tmp_path / "models")
+    assert 1 == ModelStore(tmp_path / "models").serving("food42")
+
+
+def test_photos_that_changed_or_were_learnt_are_not_measured_on(run, photos, tmp_path):
+    """A changed photo and one that the champion was trained on are left out; many are refused."""
+    from service.models.model import Model
+    from training.data.cache import DatasetCache
+
+    moved = tmp_path / "photos"
+    shutil.copytree(photos, moved)
+    about = json.loads((run / "config.json").read_text())
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    cache = tmp_path / "cache" / "it"
+    shutil.copytree(about["cache"], cache)
+    manifest = json.loads((cache / "manifest.json").read_text()) | {"root": str(moved)}
+    old = json.loads(json.dumps(manifest)) | {"dataset_hash": "0" * 64}
+    old["splits"]["train"]["hashes"][0] = manifest["splits"]["test"]["hashes"][1]
+    (tmp_path / "cache" / "old").mkdir()
+    (tmp_path / "cache" / "old" / "manifest.json").write_text(json.dumps(old))
+    (cache / "manifest.json").write_text(json.dumps(manifest))
+    (copy / "config.json").write_text(json.dumps(about | {"cache": str(cache)}))
+    champion = Model(tiny_onnx.build(tmp_path / "x.onnx"), device="cpu")
+
+    found = served.held_out(copy, champion)
+
+    assert 5 == len(found.files)
+    assert {"the serving model was trained on it": 1} == found.left_out
+    assert 6 == len(DatasetCache.open(cache).splits["test"].files)
+    for file in found.files[:2]:
+        file.write_bytes(b"another photo")
+    with pytest.raises(UserError, match="2 of the 6 test photos"):
+        served.held_out(copy, champion)
+
+
+EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "4"
+"""Lines from one kill to the next: each is tried by make test-prefect, every fourth always."""
+
+# Forks a child per line of the code that decides, publishes and writes down; kills it before it.
+KILLER = """
+import dataclasses, json, os, shutil, signal, sys
+from pathlib import Path
+from flows.release_gate import release_steps
+from service import files
+from service.models import history, repository
+home, what = Path(sys.argv[1]), sys.argv[2]
+candidate = release_steps.Candidate(**json.loads((home / "candidate.json").read_text()))
+watched = {m.__file__ for m in (release_steps, files, history, repository)}
+number = 0
+while True:
+    root = home / f"{what}-{number}"
+    shutil.copytree(home / "models", root)
+    child = os.fork()
+    if not child:
+        left = number
+        def trace(frame, event, arg):
+            global left
+            if frame.f_code.co_filename not in watched:
+                return None
+            if event == "line":
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left -= 1
+            return trace
+        sys.settrace(trace)
+        if what == "publish":
+            release_steps.decide(candidate, repository=root)
+        else:
+            repository.ModelStore(root).rollback("food42", reason="it was bad")
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    print(json.dumps([str(root), killed]), flush=True)
+    if not killed:
+        break
+    number += int(sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(("what", "old", "new"), [("publish", 2, 3), ("rollback", 2, 1)])
+def test_killed_at_any_line_one_whole_version_serves_and_the_history_is_true(
+    run, labels, tmp_path, what, old, new
+):
+    """The old version serves or the new one; the history tells of exactly what happened."""
+    for always in (0, 1):
+        serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=always)
+    known = {
+        "model": "food42", "run_dir": "runs/x", "onnx": str(tmp_path / "x.onnx"), "champion": 2,
+        "promote": True, "reason": "better", "epoch": 1, "val_top1": 1.0, "photos_checked": 1,
+        "max_difference": 0.0, "split": "val", "left_out": {}, "dataset_hash": "", "speed_ms":
+        [[1.0, 1.0], None], "smoke_photos": 1, "image_sizes": [8, 8], "verdict": dict.fromkeys(
+            ("photos", "challenger_top1", "champion_top1", "gained", "lost", "p_value")),
+    }  # fmt: skip
+    (tmp_path / "candidate.json").write_text(json.dumps(known))
+
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(tmp_path), what, EVERY],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+
+    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(outcomes) > 40 // int(EVERY), done.stdout
+    seen = set()
+    for root, _ in outcomes:
+        store = ModelStore(Path(root))
+        serving = store.serving("food42")
+        store.verify("food42", serving)
+        seen.add(serving)
+        event = {"publish": "released", "rollback": "rolled back"}[what]
+        last = store.history("food42")[-1]
+        if serving == new:
+            assert (event, new, old) == (last["event"], last["version"], last["replaced"]), root
+        else:
+            assert ("released", old) == (last["event"], last["version"]), root
+    assert {old, new} == seen
+    assert signal.SIGKILL == 9  # what the children died of
+    # Whoever comes next finds nothing in the way.
+    store = ModelStore(Path(outcomes[len(outcomes) // 2][0]))
+    assert store.serving("food42") < store.publish("food42", tmp_path / "x.onnx")

@@ -1,0 +1,163 @@
+"""Several replicas: behind Envoy, or balanced by the client; one is killed, and one is drained."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+
+from benchmarks import rig
+from service.client.client import AsyncClassifier
+from tests.paths import ROOT
+
+yaml = pytest.importorskip("yaml")
+
+ENVOY = ROOT / "deploy" / "envoy" / "envoy.yaml"
+
+
+@pytest.fixture
+def replicas(publish, tmp_path):
+    """Give two replicas, in processes of their own."""
+    publish("food")
+    with ExitStack() as ended:
+        flags = ("--runs", "1", "--decode-threads", "1", "--drain-delay", "3")
+        started = [rig.Server(tmp_path / "models", *flags) for _ in range(2)]
+        for server in started:
+            ended.callback(server.__exit__)
+        yield [server.ready() for server in started]
+
+
+@pytest.fixture
+def envoy(replicas, tmp_path):
+    """Run Envoy before the replicas, as deploy/envoy/envoy.yaml says; give its address."""
+    if shutil.which("envoy") is None:
+        pytest.skip("envoy is not installed (make test-deploy)")
+    config = yaml.safe_load(ENVOY.read_text())
+    port, admin = rig.free_port(), rig.free_port()
+    config["admin"]["address"]["socket_address"]["port_value"] = admin
+    static = config["static_resources"]
+    static["listeners"][0]["address"]["socket_address"].update(address="127.0.0.1", port_value=port)
+    (cluster,) = static["clusters"]
+    (group,) = cluster["load_assignment"]["endpoints"]
+    group["lb_endpoints"] = [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": p}}}}
+        for p in (server.port for server in replicas)
+    ]
+    path = tmp_path / "envoy.json"
+    path.write_text(json.dumps(config))
+    with (tmp_path / "envoy.log").open("w") as log:
+        process = subprocess.Popen(
+            ["envoy", "-c", path, "--concurrency", "1", "--disable-hot-restart"],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            end_s = time.monotonic() + 30
+            while _healthy(admin) < 2:
+                assert time.monotonic() < end_s, (tmp_path / "envoy.log").read_text()[-3000:]
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _healthy(admin: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/clusters", timeout=5) as answer:
+            return answer.read().decode().count("health_flags::healthy")
+    except OSError:
+        return 0
+
+
+async def load(address: str, photo: bytes, trouble, *, retries: int, seconds: float = 4) -> Counter:
+    """Call from four loops, and cause `trouble` meanwhile; return what became of the calls."""
+    over = asyncio.Event()
+    tally: Counter[str] = Counter()
+
+    async def call() -> None:
+        async with AsyncClassifier(address, retries=retries, timeout_s=20) as classifier:
+            while not over.is_set():
+                try:
+                    (result,) = await classifier.classify([photo], top_k=1)
+                    tally["OK" if result.classes else f"error: {result.error}"] += 1
+                except Exception as error:
+                    tally[f"{type(error).__name__}: {error}"] += 1
+
+    calling = [asyncio.create_task(call()) for _ in range(4)]
+    await asyncio.sleep(seconds / 3)
+    await asyncio.to_thread(trouble)
+    await asyncio.sleep(2 * seconds / 3)
+    over.set()
+    await asyncio.gather(*calling)
+    return tally
+
+
+def answered(server: rig.Server) -> float:
+    """Return how many images a replica computed."""
+    return server.metric("hansang_predictions_total")
+
+
+async def test_one_of_two_is_killed_behind_envoy(replicas, envoy, photo):
+    """SIGKILL under load: with the client's retries on no call fails, and the other takes all."""
+    killed, other = replicas
+    counts = []
+
+    def kill() -> None:
+        counts.append(answered(killed))
+        os.kill(killed.process.pid, signal.SIGKILL)
+
+    tally = await load(envoy, photo("red"), kill, retries=4)
+    assert {"OK"} == set(tally), tally
+    assert tally["OK"] > 200
+    assert counts[0] > 20
+    assert answered(other) > tally["OK"] / 2
+
+
+async def test_one_of_two_is_drained_behind_envoy(replicas, envoy, photo):
+    """SIGTERM under load, client retries off: Envoy hears of it in time, and no call fails."""
+    drained, _ = replicas
+
+    tally = await load(envoy, photo("red"), lambda: drained.stop(), retries=0, seconds=6)
+    assert {"OK"} == set(tally), tally
+    assert 0 == drained.process.returncode
+
+
+async def test_one_of_two_is_killed_and_the_client_balances(replicas, photo):
+    """Without a balancer: both answer, one is killed, and with retries on no call fails."""
+    killed, other = replicas
+    address = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in replicas)
+    counts = []
+
+    def kill() -> None:
+        counts.extend((answered(killed), answered(other)))
+        os.kill(killed.process.pid, signal.SIGKILL)
+
+    tally = await load(address, photo("red"), kill, retries=4)
+    assert {"OK"} == set(tally), tally
+    assert min(counts) > 0.3 * max(counts), "one of them had nearly all"
+
+
+async def test_one_of_two_is_drained_and_the_client_balances(replicas, photo):
+    """SIGTERM, retries off: the client asks health, goes to the other, and no call fails."""
+    drained, _ = replicas
+    address = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in replicas)
+    tally = await load(address, photo("red"), lambda: drained.stop(), retries=0, seconds=6)
+    assert {"OK"} == set(tally), tally
+
+
+def test_envoy_accepts_the_file_as_it_stands():
+    """Envoy's own validation of deploy/envoy/envoy.yaml."""
+    if shutil.which("envoy") is None:
+        pytest.skip("envoy is not installed (make test-deploy)")
+    ran = subprocess.run(
+        ["envoy", "--mode", "validate", "-c", ENVOY], capture_output=True, text=True, timeout=60
+    )
+    assert 0 == ran.returncode, ran.stderr

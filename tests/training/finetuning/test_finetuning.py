@@ -1,0 +1,326 @@
+"""Fine-tuning: what learns and what does not, features kept, kills, the search and its table."""
+
+import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.paths import ROOT
+from training.config import TrainConfig
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
+from training.errors import ConfigError, RunError, StoppedError
+from training.finetuning.retention import retention
+from training.finetuning.search import config_for
+from training.finetuning.similarity import measure
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.model import pretrained
+from training.model.pretrained import Start
+from training.model.stages import EVERYTHING, PARTS, part_of, phases
+from training.runs import checkpoint
+from training.samples.sample import draw
+
+SMALL = {"batch_size": 16, "threads": 1, "transfer.views": 1, "transfer.head_share": 0.6}
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s", "features_s"}
+
+# Forked from a clean server that has imported torch: a real process, in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.model.pretrained"])
+
+
+@pytest.fixture(scope="module")
+def start(run_dir: Path) -> Start:
+    """The best epoch of a run on three drawn dishes."""
+    return pretrained.read(run_dir)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
+    """Three other dishes, at 32 pixels."""
+    root = tmp_path_factory.mktemp("similar")
+    photos = draw(root / "photos", classes=3, per_class=20, similar=True)
+    return prepare(photos, 32, cache_root=root / "cache")
+
+
+def small(strategy: str, start: Start, epochs: int = 3, **overrides: object) -> TrainConfig:
+    """Return a strategy's config, for a run of seconds."""
+    return config_for(strategy, start, epochs=epochs, overrides={**SMALL, **overrides})
+
+
+def losses(run_dir: Path) -> list[dict[str, float]]:
+    """Return the epochs of a run without what the clock says."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in OF_THE_CLOCK} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "learning"),
+    [
+        ("linear-probe", {"head"}),
+        ("last-layers", {"layer4", "head"}),
+        ("first-block", {"stem", "layer1", "head"}),
+        ("gradual", set(PARTS) - {"stem"}),
+        ("lp-ft", set(PARTS)),
+        ("full", set(PARTS)),
+    ],
+)
+def test_a_strategy_changes_its_parts_and_not_a_bit_of_the_others(
+    start, cache, tmp_path, strategy, learning
+):
+    """Weights and BatchNorm statistics of frozen parts end as they began; the rest has moved."""
+    config = small(strategy, start, **{"transfer.unfreeze_share": 1})
+
+    train(config, cache, tmp_path / "r", device="cpu", start=start)
+
+    newest = sorted((tmp_path / "r/checkpoints").glob("step-*"))[-1]
+    for prefix in ("model.", "average."):
+        stored = {k.removeprefix(prefix): v for k, v in load_file(newest).items()
+                  if k.startswith(prefix)}  # fmt: skip
+        moved = {
+            PARTS[part_of(name)]
+            for name, tensor in start.tensors.items()
+            if not torch.equal(tensor, stored[name])
+        }
+        assert learning - {"head"} == moved
+    assert (3, 512) == tuple(stored["fc.weight"].shape)
+
+
+def test_phases_follow_the_settings(start):
+    """Who learns when, and where views are fixed: where the first parts are frozen for long."""
+    gradual = phases(
+        small("gradual", start, 20, **{"transfer.views": 1, "transfer.unfreeze_share": 0.5})
+    )
+    short = phases(small("gradual", start, 2))
+    first = phases(small("lp-ft", start, 3, **{"transfer.views": 2}))
+
+    assert [0, 2, 4, 6, 8, 10] == [phase.start for phase in gradual]
+    assert [5, 4, 3, 2, 1, 0] == [phase.frozen for phase in gradual]
+    assert [1, 1, 1, 1, 1, 0] == [phase.views for phase in gradual]
+    # In two epochs everything learns at last, or a short trial would be none of this strategy.
+    assert [(0, 2), (1, 0)] == [(phase.start, phase.frozen) for phase in short]
+    # Two epochs are no more than two views: making these would cost as much as it saves.
+    assert [(0, 0), (2, 0)] == [(phase.start, phase.views) for phase in first]
+    assert EVERYTHING == first[1].learning
+
+
+@pytest.mark.parametrize("strategy", ["linear-probe", "last-layers"])
+def test_kept_features_change_nothing_but_the_time(start, cache, tmp_path, strategy):
+    """With features kept and without, a run has the same losses and gets the same photos right."""
+    config = small(strategy, start, 3, **{"transfer.views": 2, "optimizer.momentum": 0.5})
+
+    kept = train(config, cache, tmp_path / "kept", device="cpu", start=start)
+    anew = train(config, cache, tmp_path / "anew", device="cpu", start=start, use_features=False)
+
+    assert kept.val_top1 == anew.val_top1
+    for one, other in zip(losses(tmp_path / "kept"), losses(tmp_path / "anew"), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    answers = [np.load(tmp_path / name / "predictions-val.npz")["probabilities"]
+               for name in ("kept", "anew")]  # fmt: skip
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
+
+
+def go(cache: str, source: str, run_dir: str) -> None:
+    """Fine-tune, or go on, as a process of its own."""
+    begun = pretrained.read(source)
+    config = small("lp-ft", begun, 5, checkpoint_every_steps=2)
+    train(config, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu", start=begun)
+
+
+@pytest.mark.long
+def test_kills_at_random_moments_change_nothing(run_dir, start, cache, tmp_path):
+    """SIGKILL while features are made, in the head's phase, after it: the same bits in the end."""
+    moments = random.Random(0)
+
+    def process(target: Path):
+        begun = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir), str(target)))
+        begun.start()
+        return begun
+
+    reference = process(tmp_path / "reference")
+    reference.join()
+    assert 0 == reference.exitcode
+    features = cache.path.parent / "features"
+    kills = 0
+    while kills < 4:
+        # The features are made anew after each kill, and the first comes while they are.
+        for path in features.glob("*.npy"):
+            path.unlink()
+        before = set((tmp_path / "r").glob("checkpoints/step-*"))
+        killed = process(tmp_path / "r")
+        while killed.exitcode is None:
+            saved = set((tmp_path / "r").glob("checkpoints/step-*")) - before
+            if saved or (kills == 0 and any(features.glob("*.npy"))):
+                killed.join(moments.uniform(0, 0.05))
+                break
+            time.sleep(0.001)
+        assert killed.exitcode is None, "it ended before it was killed"
+        killed.kill()
+        killed.join()
+        kills += 1
+    last = process(tmp_path / "r")
+    last.join()
+
+    assert 0 == last.exitcode
+    assert losses(tmp_path / "reference") == losses(tmp_path / "r")
+    newest = [sorted((tmp_path / name / "checkpoints").glob("step-*"))[-1]
+              for name in ("reference", "r")]  # fmt: skip
+    expected, found = (load_file(path) for path in newest)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_asks_for_its_weights(start, cache, tmp_path):
+    """Without them it would begin from random ones; other weights are refused, too."""
+    config = small("full", start)
+    with pytest.raises(RunError, match="weights that it starts from are needed"):
+        train(config, cache, tmp_path / "r", device="cpu")
+    with pytest.raises(RunError, match="other weights"):
+        train(config, cache, tmp_path / "r", device="cpu", start=replace(start, sha256="0" * 64))
+    with pytest.raises(StoppedError):
+        train(config, cache, tmp_path / "r", device="cpu", start=start, should_stop=lambda: True)
+    # From its checkpoint on it needs nobody.
+    assert 3 == train(config, cache, tmp_path / "r", device="cpu").epochs
+
+
+def test_earlier_parts_learn_more_slowly(start):
+    """Each part has the rate of the one after it, times the decay; the head has the whole."""
+    config = small("full", start, **{"transfer.layer_decay": 0.5})
+    engine = Engine(config, 3, torch.device("cpu"), start=start.tensors)
+
+    scales = {
+        PARTS[part_of(name)]: group["scale"]
+        for group in engine.optimizer.param_groups
+        for name, parameter in engine.model.named_parameters()
+        if any(parameter is p for p in group["params"])
+    }
+
+    assert {p: 0.5 ** (5 - i) for i, p in enumerate(PARTS)} == scales
+
+
+def test_weights_are_read_from_files(run_dir, start, tmp_path):
+    """A state dict as safetensors or .pth, bare or wrapped, gives the run's own weights."""
+    from safetensors.torch import save_file
+
+    weights = {**start.tensors, "fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}
+    save_file(weights, tmp_path / "a.safetensors")
+    torch.save(weights, tmp_path / "b.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in weights.items()}}, tmp_path / "c.pt")
+    best = run_dir / "checkpoints" / checkpoint.BEST
+
+    for path in (tmp_path / "a.safetensors", tmp_path / "b.pth", tmp_path / "c.pt", best):
+        assert start.sha256 == pretrained.read(path).sha256
+
+
+class _Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_what_is_no_resnet18_is_refused_and_never_run(start, tmp_path, monkeypatch):
+    """Code in a pickle is not run; another network, damage and nothing at all are each named."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": _Bomb()}, "bomb.pth")
+    torch.save({**start.tensors, "layer3.5.conv1.weight": torch.zeros(1)}, "deep.pth")
+    torch.save({k: v for k, v in start.tensors.items() if "layer4" not in k}, "cut.pth")
+    torch.save({**start.tensors, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "grey.pth")
+    torch.save({**start.tensors, "bn1.weight": torch.full((64,), float("nan"))}, "nan.pth")
+    Path("junk.safetensors").write_bytes(b"junk" * 99)
+    Path("weights.bin").write_bytes(b"junk")
+
+    for name, sentence in {
+        "bomb.pth": "never run here",
+        "deep.pth": "it has layer3.5.conv1.weight",
+        "cut.pth": "it lacks layer4.0.conv1.weight",
+        "grey.pth": r"conv1.weight is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)",
+        "nan.pth": "bn1.weight has values that are not finite",
+        "junk.safetensors": "cannot be read",
+        "weights.bin": "no file of weights by its name",
+        "absent.pth": "no weights at absent.pth",
+    }.items():
+        with pytest.raises(ConfigError, match=sentence):
+            pretrained.read(name)
+    assert not Path("exploded").exists()
+
+
+def test_torchvision_without_a_connection_says_where_to_put_the_file(tmp_path, monkeypatch):
+    """The real download fails on a closed port, in a sentence that names the file."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+
+    with pytest.raises(ConfigError, match=r"put resnet18-\w+\.pth into .*checkpoints"):
+        pretrained.read("torchvision")
+
+
+def test_similarity_knows_the_same_photos_and_other_ones(run_dir, start, cache):
+    """The photos that the weights learnt from lie at distance 0; others lie farther off."""
+    about = json.loads((run_dir / "config.json").read_text())
+
+    same = measure(DatasetCache.open(Path(about["cache"])), start)
+    other = measure(cache, start)
+    unknown = measure(cache, replace(start, photos=None))
+
+    assert 0 == pytest.approx(same.distance, abs=1e-6)
+    assert other.distance > 0.05
+    assert unknown.distance is None
+    assert same.small
+    assert 16 == same.photos_per_class
+    assert "small and " in same.sentences[-1]
+
+
+def test_a_probe_forgets_nothing_and_is_told_so(run_dir, start, cache, tmp_path):
+    """A frozen backbone tells the old classes apart as before, photo by photo."""
+    train(small("linear-probe", start), cache, tmp_path / "r", device="cpu", start=start)
+    about = json.loads((run_dir / "config.json").read_text())
+
+    kept = retention(start, tmp_path / "r", Path(about["cache"]))
+
+    assert kept.before == kept.after
+    assert (0, 0) == (kept.change.gained, kept.change.lost)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_auto_on_the_command_line_recommends_and_goes_on(run_dir, cache, tmp_path):
+    """Every strategy of the field is in the table; the same command again finds what is done."""
+    command = [
+        sys.executable, "-m", "hansang", "finetune", str(cache.path.parent.parent / "photos"),
+        "--from", str(run_dir), "--run", "study", "--epochs", "1", "--seeds", "1",
+        "--report-forgetting", "--runs-dir", str(tmp_path / "runs"),
+        "--cache-dir", str(cache.path.parent), "--threads", "1", "--set", "batch_size=16", "--json",
+        "--among", "full", "--among", "linear-probe", "--keep", "scratch",
+    ]  # fmt: skip
+    field = {"full", "linear-probe", "scratch"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def call():
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert 0 == done.returncode, done.stderr[-3000:]
+        return json.loads(done.stdout), done.stderr
+
+    found, said = call()
+    written = {
+        path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/study/*/*/result.json")
+    }
+    again, _ = call()
+
+    assert field == {row["strategy"] for row in found["strategies"]}
+    assert 5 <= len(written) <= 6
+    assert found["strategies"] == again["strategies"]
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    assert found["recommended"] in found["release"]
+    assert "by the four-way rule" in said
+    assert 0 <= found["retention"]["after"] <= 1
+    page = (tmp_path / "runs/study/report.html").read_text()
+    assert all(name in page for name in field)
+    assert found["recommended"] + " is recommended" in page

@@ -1,0 +1,353 @@
+"""What may happen to a run while nobody looks: kills at any moment, full disks, damaged files."""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.paths import ROOT
+from training.config import TrainConfig
+from training.data.cache import DatasetCache
+from training.data.prepare import prepare
+from training.errors import DivergedError, RunError
+from training.loop.run import Run
+from training.loop.step import Engine
+from training.loop.trainer import train
+from training.runs import checkpoint
+
+CONFIG = TrainConfig(
+    epochs=4, image_size=32, batch_size=10, checkpoint_every_steps=2, threads=1
+).with_overrides({"optimizer.ema": 0.9, "augment.trivial": 0.5, "augment.mixup": 0.2})
+OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
+
+# Forked from a clean server that has imported torch: a real process, in milliseconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
+
+
+def go(cache: str, run_dir: str) -> None:
+    """Train, or go on, as a process of its own."""
+    train(CONFIG, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu")
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Fail unless two runs ended bit for bit alike: weights, average, optimizer, metrics, best."""
+
+    def metrics(run_dir: Path) -> list[dict[str, float]]:
+        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+        return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in lines]
+
+    assert metrics(one) == metrics(other)
+    for name in (checkpoint.BEST, sorted(p.name for p in (one / "checkpoints").iterdir())[-1]):
+        expected, found = (load_file(run / "checkpoints" / name) for run in (one, other))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
+    for result in results:
+        del result["run_dir"], result["photos_per_s"]
+    assert results[0] == results[1]
+
+
+@pytest.fixture(scope="module")
+def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
+    """The drawn dishes at 32 pixels."""
+    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("caches"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, float]:
+    """A run that nobody disturbed, and how many seconds it took."""
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "r"
+    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    process.start()
+    while not run_dir.exists():
+        time.sleep(0.001)
+    started_s = time.monotonic()
+    process.join()
+    assert 0 == process.exitcode
+    return run_dir, time.monotonic() - started_s
+
+
+PHASES = ("between", "step", "checkpoint", "validation", "epoch end")
+
+
+def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
+    """Train as `go` does; what it is in the middle of can be read from outside, at any time."""
+
+    def tell(owner: object, name: str, number: int) -> None:
+        whole = getattr(owner, name)
+
+        def telling(*arguments, **options):
+            before, phase.value = phase.value, number
+            try:
+                return whole(*arguments, **options)
+            finally:
+                phase.value = before
+
+        setattr(owner, name, telling)
+
+    # Within the end of an epoch lie its validation and its checkpoint; what is left of it writes
+    # the metrics, links the best and removes the old.
+    for number, (owner, name) in enumerate(
+        [(Engine, "step"), (checkpoint, "save"), (Engine, "evaluate"), (Run, "end_epoch")], 1
+    ):
+        tell(owner, name, number)
+    go(cache, run_dir)
+
+
+def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path):
+    """One run, killed 20 times: within steps, checkpoints, validations and epoch ends."""
+    reference, took_s = undisturbed
+    run_dir, moments = tmp_path / "r", random.Random(0)
+    kills: Counter[str] = Counter()
+
+    for _ in range(60):
+        wanted = min(range(1, len(PHASES)), key=lambda number: kills[PHASES[number]])
+        phase = PROCESSES.Value("i", 0, lock=False)
+        process = PROCESSES.Process(target=go_and_tell, args=(str(cache.path), str(run_dir), phase))
+        process.start()
+        while process.exitcode is None and not phase.value:
+            time.sleep(0.001)
+        until_s = time.monotonic() + moments.uniform(0.0, took_s / 16)
+        while process.exitcode is None:
+            if time.monotonic() > until_s and phase.value == wanted:
+                # Not always as it begins.
+                time.sleep(moments.uniform(0.0, 0.01) if wanted < 4 else 0.0)
+                break
+            # Leaves the core to it, and misses nothing that writes to a disk.
+            time.sleep(0.0003)
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            # Where it was when it died, not when it was aimed at.
+            kills[PHASES[phase.value]] += 1
+        else:
+            # It came to its end; what is left of the 20 goes to a fresh one.
+            assert 0 == process.exitcode
+            assert_same(reference, run_dir)
+            shutil.rmtree(run_dir)
+        if kills.total() >= 20 and min(kills[name] for name in PHASES[1:]) >= 3:
+            break
+    assert kills.total() >= 20
+    assert min(kills[name] for name in PHASES[1:]) >= 3, kills
+    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    process.start()
+    process.join()
+
+    assert 0 == process.exitcode
+    assert_same(reference, run_dir)
+
+
+@pytest.mark.parametrize("where", ["weights", "optimizer"])
+def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
+    undisturbed, cache, tmp_path, monkeypatch, where
+):
+    """The loss is finite, what the step left is not: the checkpoint before is kept and resumed."""
+    run_dir, step = tmp_path / "r", Engine.step
+    steps = 0
+
+    def spoil(engine, *arguments, **options):
+        nonlocal steps
+        loss = step(engine, *arguments, **options)
+        steps += 1
+        if steps == 7:
+            weight = engine.model.fc.weight
+            momentum = engine.optimizer.state[weight]["momentum_buffer"]
+            (weight if where == "weights" else momentum).detach()[0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(Engine, "step", spoil)
+    every_step = CONFIG.with_overrides({"checkpoint_every_steps": 1})
+    with pytest.raises(DivergedError, match=r"the weights are not finite at step 6 .*epoch 2"):
+        train(every_step, cache, run_dir, device="cpu")
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    assert "step-00000006" == newest.stem
+    assert all(tensor.isfinite().all() for tensor in load_file(newest).values())
+    monkeypatch.undo()
+    train(every_step, cache, run_dir, device="cpu")
+
+    assert_same(undisturbed[0], run_dir)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_newest_checkpoint_costs_a_few_steps(
+    undisturbed, cache, tmp_path, capsys, damage
+):
+    """The one before is taken, said aloud, and the run still ends with the same weights."""
+    run_dir = tmp_path / "r"
+    stops = iter([False] * 7)
+
+    with pytest.raises(RunError, match="the same command goes on"):
+        train(CONFIG, cache, run_dir, device="cpu", should_stop=lambda: next(stops, True))
+    newest = sorted((run_dir / "checkpoints").glob("step-*"))[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes({"flip": data, "cut": data[: len(data) // 2], "empty": b""}[damage])
+    train(CONFIG, cache, run_dir, device="cpu")
+
+    assert "is damaged" in capsys.readouterr().err
+    assert_same(undisturbed[0], run_dir)
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_a_damaged_best_epoch_is_trained_again(cache, tmp_path, capsys, damage):
+    """It is said aloud, and the run ends with the same best weights, metrics and result."""
+    # A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
+    config = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
+    run_dir, reference = tmp_path / "r", tmp_path / "reference"
+    assert 1 == train(config, cache, reference, device="cpu").best_epoch
+    shutil.copytree(reference, run_dir)
+    best = run_dir / "checkpoints" / checkpoint.BEST
+    data = bytearray(best.read_bytes())
+    data[len(data) // 2] ^= 1
+    best.unlink() if damage == "gone" else best.write_bytes(data)
+
+    train(config, cache, run_dir, device="cpu")
+
+    assert "is damaged" in capsys.readouterr().err
+    assert_same(reference, run_dir)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, too small for the run; `resize(MiB)`, `read_only(bool)`."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> bool:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", ",".join(options), "hansang-test", disk],
+            capture_output=True,
+        )
+        return done.returncode == 0
+
+    if not shutil.which("mount") or not mount("size=200m"):
+        pytest.skip("mounting a small file system needs root")
+    yield disk, mount
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_disk):
+    """The error says what to do; with room made, the same command ends with the same weights."""
+    disk, mount = small_disk
+    run_dir = disk / "r"
+
+    with pytest.raises(RunError, match=r"free some space.*the same command again"):
+        train(CONFIG, cache, run_dir, device="cpu")
+    assert list((run_dir / "checkpoints").glob("step-*"))
+    assert not list((run_dir / "checkpoints").glob(".tmp-*"))
+    assert mount("remount", "size=1g")
+    train(CONFIG, cache, run_dir, device="cpu")
+
+    assert_same(undisturbed[0], run_dir)
+
+
+def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_disk):
+    """Not even the settings fit: nothing half-written is left, and with room the run begins."""
+    disk, mount = small_disk
+    assert mount("remount", "size=4k")
+
+    with pytest.raises(RunError, match=r"No space left.*free some space.*the same command again"):
+        train(CONFIG, cache, disk / "r", device="cpu")
+    assert [".lock"] == [path.name for path in (disk / "r").iterdir()]
+    assert mount("remount", "size=1g")
+    train(CONFIG, cache, disk / "r", device="cpu")
+
+    assert_same(undisturbed[0], disk / "r")
+
+
+def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_disk):
+    """Nothing is lost, and nothing is begun anew."""
+    disk, mount = small_disk
+    assert mount("remount", "size=1g")
+    stops = iter([False] * 5)
+    with pytest.raises(RunError, match="the same command goes on"):
+        train(CONFIG, cache, disk / "r", device="cpu", should_stop=lambda: next(stops, True))
+    assert mount("remount", "ro")
+
+    with pytest.raises(RunError, match="cannot write to the run directory"):
+        train(CONFIG, cache, disk / "r", device="cpu")
+    assert mount("remount", "rw")
+    train(CONFIG, cache, disk / "r", device="cpu")
+
+    assert_same(undisturbed[0], disk / "r")
+
+
+def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
+    """The second process is refused by name while the first lives, and not a moment longer."""
+    run_dir = tmp_path / "r"
+    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    process.start()
+    while not (run_dir / "checkpoints").exists():
+        time.sleep(0.001)
+
+    with pytest.raises(RunError, match=rf"another process \(pid {process.pid}\) trains"):
+        train(CONFIG, cache, run_dir, device="cpu")
+    process.kill()
+    process.join()
+
+    train(CONFIG, cache, run_dir, device="cpu")
+
+
+def test_sigterm_saves_within_ten_seconds(dishes, tmp_path):
+    """The exit code is 75 and the checkpoint is that of the very step."""
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "training", str(dishes), "--run", "r", "--epochs", "500",
+            "--image-size", "32", "--runs-dir", str(tmp_path), "--cache-dir", str(tmp_path / "c"),
+        ],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "HANSANG_PROGRESS_S": "0"},
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("train: 3/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    started_s = time.monotonic()
+    _, said = process.communicate()
+
+    assert 75 == process.returncode
+    assert time.monotonic() - started_s < 10
+    step = int(said.split(", step ")[1].split(";")[0])
+    assert checkpoint.path_of(tmp_path / "r" / "checkpoints", step).exists()
+
+
+def test_extend_allows_more_epochs_and_nothing_else(undisturbed, cache, tmp_path):
+    """A finished run goes on to more epochs when asked to; any other change is refused."""
+    run_dir = tmp_path / "r"
+    shutil.copytree(undisturbed[0], run_dir)
+    more = CONFIG.with_overrides({"epochs": 5})
+
+    with pytest.raises(RunError, match=r"config\.epochs: 4 there, 5 now.*--extend"):
+        train(more, cache, run_dir, device="cpu")
+    with pytest.raises(RunError, match=r"config\.seed: 0 there, 1 now"):
+        train(more.with_overrides({"seed": 1}), cache, run_dir, device="cpu", extend=True)
+    with pytest.raises(RunError, match=r"config\.epochs: 4 there, 3 now"):
+        train(CONFIG.with_overrides({"epochs": 3}), cache, run_dir, device="cpu", extend=True)
+    result = train(more, cache, run_dir, device="cpu", extend=True)
+
+    assert 5 == result.epochs
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert lines[:4] == (undisturbed[0] / "metrics.jsonl").read_text().splitlines()
+
+
+def test_another_dataset_is_refused(undisturbed, cache, folder, tmp_path):
+    """A run resumed with other photos or classes names both differences."""
+    photos = folder({"train/a": 12, "train/b": 12, "val/a": 1, "val/b": 1})
+    other = prepare(photos, 32, cache_root=tmp_path / "cache")
+
+    with pytest.raises(RunError, match=r"dataset_hash: .*labels: "):
+        train(CONFIG, other, undisturbed[0], device="cpu")
