@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto lock clean
+.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -118,13 +118,19 @@ check: setup  ## lint, types, architecture, generated files
 	$(BIN)/lint-imports
 	rm -rf build/proto && $(MAKE) --no-print-directory proto OUT=build/proto
 	diff -r -x '*.py[co]' -x __pycache__ build/proto/service/pb service/pb
+	$(PROTOS) --descriptor_set_out=build/proto/now.binpb
+	$(BIN)/python proto/breaking.py proto/released.binpb build/proto/now.binpb
+
+PROTOS := $(BIN)/python -m grpc_tools.protoc -I proto --include_imports hansang/v1/classifier.proto inference/inference.proto
+proto-release: setup  ## make the protos as they are what clients have: proto/released.binpb
+	$(PROTOS) --descriptor_set_out=proto/released.binpb
 
 OUT ?= .
 proto: setup  ## generate service/pb from proto/
 	mkdir -p $(OUT)
 	@# The virtual path makes the generated imports resolve as service.pb.
 	$(BIN)/python -m grpc_tools.protoc -I service/pb=proto/hansang/v1 -I service/pb=proto/inference \
-	  -I "$$($(BIN)/python -c 'import google.rpc as rpc, os; print(os.path.dirname(os.path.dirname(list(rpc.__path__)[0])))')" \
+	  -I proto \
 	  --python_out=$(OUT) --pyi_out=$(OUT) --grpc_python_out=$(OUT) \
 	  service/pb/classifier.proto service/pb/inference.proto
 

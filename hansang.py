@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong use, 130 inte
 import importlib
 import importlib.util
 import os
-from typing import Any
+from typing import Annotated, Any
 
 # onnxruntime phones home from its first import on, unless it is told not to before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from service import __version__
 from terminal import UserError, run
 
 VERBS = {
@@ -42,8 +43,25 @@ VERBS = {
 """Verb → `module:function`. These modules import nothing heavy; their functions do."""
 
 
+EXTRAS = {"service": "serve", "training": "train", "flows": "train"}
+"""Room of a verb → the extra of the package with what that room imports."""
+
+
 class _Verbs(TyperGroup):
     """Imports the one module of the verb that was asked for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            verb = ctx.invoked_subcommand
+            if verb is None:  # a room of ours is broken, which no extra mends
+                raise
+            extra = EXTRAS[VERBS[verb].split(".")[0]]
+            raise UserError(
+                f"{verb} needs {error.name}, which is not installed:"
+                f" pip install 'hansang[{extra}]=={__version__}'"
+            ) from error
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [verb for verb in VERBS if _is_here(verb)]
@@ -76,8 +94,21 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hansang {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
     """Hansang (한상): from folders of food photos to a served classifier."""
 
 

@@ -64,7 +64,7 @@ def file_system() -> Any:
         from s3fs import S3FileSystem
     except ImportError as error:
         raise StorageError(
-            "s3:// needs s3fs: pip install --no-deps -r requirements/serve.txt"
+            "s3:// needs s3fs, which is not installed: pip install 'hansang[s3]'"
         ) from error
     return S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=NETWORK)
 

@@ -78,7 +78,7 @@ class OpenTelemetry:
         except ImportError as error:
             raise InvalidArgumentError(
                 "--otlp-endpoint needs OpenTelemetry, which is not installed:"
-                " pip install --no-deps -r requirements/otel.txt"
+                " pip install 'hansang[traces]'"
             ) from error
         self._trace = trace
         self._extract = propagate.extract

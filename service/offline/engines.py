@@ -177,6 +177,5 @@ class _Ray:
 
 def _missing(name: str, error: ImportError) -> UserError:
     return UserError(
-        f"--engine {name} needs what is not installed ({error.name}):"
-        f" pip install --no-deps -r requirements/{name}.txt"
+        f"--engine {name} needs what is not installed ({error.name}): pip install 'hansang[{name}]'"
     )

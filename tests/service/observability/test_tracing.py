@@ -155,7 +155,7 @@ def test_service_runs_where_opentelemetry_is_not_installed(publish, tmp_path):
     )
     served, sentence = ran.stdout.splitlines()
     assert "True" == served
-    assert "requirements/otel.txt" in sentence
+    assert "hansang[traces]" in sentence
 
 
 def test_what_was_noted_last_is_sent_at_the_end(tmp_path):

@@ -208,7 +208,7 @@ def test_engine_that_is_not_installed_says_how(photos, publish, tmp_path):
         PYTHONPATH=f"{tmp_path / 'without'}:{ROOT}",
     )  # fmt: skip
     _, err = end(process, 1)
-    assert "pip install --no-deps -r requirements/dask.txt" in err
+    assert "pip install 'hansang[dask]'" in err
     assert "Traceback" not in err
 
 
