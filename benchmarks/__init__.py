@@ -1,1 +1,10 @@
-"""How fast it is, and how it bears trouble. A package: no other `benchmarks` may come first."""
+"""How fast it is, and how it bears trouble: each file is a command, and its docstring shows it.
+
+It is a package, so that no installed package of the same name is imported instead.
+
+    training, tuning, cache, probing        training against its limits
+    serving/, scaling, bulk                 serving against its limits and other servers
+    trouble/, soak                          restarts, releases, overload, bad images, half an hour
+    gpu_check, gpu_train, gpu_serve         the same on a GPU (gpu_stages/; gpu_wheels, bare/)
+    rig                                     models, photos, servers and calls that all of them use
+"""

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks import gpu_rig as rig
+from benchmarks.gpu_stages import rig
 
 
 def marked_files() -> list[str]:
@@ -63,9 +63,9 @@ def shares_of(
 
     Together they fit into the time that there is on CUDA.
     """
-    from benchmarks.gpu_check_serving import Serving
-    from benchmarks.gpu_check_training import Training
-    from benchmarks.gpu_made import Made
+    from benchmarks.gpu_stages.check_serving import Serving
+    from benchmarks.gpu_stages.check_training import Training
+    from benchmarks.gpu_stages.made import Made
 
     made = Made(device, work)
     training, serving = Training(made), Serving(made)

@@ -29,9 +29,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 
-from benchmarks import gpu_rig as rig
-from benchmarks.gpu_loaded import busiest, loaded
-from benchmarks.gpu_models import NUM_CLASSES, Served, Serving, decoded_tensor, random_model
+from benchmarks.gpu_stages import rig
+from benchmarks.gpu_stages.loaded import busiest, loaded
+from benchmarks.gpu_stages.models import NUM_CLASSES, Served, Serving, decoded_tensor, random_model
 from benchmarks.rig import percentile, photos
 from service.config import num_cores
 from service.models.cuda import LANES, CudaOptions, Lane

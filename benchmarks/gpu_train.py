@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks import gpu_rig as rig
-from benchmarks.gpu_profile import spent
+from benchmarks.gpu_stages import rig
+from benchmarks.gpu_stages.profiling import spent
 from service.pixels.preprocessing import resize_size
 from training.config import TrainConfig
 from training.data.augmentation import draw

@@ -25,7 +25,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import rig
-from benchmarks.load import closed
+from benchmarks.serving.load import closed
 from service.models.repository import ModelStore
 from service.pb import classifier_pb2 as pb
 

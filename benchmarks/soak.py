@@ -23,7 +23,8 @@ from typing import Any
 
 import grpc
 
-from benchmarks import rig, trouble
+from benchmarks import rig
+from benchmarks.trouble.pictures import mutated, seeds
 from service.client.client import AsyncClassifier
 from service.pb import classifier_pb2 as pb
 from service.pb import inference_pb2, inference_pb2_grpc
@@ -52,7 +53,7 @@ class Load:
     def __init__(self, server: rig.Server, folder: Path) -> None:
         self.server = server
         self.photos = rig.photos(24)
-        self.bad = trouble.seeds()
+        self.bad = seeds()
         self.counts: Counter[str] = Counter()
         self.over = asyncio.Event()
         self._photo = folder / "photo.jpg"
@@ -75,7 +76,7 @@ class Load:
             async with rig.stub(f"127.0.0.1:{self.server.port}") as to:
                 for _ in range(50):
                     images = rng.choices(self.photos, k=rng.choice((1, 1, 1, 4, 16)))
-                    images += [trouble.mutated(rng, self.bad) for _ in range(rng.randrange(3))]
+                    images += [mutated(rng, self.bad) for _ in range(rng.randrange(3))]
                     await self._count("interactive", to.Classify(pb.ClassifyRequest(images=images)))
                     await asyncio.sleep(rng.random() * 0.05)
                     if self.over.is_set():

@@ -76,7 +76,7 @@ def test_a_failed_stage_and_one_without_time_spare_the_others(tmp_path):
 import argparse, sys, time
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
-from benchmarks import gpu_rig as rig
+from benchmarks.gpu_stages import rig
 chosen = argparse.Namespace(device="cpu", only="", budget_s=30.0, out=Path({str(tmp_path)!r}))
 rig.give_back = lambda: None
 rig.machine = lambda device: dict.fromkeys(
@@ -110,9 +110,10 @@ def test_the_shares_of_the_check_fit_its_time(tmp_path):
 import sys
 from pathlib import Path
 sys.path.insert(0, ".")
-from benchmarks import gpu_check, gpu_rig
+from benchmarks import gpu_check
+from benchmarks.gpu_stages import rig
 groups = gpu_check.shares_of("cuda", Path({str(tmp_path)!r}), dict)
-print(sum(share_s for group in groups for _, _, share_s in group), gpu_rig.BUDGET_S["cuda"])
+print(sum(share_s for group in groups for _, _, share_s in group), rig.BUDGET_S["cuda"])
 """
     shares_s, budget_s = map(float, bare("-c", script).stdout.split())
 
@@ -137,8 +138,9 @@ def test_cuda_libraries_are_linked_beside_an_onnxruntime_that_lies_apart(left, t
 
     # Twice: a second script finds what the first one left.
     for _ in range(2):
+        script = "from benchmarks.gpu_stages.machine import link_cuda; link_cuda()"
         subprocess.run(
-            [sys.executable, "-c", "from benchmarks.gpu_machine import link_cuda; link_cuda()"],
+            [sys.executable, "-c", script],
             env={**os.environ, "PYTHONPATH": path}, check=True,
         )  # fmt: skip
 

@@ -6,8 +6,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.gpu_models import Serving
-from benchmarks.gpu_rig import ROOT
+from benchmarks.gpu_stages.models import Serving
+from benchmarks.gpu_stages.rig import ROOT
 from benchmarks.rig import ENVIRONMENT, percentile
 from service.config import num_cores
 from service.models.cuda import LANES
@@ -30,7 +30,7 @@ def loaded(
         clients: Processes.
         in_flight: Calls of each at a time.
     """
-    command = [sys.executable, "-m", "benchmarks.gpu_load", str(server.port), kind,
+    command = [sys.executable, "-m", "benchmarks.gpu_stages.load", str(server.port), kind,
                "--images", str(images), "--size", str(scale.size),
                "--photo", str(scale.photo), "--in-flight", str(in_flight),
                "--seconds", str(scale.seconds)]  # fmt: skip

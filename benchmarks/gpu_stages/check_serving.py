@@ -4,9 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import gpu_rig as rig
-from benchmarks.gpu_made import Made
-from benchmarks.gpu_models import Served, classify, decode_on_device, halve, infer, random_model
+from benchmarks.gpu_stages import rig
+from benchmarks.gpu_stages.made import Made
+from benchmarks.gpu_stages.models import (
+    Served,
+    classify,
+    decode_on_device,
+    halve,
+    infer,
+    random_model,
+)
 from service.models.cuda import CudaOptions
 from service.models.model import CPU, CUDA, Model
 from service.pixels.preprocessing import preprocess

@@ -1,6 +1,6 @@
 """One process that calls a server as fast as it answers, with some calls in flight; prints JSON.
 
-    python -m benchmarks.gpu_load PORT raw|jpeg --images 64 --size 224 --in-flight 2 --seconds 5
+    python -m benchmarks.gpu_stages.load PORT raw|jpeg --images 64 --size 224 --in-flight 2
 
 It says 'ready' once it has had an answer, and begins at the time (in seconds since 1970) that it
 reads: several of them begin together, however long each took to start.

@@ -7,7 +7,7 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_rig import sync
+from benchmarks.gpu_stages.rig import sync
 
 _SHOWN = 15
 

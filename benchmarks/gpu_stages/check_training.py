@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import training.loop.step as engines
-from benchmarks import gpu_rig as rig
-from benchmarks.gpu_machine import c_compiler, python_h
-from benchmarks.gpu_made import Made
+from benchmarks.gpu_stages import rig
+from benchmarks.gpu_stages.machine import c_compiler, python_h
+from benchmarks.gpu_stages.made import Made
 from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig, TrainConfig
 from training.data.augmentation import augment, draw

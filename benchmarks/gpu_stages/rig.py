@@ -19,12 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.gpu_machine import machine
+from benchmarks.gpu_stages.machine import machine
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HANSANG_PROGRESS_S", "1e9")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUDGET_S = {"cuda": 520.0, "cpu": 3600.0}
 """A script's time, compilation and all: under nine minutes on a GPU. Rehearsals may take more."""
 

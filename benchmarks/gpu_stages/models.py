@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.gpu_load import WIDE, raw_request
+from benchmarks.gpu_stages.load import WIDE, raw_request
 from benchmarks.rig import Server
 from service.client import Classifier
 from service.models.repository import ModelStore

@@ -1,0 +1,76 @@
+"""The command: measures the servers that are named and prints a table or JSON."""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+import benchmarks.serving
+from benchmarks import rig
+from benchmarks.serving.measure import measure
+from benchmarks.serving.open_loop import draw, latency
+from benchmarks.serving.subject import OURS, PEERS
+from benchmarks.serving.table import ratios, table
+from service.config import num_cores
+
+SIZES = (64, 224)
+
+
+def arguments_of() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving",
+        description=benchmarks.serving.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--peers", type=Path, help="environment with requirements/bench.txt")
+    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], help="these servers alone")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="image sizes, px")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; drawn ones if omitted")
+    parser.add_argument("--open-loop", type=Path, metavar="PNG", help="latency by offered load")
+    parser.add_argument("--json", action="store_true", help="print an object instead of a table")
+    arguments = parser.parse_args()
+    if arguments.peers:
+        # Each server is started in a folder of its own.
+        arguments.peers = arguments.peers.absolute()
+    return arguments
+
+
+def main() -> int:
+    """Measure and print."""
+    arguments = arguments_of()
+    peers, seconds, plot = arguments.peers, arguments.seconds, arguments.open_loop
+    names = arguments.only or [*OURS, *(PEERS if peers else ())]
+    if arguments.photos:
+        files = sorted(arguments.photos.rglob("*.jpg"))
+        photos = [path.read_bytes() for path in random.Random(0).sample(files, min(64, len(files)))]
+    else:
+        photos = rig.photos(64, size=(348, 348))
+    found: dict[str, Any] = {"cores": num_cores(), "rounds": arguments.rounds, "sizes": {}}
+    for size in arguments.sizes:
+        if plot:
+            one = uvloop.run(latency(size, names, peers, photos, seconds=seconds))
+            draw(one, size, plot.with_name(f"{plot.stem}-{size}{plot.suffix}"))
+        else:
+            one = uvloop.run(
+                measure(size, names, peers, photos, rounds=arguments.rounds, seconds=seconds)
+            )
+        found["sizes"][str(size)] = one
+    if not plot and set(OURS) <= set(names):
+        found["ratios"] = ratios(found["sizes"], names)
+    if arguments.json or plot:
+        print(json.dumps(found, indent=1))
+    else:
+        print(table(found))
+        print(json.dumps(found.get("ratios", {}), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The servers that are compared, each in processes of its own that can be paused."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import rig
+from benchmarks.serving.load import connect
+
+PEERS = ("litserve", "mosec", "naive grpc")
+OURS = ("hansang fp32", "hansang int8")
+
+
+class Subject:
+    """A server in a process group of its own, which can be made to stand still."""
+
+    def __init__(self, name: str, model: Path, size: int, peers: Path | None) -> None:
+        """Start it."""
+        self.name = name
+        self.port = rig.free_port()
+        self._folder = tempfile.TemporaryDirectory()
+        environment = {**rig.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+        if name in OURS:
+            from service.models.repository import ModelStore
+
+            ModelStore(Path(self._folder.name)).publish("food", model)
+            command = [
+                *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
+                *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
+                *("--metrics-port", "0", "--reflection", "off"),
+                # To its watchdog, standing still looks as if it hung.
+                *("--run-timeout-s", "3600"),
+            ]
+        else:
+            environment |= {"MODEL": str(model), "SIZE": str(size), "PORT": str(self.port)}
+            environment.pop("PYTHONPATH")
+            script = {
+                "litserve": "litserve_server", "mosec": "mosec_server", "naive grpc": "naive_grpc",
+            }[name]  # fmt: skip
+            python = (peers or Path()) / "bin" / "python"
+            command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{script}.py")]
+            if name == "mosec":
+                command += ["--port", str(self.port), "--address", "127.0.0.1"]
+                command += ["--timeout", "60000"]  # ms, as the others have
+        self._log = (Path(self._folder.name) / "log").open("w+")
+        self._start_s = time.monotonic()
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True,
+            cwd=self._folder.name,
+        )  # fmt: skip
+        self.startup_s = 0.0
+
+    async def ready(self, photo: bytes, within_s: float = 90) -> None:
+        """Wait for the first answer."""
+        while time.monotonic() - self._start_s < within_s:
+            if self._process.poll() is not None:
+                break
+            try:
+                async with connect(self.name, self.port, 1) as call:
+                    await call(photo)
+                self.startup_s = time.monotonic() - self._start_s
+                return
+            except Exception:  # whatever a server does that is not there yet
+                await asyncio.sleep(0.05)
+        self._log.seek(0)
+        raise RuntimeError(f"{self.name} does not answer: {self._log.read()[-2000:]}")
+
+    def rest(self) -> None:
+        """Stand still."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def go(self) -> None:
+        """Go on."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of its processes."""
+        ticks = 0
+        for path in self._processes():
+            fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory_mb(self) -> float:
+        """Return its memory; what processes share counts once."""
+        total = 0
+        for path in self._processes():
+            text = (path / "smaps_rollup").read_text()
+            total += int(text.split("\nPss:")[1].split()[0])
+        return total / 1024
+
+    def _processes(self) -> list[Path]:
+        found = []
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit():
+                try:
+                    session = (path / "stat").read_text().rsplit(")", 1)[1].split()[3]
+                except OSError:
+                    continue
+                if int(session) == self._process.pid:
+                    found.append(path)
+        return found
+
+    def stop(self) -> None:
+        """End it and all of its processes."""
+        self.go()
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+
+def start(
+    stack: ExitStack, size: int, names: list[str], peers: Path | None, photos: list[bytes]
+) -> tuple[dict[str, Path], list[Subject]]:
+    """Write the models of one size and start the servers, which stand still in the end."""
+    from service.pixels.preprocessing import preprocess
+    from training.export.precision import to_int8
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    fp32 = rig.real_model(folder / "fp32.onnx", image_size=size)
+    models = dict.fromkeys(names, fp32)
+    if "hansang int8" in names:
+        models["hansang int8"] = folder / "int8.onnx"
+        images = np.stack([preprocess(photo, size) for photo in photos])
+        to_int8(fp32, models["hansang int8"], images)
+    subjects = []
+    for name in names:
+        subjects.append(Subject(name, models[name], size, peers))
+        stack.callback(subjects[-1].stop)
+    return {"hansang fp32": fp32, **models}, subjects

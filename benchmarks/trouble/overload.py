@@ -1,0 +1,113 @@
+"""Overload: four times the capacity is offered, and what is answered hardly falls."""
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+from typing import Any
+
+from benchmarks import rig
+from service.models.repository import ModelStore
+from service.pb import classifier_pb2 as pb
+
+CONNECTIONS = 8
+"""Connections that overload comes through; real overload comes from many callers."""
+
+TIMES = 4
+"""How many times its capacity a server is offered."""
+
+
+async def overload(
+    store: ModelStore, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
+) -> dict[str, Any]:
+    """Offer four times what the server can do, each call with a deadline; then one call alone.
+
+    The server has cores of its own, and the load another: what is measured is what refusing costs
+    the server, and not what the load takes away from it.
+    """
+    requests = [pb.ClassifyRequest(images=[photo], top_k=1) for photo in photos]
+    rng = random.Random(0)
+    async with AsyncExitStack() as stack:
+        cores = stack.enter_context(rig.own_core())
+        server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
+        stubs = [
+            await stack.enter_async_context(rig.stub(f"127.0.0.1:{server.port}"))
+            for _ in range(CONNECTIONS)
+        ]
+
+        async def saturation() -> tuple[float, float]:
+            """Return images per second, and the server's CPU seconds for each."""
+            tally, over = rig.Tally(), asyncio.Event()
+
+            async def work(rng: random.Random) -> None:
+                await tally.call(rng.choice(stubs), rng.choice(requests))
+
+            load = asyncio.create_task(rig.closed_loop(work, 64, over))
+            await asyncio.sleep(min(2, seconds / 4))
+            while tally.codes["OK"] < 64:  # not before every caller has had its first answer
+                await asyncio.sleep(0.1)
+            begun, cpu_s, start_s = tally.codes["OK"], server.cpu_s(), time.monotonic()
+            await asyncio.sleep(max(seconds / 4, 2))
+            while tally.codes["OK"] < begun + 64:
+                await asyncio.sleep(0.1)
+            images, cpu_s = tally.codes["OK"] - begun, server.cpu_s() - cpu_s
+            rate = images / (time.monotonic() - start_s)
+            over.set()
+            await load
+            return rate, cpu_s / images
+
+        before, cpu_each_s = await saturation()
+        rss_before, cpu_before = server.rss_mb(), server.cpu_s()
+        tally, calls, rss_mb = rig.Tally(), set(), 0.0
+        own_s, start_s = time.process_time(), time.monotonic()
+        sent, late_s = 0, 0.0
+        while (now_s := time.monotonic() - start_s) < seconds:
+            late_s = max(late_s, now_s - (sent + 1) / (TIMES * before))
+            while sent < TIMES * before * now_s:
+                call = asyncio.create_task(
+                    tally.call(rng.choice(stubs), rng.choice(requests), timeout_s=deadline_s)
+                )
+                calls.add(call)
+                call.add_done_callback(calls.discard)
+                sent += 1
+            rss_mb = max(rss_mb, server.rss_mb())
+            await asyncio.sleep(0.002)
+        goodput = tally.codes["OK"] / seconds
+        own_s = (time.process_time() - own_s) / seconds
+        if calls:
+            await asyncio.wait(calls)
+        cpu_s = server.cpu_s() - cpu_before
+        start_s = time.monotonic()
+        await stubs[0].Classify(requests[0], timeout=5)
+        recovery_s = time.monotonic() - start_s
+        after, _ = await saturation()
+        late = server.metric('hansang_rejected_images_total{reason="deadline"}')
+        code = server.stop()
+    accepted = tally.codes["OK"] + tally.codes["DEADLINE_EXCEEDED"]
+    refused = tally.codes["RESOURCE_EXHAUSTED"]
+    usual = (before + after) / 2
+    return {
+        "cores": {"server": len(cores), "load": 1},
+        "saturation_per_s": round(usual, 1),
+        "saturation_before_after": [round(before, 1), round(after, 1)],
+        "offered_per_s": round(sent / seconds, 1),
+        "load_cores": round(own_s, 2),
+        "load_late_ms": round(1000 * late_s, 1),
+        "goodput_per_s": round(goodput, 1),
+        "goodput_part": round(goodput / usual, 3),
+        # The same by CPU time, which the neighbours on a machine do not change.
+        "goodput_part_by_cpu": round(tally.codes["OK"] * cpu_each_s / cpu_s, 3),
+        "codes": dict(tally.codes),
+        "accepted_that_kept_the_deadline": round(tally.codes["OK"] / max(accepted, 1), 4),
+        "dropped_in_the_queue": late,
+        "refusals_with_retry_info": tally.hinted,
+        "refusal_p50_ms": round(1000 * rig.percentile(tally.refused_s, 0.5), 1),
+        "refusal_p99_ms": round(1000 * rig.percentile(tally.refused_s, 0.99), 1),
+        "refusal_cpu_us": round(1e6 * (cpu_s - tally.codes["OK"] * cpu_each_s) / max(refused, 1)),
+        "answer_cpu_us": round(1e6 * cpu_each_s),
+        "answer_p99_ms": round(1000 * rig.percentile(tally.ok_s, 0.99), 1),
+        "rss_mb": [round(rss_before), round(rss_mb)],
+        "server_cpu_s": round(cpu_s, 1),
+        "first_call_afterwards_ms": round(1000 * recovery_s, 1),
+        "exit_code": code,
+    }
