@@ -96,7 +96,7 @@ def compare(
     """
     from training.buckets import mirror
     from training.reports.compare import compare as set_side_by_side
-    from training.reports.compare import write
+    from training.reports.compare_page import write
 
     comparison = set_side_by_side([mirror.pulled(run) for run in runs])
     write(comparison, out)

@@ -60,11 +60,13 @@ def study(
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
+    from training.ablation import arms as arms_of
+    from training.ablation.result import summarise, weakest_classes
+    from training.ablation.result_page import write
     from training.data.prepare import prepare
     from training.errors import ConfigError
     from training.loop.stopping import stop_on_signals
     from training.recipes import recipe as recipe_of
-    from training.tuning import arms as compared
     from training.tuning.policies import POLICIES, augmentation
 
     base = recipe_of(recipe).with_overrides({
@@ -84,25 +86,25 @@ def study(
     all_seeds = range(seed, seed + seeds)
     with progress("study") as report:
         if question is Question.schedulers:
-            arms = compared.scheduler_arms(base)
-            pairs = [(arm[0], "none") for arm in arms[1:]]
+            arms = arms_of.scheduler_arms(base)
+            pairs = [(arm.name, "none") for arm in arms[1:]]
         else:
-            arms = compared.augmentation_arms(base, even)
-            first = compared.train_arms(
+            arms = arms_of.augmentation_arms(base, even)
+            first = arms_of.train_arms(
                 arms[:1], cache, folder, all_seeds[:1], device=device, should_stop=stop.is_set,
                 progress=report,
             )  # fmt: skip
             count = min(weakest or max(len(cache.labels) // 4, 1), len(cache.labels))
-            classes = compared.weakest_classes(first["none"][0], count)
+            classes = weakest_classes(first["none"][0], count)
             say("weakest: " + ", ".join(cache.labels[index] for index in classes))
-            arms += compared.weakest_arm(base, even, classes)
-            pairs = [("even", "none"), (arms[2][0], "none"), ("even", arms[2][0])]
-        runs = compared.train_arms(
+            arms.append(arms_of.weakest_arm(base, even, classes))
+            pairs = [("even", "none"), (arms[2].name, "none"), ("even", arms[2].name)]
+        runs = arms_of.train_arms(
             arms, cache, folder, all_seeds, device=device, should_stop=stop.is_set,
             progress=report,
         )  # fmt: skip
-    result = compared.summed_up(f"{data.resolve().name}: {question.value}", arms, runs, pairs)
-    page = compared.write(result, folder)
+    result = summarise(f"{data.resolve().name}: {question.value}", arms, runs, pairs)
+    page = write(result, folder)
     if as_json:
         print_json({**result.to_dict(), "report": str(page)})
         return

@@ -1,4 +1,4 @@
-"""Jobs that several processes do side by side: each takes what nobody is at."""
+"""Jobs that several processes share: each process claims a job that no other process holds."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,27 +11,28 @@ _POLL_S = 1.0
 Job = TypeVar("Job")
 
 
-def take_turns(
-    jobs: Sequence[Job], do: Callable[[Job], object], should_stop: Callable[[], bool]
+def run_jobs(
+    jobs: Sequence[Job], run: Callable[[Job], object], should_stop: Callable[[], bool]
 ) -> None:
-    """Do every job; one that another process is at is looked at again when the others are done.
+    """Run every job; return when all are finished, here or in other processes.
 
-    So a process ends when all jobs are done, and takes up what a dead one left. `do` must be quick
-    about a job that is done already.
+    `run` claims a job, and raises BusyError where another process holds it. Such a job is tried
+    again once the others are done, so a job that a killed process left is finished here. `run`
+    must therefore return quickly for a job that is finished.
 
     Raises:
-        StoppedError: `should_stop` said so while others were at all that is left.
+        StoppedError: `should_stop` said so while other processes held all that was left.
     """
     waiting = list(jobs)
     while waiting:
-        busy = []
+        held = []
         for job in waiting:
             try:
-                do(job)
+                run(job)
             except BusyError:
-                busy.append(job)
-        if len(busy) == len(waiting):
+                held.append(job)
+        if len(held) == len(waiting):
             if should_stop():
                 raise StoppedError("stopped while others train; the same command goes on")
             time.sleep(_POLL_S)
-        waiting = busy
+        waiting = held

@@ -11,7 +11,7 @@ from terminal import progress, say
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.loader import placement_of
-from training.distributed.job_claims import take_turns
+from training.distributed.job_claims import run_jobs
 from training.errors import BusyError, RunError
 from training.finetuning.search import Job, config_for, is_finished
 from training.loop.stopping import stop_on_signals
@@ -55,7 +55,7 @@ class Runner:
         results: list[TrainResult] = []
         stop = stop_on_signals()
 
-        def do(job: Job) -> None:
+        def run(job: Job) -> None:
             try:
                 results.extend(self._done(job, f"{jobs.index(job) + 1} of {len(jobs)}", stop))
             except BusyError as error:
@@ -64,7 +64,7 @@ class Runner:
                 # Nobody joins a run that is alone.
                 raise RunError(str(error)) from error
 
-        take_turns(jobs, do, stop.is_set)
+        run_jobs(jobs, run, stop.is_set)
         return results
 
     def _done(self, job: Job, place: str, stop: threading.Event) -> list[TrainResult]:

@@ -17,7 +17,6 @@ from training.errors import RunError
 from training.evaluation.intervals import mcnemar, paired_interval, wilson_of
 from training.evaluation.metrics import Predictions
 from training.pages import page
-from training.pages.figures import Drawn
 from training.reports.report import Measured, measured
 from training.runs.run_record import RunRecord
 
@@ -104,28 +103,6 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
         settings=tuple((n, values) for n, values in settings if len(set(values)) > 1),
         classes=_classes(records),
     )
-
-
-def write(comparison: Comparison, out: Path) -> None:
-    """Write the page, and its figures as PNG and SVG into `<its name>-plots/` beside it."""
-    from training.reports import compare_plots
-
-    folder = out.parent / f"{out.stem}-plots"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    named = list(zip(comparison.names, comparison.records, strict=True))
-    figures: list[Drawn] = [
-        compare_plots.curves(named, "val_top1", folder),
-        compare_plots.curves(named, "val_loss", folder),
-        *(
-            compare_plots.class_deltas(comparison, index, folder)
-            for index in range(1, len(named))
-            if comparison.classes and any(d[2][index] for d in comparison.classes)
-        ),
-    ]
-    runs = zip(comparison.names, comparison.records, comparison.numbers, comparison.deltas,
-               strict=True)  # fmt: skip
-    context = {"comparison": comparison, "figures": figures, "runs": list(runs), "folder": folder}
-    page.write("compare.html.j2", out, context)
 
 
 def difference(

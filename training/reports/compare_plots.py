@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.pages.figures import BLUE, INK, MUTED, ORANGE, SERIES, Drawn, axes, save
+from training.reports.compare import Comparison
 from training.runs.run_record import RunRecord
-
-if TYPE_CHECKING:
-    from training.reports.compare import Comparison
 
 _MOST = 12
 _DASHES = ("-", "--", ":", "-.")
@@ -45,7 +42,7 @@ def curves(named: Sequence[tuple[str, RunRecord]], key: str, folder: Path) -> Dr
         return save(figure, folder, key.replace("_", "-"), title=title, alt="; ".join(ends) + ".")
 
 
-def class_deltas(comparison: "Comparison", index: int, folder: Path) -> Drawn:
+def class_deltas(comparison: Comparison, index: int, folder: Path) -> Drawn:
     """Draw the classes whose recall fell and rose most from the first run to another."""
     found = [(label, deltas[index]) for label, _, deltas in comparison.classes]
     known = [(name, d) for name, d in found if d is not None and d.value is not None and d.interval]

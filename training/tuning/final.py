@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from terminal import Progress, no_progress
+from training.ablation.arms import Arm, train_arms
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.evaluation.intervals import mean_interval
 from training.reports.gain import Gain, gain
 from training.runs.run_directory import read
 from training.runs.run_record import RunRecord
-from training.tuning.arms import train_arms
 from training.tuning.search import Outcome, best_run
 from training.tuning.study import Study
 
@@ -92,11 +92,11 @@ def train_final(
     }
     arms = [
         *(
-            (arm, recipe, dataclasses.replace(
+            Arm(arm, recipe, dataclasses.replace(
                 study.plan.base(recipe), epochs=epochs, threads=config.threads))
             for recipe, arm in recipes.items()
         ),
-        (name, "the winner", stretched(config, epochs)),
+        Arm(name, "the winner", stretched(config, epochs)),
     ]  # fmt: skip
     runs = train_arms(
         arms, cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress

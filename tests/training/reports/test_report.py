@@ -12,7 +12,7 @@ from training.datasheet.sheet import write as write_sheet
 from training.errors import RunError
 from training.reports import report
 from training.reports.compare import compare, difference
-from training.reports.compare import write as write_comparison
+from training.reports.compare_page import write as write_comparison
 from training.runs.run_record import RunRecord
 
 WIDTHS = {"desktop": 1280, "phone": 390}

@@ -20,6 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from tests.paths import ROOT
+from training.ablation.arms import Arm, train_arms
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
@@ -27,7 +28,6 @@ from training.errors import ConfigError, StoppedError
 from training.loop.step import Engine
 from training.recipes import recipe
 from training.tuning import search
-from training.tuning.arms import train_arms
 from training.tuning.search import best_run, outcome, ranking, saved_share, work
 from training.tuning.space_file import read_space
 from training.tuning.storages import (
@@ -49,7 +49,11 @@ def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCach
 
 
 ARMS = [
-    (name, name, TrainConfig(epochs=2, image_size=32, batch_size=12, threads=1, label_smoothing=x))
+    Arm(
+        name,
+        name,
+        TrainConfig(epochs=2, image_size=32, batch_size=12, threads=1, label_smoothing=x),
+    )
     for name, x in (("some", 0.1), ("more", 0.2))
 ]
 

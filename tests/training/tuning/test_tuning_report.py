@@ -10,11 +10,12 @@ import pytest
 from optuna.samplers import RandomSampler
 from typer.testing import CliRunner
 
+from training.ablation.arms import augmentation_arms, scheduler_arms, weakest_arm
+from training.ablation.result import verdict
 from training.config import TrainConfig
 from training.errors import RunError
 from training.recipes import recipe
 from training.reports.gain import Gain, gain_of
-from training.tuning.arms import augmentation_arms, said, scheduler_arms, weakest_arm
 from training.tuning.final import stretched
 from training.tuning.search import Outcome
 from training.tuning.study import Plan
@@ -79,17 +80,17 @@ def test_the_conclusion_follows_from_the_interval(low, high, seeds, says):
     """It names a winner only where the interval leaves out no difference."""
     found = Gain(first=0.5, second=0.5, value=(low + high) / 2, low=low, high=high, seeds=seeds,
                  photos=100)  # fmt: skip
-    assert says == said("even augmentation", "none", found)
+    assert says == verdict("even augmentation", "none", found)
 
 
 def test_arms_differ_in_what_is_asked_alone():
     """Everything else of the configs is equal, so the budget is, too."""
     base = recipe("scratch").with_overrides({"epochs": 20, "image_size": 64})
-    arms = augmentation_arms(base, base.augment) + weakest_arm(base, base.augment, (1, 3))
-    assert ["none", "even", "weakest2"] == [name for name, _, _ in arms]
-    assert (1, 3) == arms[2][2].augment.classes
+    arms = [*augmentation_arms(base, base.augment), weakest_arm(base, base.augment, (1, 3))]
+    assert ["none", "even", "weakest2"] == [arm.name for arm in arms]
+    assert (1, 3) == arms[2].config.augment.classes
     for arm in (*arms, *scheduler_arms(base)):
-        values = arm[2].to_dict()
+        values = arm.config.to_dict()
         same = {k: v for k, v in values.items() if k not in ("augment", "scheduler")}
         assert same == {k: v for k, v in base.to_dict().items() if k in same}
 
