@@ -35,7 +35,7 @@ test-long: setup  ## tests of minutes each on a slow machine, which `make test` 
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
 SERVE_TESTS := $(addprefix tests/service/, api cli pixels client/test_client.py models/test_metadata.py \
-  models/test_model_store.py observability/test_metrics.py server/test_server.py)
+  models/test_repository.py observability/test_metrics.py server/test_server.py)
 test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is installed
 	$(VENV)-serve/bin/python -m pytest $(SERVE_TESTS)
 
@@ -63,7 +63,7 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
 	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/, service/deploy service/offline training/buckets \
-	  service/models/test_object_store.py service/client/test_balancing.py service/observability/test_monitoring.py flows/test_bucket.py)
+	  service/models/test_bucket.py service/client/test_balancing.py service/observability/test_monitoring.py flows/test_bucket.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh

@@ -34,7 +34,7 @@ from benchmarks.gpu_stages.loaded import busiest, loaded
 from benchmarks.gpu_stages.models import NUM_CLASSES, Served, Serving, decoded_tensor, random_model
 from benchmarks.rig import percentile, photos
 from service.config import num_cores
-from service.models.cuda import LANES, CudaOptions, Lane
+from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSession
 from service.models.model import CPU, CUDA, Model
 from service.pixels.preprocessing import preprocess
 
@@ -87,23 +87,23 @@ class Bench:
         assert model.provider == wanted, f"{model.provider} is in use, not {wanted}"
         assert model._cuda.graphs == options.graphs, "opened without graphs"
         shape = (scale.size, scale.size, 3)
-        lane = Lane(model._session, shape, NUM_CLASSES, scale.batches, self.device)
-        lane.do(lane.prepare, model._cuda.graphs and self.device == "cuda")
+        session = CudaSession(model._session, shape, NUM_CLASSES, scale.batches, self.device)
+        session.do(session.prepare, model._cuda.graphs and self.device == "cuda")
         for batch in scale.batches:
 
             def measured(batch: int = batch) -> list[float]:
                 # The first runs of a size choose how to compute it.
                 for _ in range(3):
-                    lane.again(batch)
+                    session.again(batch)
                 took = []
                 end_s = time.perf_counter() + scale.seconds / 5
                 while time.perf_counter() < end_s or len(took) < 5:
                     start_s = time.perf_counter()
-                    lane.again(batch)
+                    session.again(batch)
                     took.append(time.perf_counter() - start_s)
                 return took
 
-            took = lane.do(measured)
+            took = session.do(measured)
             rate = batch * len(took) / sum(took)
             rows.append(
                 {"batch": batch, "images_per_s": round(rate),
@@ -119,7 +119,7 @@ class Bench:
         scale, rows = self.scale, rig.kept_rows()
         model = Model(self.files[precision], device=self.device)
         model.warm_up(scale.batches[-1])
-        for batch, threads in itertools.product(scale.batches[1:], (1, LANES)):
+        for batch, threads in itertools.product(scale.batches[1:], (1, SESSIONS_PER_MODEL)):
             images = np.zeros((batch, scale.size, scale.size, 3), np.uint8)
             end_s = time.perf_counter() + scale.seconds / 5
 

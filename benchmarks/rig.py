@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
 
@@ -69,10 +69,10 @@ def tiny_model(path: Path, **build: object) -> Path:
 
 
 @contextmanager
-def published(*models: Path, name: str = "food") -> Iterator[ModelStore]:
+def published(*models: Path, name: str = "food") -> Iterator[ModelRepository]:
     """Release models, one version each, into a repository that is thrown away afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        store = ModelStore(Path(folder))
+        store = ModelRepository(Path(folder))
         for model in models:
             store.publish(name, model)
         yield store

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from benchmarks import rig
 from benchmarks.serving.load import closed
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 CONNECTIONS = (1, 10, 100, 1000)
@@ -107,7 +107,7 @@ async def by_cores(rounds: int, seconds: float) -> dict:
 
 
 @contextmanager
-def real() -> Iterator[ModelStore]:
+def real() -> Iterator[ModelRepository]:
     """Release a ResNet18."""
     with tempfile.TemporaryDirectory() as folder:
         model = rig.real_model(Path(folder) / "model.onnx", image_size=64)

@@ -5,7 +5,7 @@ import ctypes
 _M_ARENA_MAX = -8  # malloc.h
 
 
-def settle() -> None:
+def limit_heaps() -> None:
     """Bound how many heaps the process has. Called once, before threads are started.
 
     Each thread would get one of its own, and each heap keeps its free pages.
@@ -16,7 +16,7 @@ def settle() -> None:
         return
 
 
-def give_back() -> None:
+def trim_heaps() -> None:
     """Return free pages to the system.
 
     Of ResNet18's 45 MB, 188 MB are resident after it is loaded, and 94 MB after this (measured).

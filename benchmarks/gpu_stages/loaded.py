@@ -10,7 +10,7 @@ from benchmarks.gpu_stages.models import Serving
 from benchmarks.gpu_stages.rig import ROOT
 from benchmarks.rig import ENVIRONMENT, percentile
 from service.config import num_cores
-from service.models.cuda import LANES
+from service.models.cuda import SESSIONS_PER_MODEL
 
 Found = dict[str, Any]
 _START_S = 0.3
@@ -71,7 +71,7 @@ def loaded(
         "p99_ms": round(1000 * percentile(took, 0.99), 2),
         "failed": failed,
         "images_a_run": round(spent["images"] / max(spent["runs"], 1), 1),
-        "lanes_busy": round(spent["compute"] / wall_s / LANES, 2),
+        "lanes_busy": round(spent["compute"] / wall_s / SESSIONS_PER_MODEL, 2),
         "decoders_busy": round(spent["decode"] / wall_s / num_cores(), 2),
         "models_process_cores": cores[0],
         "front_ends_cores": round(sum(cores[1:]), 2),

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from benchmarks.gpu_stages.load import WIDE, raw_request
 from benchmarks.rig import Server
 from service.client import Classifier
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import inference_pb2_grpc as oip_grpc
 from service.pixels.preprocessing import PREPROCESSING, resize_size
 from training.export.onnx_export import write_onnx
@@ -90,7 +90,7 @@ def Served(  # noqa: N802  # reads as what it gives
 ) -> Iterator[Serving]:
     """Release a model, serve it on a device in a process of its own, and end it."""
     repository.mkdir(exist_ok=True)
-    ModelStore(repository).publish("food", model)
+    ModelRepository(repository).publish("food", model)
     serving = Serving(repository, "--device", device, "--drain-delay", "0", *flags)
     with serving as server:
         for line in server.logs.read_text().splitlines():

@@ -29,9 +29,9 @@ class Subject:
         self._folder = tempfile.TemporaryDirectory()
         environment = {**rig.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         if name in OURS:
-            from service.models.repository import ModelStore
+            from service.models.repository import ModelRepository
 
-            ModelStore(Path(self._folder.name)).publish("food", model)
+            ModelRepository(Path(self._folder.name)).publish("food", model)
             command = [
                 *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
                 *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),

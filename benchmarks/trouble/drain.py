@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from benchmarks import rig
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 HEALTH_CHECKED = json.dumps(
@@ -20,7 +20,7 @@ HEALTH_CHECKED = json.dumps(
 
 
 async def drain(
-    store: ModelStore, *, rounds: int, callers: int, photos: list[bytes]
+    store: ModelRepository, *, rounds: int, callers: int, photos: list[bytes]
 ) -> dict[str, Any]:
     """Restart two servers in turn, again and again, under load whose clients never retry."""
     flags = ("--drain-delay", "0.5")

@@ -7,11 +7,11 @@ from typing import Any
 
 from benchmarks import rig
 from benchmarks.trouble.pictures import mutated, seeds
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 
-async def fuzz(store: ModelStore, *, images: int, seed: int = 0) -> dict[str, Any]:
+async def fuzz(store: ModelRepository, *, images: int, seed: int = 0) -> dict[str, Any]:
     """Send mutated images among good ones; the good ones must get the answer they get alone."""
     rng = random.Random(seed)
     pictures = seeds()

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from benchmarks import rig
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 CONNECTIONS = 8
@@ -18,7 +18,7 @@ TIMES = 4
 
 
 async def overload(
-    store: ModelStore, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
+    store: ModelRepository, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
 ) -> dict[str, Any]:
     """Offer four times what the server can do, each call with a deadline; then one call alone.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rig
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 
@@ -27,7 +27,7 @@ def probabilities(model: Path, images: list[bytes]) -> list[list[float]]:
 
 
 async def swap(
-    store: ModelStore, models: list[Path], *, swaps: int, callers: int, photos: list[bytes]
+    store: ModelRepository, models: list[Path], *, swaps: int, callers: int, photos: list[bytes]
 ) -> dict[str, Any]:
     """Release and roll back under load; every answer must be that of the version it names."""
     expected = [probabilities(model, photos) for model in models]

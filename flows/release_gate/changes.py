@@ -58,11 +58,11 @@ def require_clean(sheet: Mapping[str, Any]) -> None:
 def since_last_run(cache: Path, model: str, repository: Path) -> Change:
     """Compare a cache with that of the last run that was weighed, released or not."""
     from service.models.bucket import working_copy
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     now = _contents(json.loads((cache / "manifest.json").read_text("utf-8")))
     with working_copy(repository) as folder:
-        history = ModelStore(folder).history(model)
+        history = ModelRepository(folder).history(model)
     line = next((each for each in reversed(history) if "dataset_hash" in each), None)
     before = _cached(cache.parent, line["dataset_hash"]) if line else None
     if before is None:

@@ -103,12 +103,12 @@ def serving_version(model: str, repository: Path) -> int | None:
     """Return the version that serves, or None."""
     from service.errors import NotFoundError
     from service.models.bucket import Bucket
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     if url := bucket_url(repository):
         return Bucket(url, Path()).serving().get(model)
     try:
-        return ModelStore(repository).serving(model)
+        return ModelRepository(repository).serving(model)
     except NotFoundError:
         return None
 
@@ -134,7 +134,7 @@ def weigh(
     from flows.release_gate.gate import judge
     from service.errors import ModelContractError
     from service.models.model import Model
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
     from training.export.onnx_export import export
 
     rules = rules or Rules()
@@ -142,7 +142,7 @@ def weigh(
     serving, unusable = None, ""
     if champion is not None:
         try:
-            serving = Model(ModelStore(repository).path(model, champion), device="cpu")
+            serving = Model(ModelRepository(repository).path(model, champion), device="cpu")
         except ModelContractError as error:
             # Made for other pixels, or damaged: nothing can be compared with it, or serve it.
             unusable = f"; version {champion} cannot be asked: {error}"
@@ -218,9 +218,9 @@ def decide(
         ConflictError: Another version began to serve since it was measured.
         ServiceError: The model repository refused it.
     """
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
-    store = ModelStore(repository)
+    store = ModelRepository(repository)
     reason = candidate.reason
     if force and not candidate.promote:
         reason = f"forced: {force} (the rules: {reason})"

@@ -155,14 +155,14 @@ def smoke(onnx: Path, files: Sequence[Path]) -> int:
         UserError: The server does not take it, or answers otherwise than the file itself.
     """
     from service.client import Classifier
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     step = max(len(files) // _SMOKE_PHOTOS, 1)
     chosen = list(files)[::step][:_SMOKE_PHOTOS]
     model = Model(onnx, device="cpu")
     expected = answers(model, chosen)
     with tempfile.TemporaryDirectory(prefix="hansang-smoke-") as folder:
-        ModelStore(Path(folder)).publish("candidate", onnx)
+        ModelRepository(Path(folder)).publish("candidate", onnx)
         with _server(Path(folder)) as port, Classifier(f"127.0.0.1:{port}") as client:
             labels = client.model("candidate").labels
             results = client.classify([file.read_bytes() for file in chosen], top_k=1)

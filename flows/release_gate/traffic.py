@@ -222,10 +222,10 @@ def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules
     Raises:
         UserError: The service cannot be reached, or its version was not released by the gate.
     """
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     found = look(metrics, model)
-    store = ModelStore(repository)
+    store = ModelRepository(repository)
     looks = remember(store.path(model, found["version"]).parents[1], found)
     known = store.path(model, found["version"]).with_name("release.json")
     try:

@@ -19,15 +19,15 @@ def start_from(
         ServiceError: The model or the version is not in the repository.
         UserError: Nothing has that name.
     """
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
     from training.model import pretrained
 
     if source == "torchvision" or Path(source).exists():
         return pretrained.read(source)
     model, _, number = source.partition(":")
-    models = ModelStore(repository).models() if repository.is_dir() else []
+    models = ModelRepository(repository).models() if repository.is_dir() else []
     if model in models:
-        store = ModelStore(repository)
+        store = ModelRepository(repository)
         version = int(number) if number.isdecimal() else store.serving(model)
         known = store.versions(model)
         if (number and not number.isdecimal()) or version not in known:

@@ -135,7 +135,7 @@ def decide(
 @task
 def rollback(model: str, repository: Path, reason: str) -> int:
     """Make the version serve that served before."""
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     with working_copy(repository) as folder:
-        return ModelStore(folder).rollback(model, reason=reason)
+        return ModelRepository(folder).rollback(model, reason=reason)

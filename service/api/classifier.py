@@ -1,6 +1,6 @@
-"""`hansang.v1.Classifier`: what a call means, in terms of one loaded version.
+"""`hansang.v1.Classifier`: each call is answered by one loaded version of a model.
 
-A call is answered by whatever version serves when it arrives, from its begin to its end.
+That is the version that serves when the call arrives, also if another one takes over meanwhile.
 
 Shapes: K classes.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-from service.api.inference import Engine, Terms
+from service.api.inference import CallOptions, Inference
 from service.api.interceptors import Timed, deadline_s, status
 from service.api.streams import in_order
 from service.batching.batcher import Row
@@ -28,20 +28,22 @@ DEFAULT_TOP_K = 5
 Find = Callable[[str, int], ModelInstance]
 
 
-class Classifier(pb_grpc.ClassifierServicer):
+class ClassifierServicer(pb_grpc.ClassifierServicer):
     """Answers with classes and their probabilities."""
 
-    def __init__(self, find: Find, engine: Engine, timed: Timed, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, find: Find, inference: Inference, timed: Timed, stopping: asyncio.Event
+    ) -> None:
         """Serve.
 
         Args:
             find: Returns a version of a model by its name and number.
-            engine: Computes.
+            inference: Computes.
             timed: Times the requests of a stream.
             stopping: Once set, streams read no further.
         """
         self._find = find
-        self._engine = engine
+        self._inference = inference
         self._timed = timed
         self._stopping = stopping
 
@@ -49,10 +51,10 @@ class Classifier(pb_grpc.ClassifierServicer):
         self, request: pb.ClassifyRequest, context: Any
     ) -> pb.ClassifyResponse:
         """Classify 1 to 64 images; see the proto for what it promises."""
-        terms = Terms(
+        options = CallOptions(
             priority=_priority(request, Priority.INTERACTIVE), deadline_s=deadline_s(context)
         )
-        return await self._answer(request, terms)
+        return await self._answer(request, options)
 
     async def ClassifyStream(  # noqa: N802
         self, requests: AsyncIterator[pb.ClassifyRequest], context: Any
@@ -64,10 +66,10 @@ class Classifier(pb_grpc.ClassifierServicer):
             error: ServiceError | None = None
             with self._timed(context) as ended:
                 try:
-                    terms = Terms(
-                        priority=_priority(request, Priority.BULK), deadline_s=ends_s, patient=True
+                    options = CallOptions(
+                        priority=_priority(request, Priority.BULK), deadline_s=ends_s, may_wait=True
                     )
-                    return await self._answer(request, terms)
+                    return await self._answer(request, options)
                 except ServiceError as caught:
                     error = caught
                     ended(error.code)
@@ -92,7 +94,9 @@ class Classifier(pb_grpc.ClassifierServicer):
             properties=instance.model.properties,
         )
 
-    async def _answer(self, request: pb.ClassifyRequest, terms: Terms) -> pb.ClassifyResponse:
+    async def _answer(
+        self, request: pb.ClassifyRequest, options: CallOptions
+    ) -> pb.ClassifyResponse:
         num_images = len(request.images)
         if not 1 <= num_images <= MAX_IMAGES_PER_CALL:
             raise InvalidArgumentError(
@@ -103,7 +107,7 @@ class Classifier(pb_grpc.ClassifierServicer):
         instance = self._find(request.model, _version(request.model_version))
         labels = instance.model.metadata.labels
         top_k = request.top_k or DEFAULT_TOP_K
-        rows = await self._engine.classify(instance, list(request.images), terms)
+        rows = await self._inference.classify(instance, list(request.images), options)
         return pb.ClassifyResponse(
             results=[
                 pb.ImageResult(error=Status(code=_number(row.code), message=str(row)))

@@ -1,21 +1,19 @@
 """From the images of a call to their probabilities: what both services of the server share.
 
-    quota ─► bytes ─► places ─► decode ─► batcher ─► rows
-                                   └─ a bad image gets an error of its own, and spares the others
+    quota ─► bytes ─► admission ─► decode ─► batcher ─► rows
+                                      └─ a bad image gets an error of its own, and spares the others
 
-Where the batcher decodes small photos itself, they go to it as they came.
+Where the batcher decodes small photos itself, they are submitted encoded.
 
-Everything is bounded before any work is done. A call that finds no room is refused at once, unless
-it is patient: bulk streams wait instead, and their senders with them.
+Everything is bounded before any work is done. A call that does not fit is refused at once, unless
+it may wait: bulk streams do, and so do their senders, by flow control.
 
 Shapes: N batch, H height, W width, C channels.
 """
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -24,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.api.auth import caller
+from service.batching.admission import ByteAdmission
 from service.batching.batcher import Image, Row
 from service.batching.decoder import Decoder
 from service.batching.priority_queue import Priority
@@ -34,61 +33,18 @@ from service.observability.tracing import NoTracing, Stages, Tracing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
-    """How a call wants to be treated."""
+class CallOptions:
+    """How a call is to be treated."""
 
     priority: Priority = Priority.INTERACTIVE
     deadline_s: float = math.inf
-    """When the answer loses its worth, on the clock of `time.monotonic`."""
-    patient: bool = False
-    """Whether it waits for room instead of being refused."""
+    """When the answer becomes worthless, on the clock of `time.monotonic`."""
+    may_wait: bool = False
+    """Whether the call waits until it fits, instead of being refused."""
 
 
-class _Bytes:
-    """How many bytes of images are in the server, and the most that may be."""
-
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self._most = most
-        self._metrics = metrics
-        self._held = 0
-        self._wanting: deque[asyncio.Future[None]] = deque()
-
-    @contextmanager
-    def held(self, count: int, images: int) -> Iterator[None]:
-        if not self._fits(count):
-            self._metrics.rejected_images.labels("bytes_full").inc(images)
-            raise OverloadedError(
-                f"the server is full: it holds {self._held} bytes of images, and {count} more"
-                f" are beyond its {self._most}; try again later",
-                retry_after_s=0.1,
-            )
-        self._change(count)
-        try:
-            yield
-        finally:
-            self._change(-count)
-
-    async def room(self, count: int) -> None:
-        while not self._fits(count):
-            turn = asyncio.get_running_loop().create_future()
-            self._wanting.append(turn)
-            await turn
-
-    def _fits(self, count: int) -> bool:
-        # What is larger than all of it is let in alone; the limit on messages bounds it.
-        return not self._held or self._held + count <= self._most
-
-    def _change(self, count: int) -> None:
-        self._held += count
-        self._metrics.bytes_in_flight.value += count
-        while count < 0 and self._wanting:
-            turn = self._wanting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-
-
-class Engine:
-    """Decodes, queues and computes, within the limits of the server."""
+class Inference:
+    """Decodes, queues and computes the images of calls, within the limits of the server."""
 
     def __init__(
         self,
@@ -99,45 +55,45 @@ class Engine:
         tracing: Tracing | None = None,
         quota: Callable[[str, int], Awaitable[float]] | None = None,
     ) -> None:
-        """Share a decoder.
+        """Use a decoder that all models share.
 
         Args:
             decoder: Decodes what batchers do not.
             metrics: Where to count.
             max_bytes: Most bytes of images that are in the server.
             tracing: Where spans go.
-            quota: Does what `Caller.take` does, given a caller's name, where several processes
-                share the quotas.
+            quota: Replaces `Caller.take`, given the caller's name, where several processes share
+                the quotas.
         """
         self._decoder = decoder
         self._metrics = metrics
-        # To find a label's measure anew takes as long as to count.
+        # Looking a label up takes as long as counting does.
         self._predictions = cache(metrics.predictions.labels)
         self._confidence = cache(metrics.confidence.labels)
-        self._bytes = _Bytes(max_bytes, metrics)
+        self._bytes = ByteAdmission(max_bytes, metrics)
         self._tracing = tracing or NoTracing()
         self._quota = quota
 
     async def classify(
-        self, instance: ModelInstance, images: Sequence[bytes], terms: Terms
+        self, instance: ModelInstance, images: Sequence[bytes], options: CallOptions
     ) -> list[Row | ServiceError]:
-        """Return probabilities for each encoded image, or what is wrong with it.
+        """Return probabilities for each encoded image, or the image's error.
 
         Raises:
-            OverloadedError: There is no room, the quota is used up, or the deadline is too near.
+            OverloadedError: It does not fit, the quota is used up, or the deadline is too near.
             DeadlineError: The deadline passed while it waited.
         """
 
         async def work(stages: Stages) -> list[Row | ServiceError]:
-            decoded = await self._decoded(instance, images, terms, stages)
+            decoded = await self._decoded(instance, images, options, stages)
             good = [each for each in decoded if not isinstance(each, ServiceError)]
-            rows = iter(await self._compute(instance, good, terms, stages))
+            rows = iter(await self._compute(instance, good, options, stages))
             return [each if isinstance(each, ServiceError) else next(rows) for each in decoded]
 
-        return await self._admitted(instance, len(images), sum(map(len, images)), terms, work)
+        return await self._admitted(instance, len(images), sum(map(len, images)), options, work)
 
     async def compute(
-        self, instance: ModelInstance, pixels_NHWC: NDArray[np.uint8], terms: Terms
+        self, instance: ModelInstance, pixels_NHWC: NDArray[np.uint8], options: CallOptions
     ) -> list[Row | ServiceError]:
         """Return probabilities for images that are decoded already.
 
@@ -148,16 +104,16 @@ class Engine:
 
         def work(stages: Stages) -> Awaitable[list[Row | ServiceError]]:
             stages["decode"] = (now_s := monotonic(), now_s)
-            return self._compute(instance, list(pixels_NHWC), terms, stages)
+            return self._compute(instance, list(pixels_NHWC), options, stages)
 
-        return await self._admitted(instance, len(pixels_NHWC), pixels_NHWC.nbytes, terms, work)
+        return await self._admitted(instance, len(pixels_NHWC), pixels_NHWC.nbytes, options, work)
 
     async def _admitted(
         self,
         instance: ModelInstance,
         images: int,
         num_bytes: int,
-        terms: Terms,
+        options: CallOptions,
         work: Callable[[Stages], Awaitable[list[Row | ServiceError]]],
     ) -> list[Row | ServiceError]:
         """Do the work within the limits, and count it."""
@@ -165,18 +121,21 @@ class Engine:
         stages: Stages = {}
         batcher = instance.batcher
         try:
-            # A version that is swapped out while this call waits for room still answers it.
-            with batcher.held():
-                await self._spend(images, terms)
-                if terms.patient:
-                    await self._bytes.room(num_bytes)
-                    with self._bytes.held(num_bytes, images):
-                        async with batcher.admit_later(images, priority=terms.priority):
-                            rows = await work(stages)
+            # A version that is replaced while this call waits still answers it.
+            with batcher.keep_open():
+                await self._spend(images, options)
+                if options.may_wait:
+                    async with (
+                        self._bytes.admit_when_free(num_bytes),
+                        batcher.admit_when_free(images, priority=options.priority),
+                    ):
+                        rows = await work(stages)
                 else:
                     with (
-                        self._bytes.held(num_bytes, images),
-                        batcher.admit(images, priority=terms.priority, deadline_s=terms.deadline_s),
+                        self._bytes.admit(num_bytes, images=images),
+                        batcher.admit(
+                            images, priority=options.priority, deadline_s=options.deadline_s
+                        ),
                     ):
                         rows = await work(stages)
         except BaseException:
@@ -189,14 +148,15 @@ class Engine:
         )
         return rows
 
-    async def _spend(self, images: int, terms: Terms) -> None:
+    async def _spend(self, images: int, options: CallOptions) -> None:
+        """Take `images` from the caller's quota; wait for it, or refuse."""
         who = caller.get()
         while who.images_per_s:
             take = self._quota(who.name, images) if self._quota else None
             wait_s = who.take(images) if take is None else await take
             if not wait_s:
                 return
-            if not terms.patient:
+            if not options.may_wait:
                 self._metrics.rejected_images.labels("quota").inc(images)
                 raise OverloadedError(
                     f"{who.name} may have {who.images_per_s:g} images a second, and has had them;"
@@ -206,13 +166,13 @@ class Engine:
             await asyncio.sleep(wait_s)
 
     async def _decoded(
-        self, instance: ModelInstance, images: Sequence[bytes], terms: Terms, stages: Stages
+        self, instance: ModelInstance, images: Sequence[bytes], options: CallOptions, stages: Stages
     ) -> Sequence[Image | ServiceError]:
-        """Decode what the batcher does not decode itself."""
+        """Return the images, decoded unless the batcher decodes them itself."""
         decodes, size = instance.batcher.decodes, instance.model.metadata.image_size
         jobs = {
             at: self._decoder.decode(
-                image, size, priority=terms.priority, deadline_s=terms.deadline_s
+                image, size, priority=options.priority, deadline_s=options.deadline_s
             )
             for at, image in enumerate(images)
             if not decodes(image)
@@ -223,16 +183,17 @@ class Engine:
         try:
             done = dict(zip(jobs, await asyncio.gather(*jobs.values()), strict=True))
         finally:
-            for job in jobs.values():  # when one is too late, all are
+            for job in jobs.values():  # if one is too late, the call is
                 job.cancel()
         stages["decode"] = (start_s, monotonic())
         return [done.get(at, image) for at, image in enumerate(images)]
 
     async def _compute(
-        self, instance: ModelInstance, images: Sequence[Image], terms: Terms, stages: Stages
+        self, instance: ModelInstance, images: Sequence[Image], options: CallOptions, stages: Stages
     ) -> list[Row | ServiceError]:
+        """Return the rows of the images, and count what they say."""
         rows = await instance.batcher.submit(
-            images, deadline_s=terms.deadline_s, priority=terms.priority, stages=stages
+            images, deadline_s=options.deadline_s, priority=options.priority, stages=stages
         )
         labels = instance.model.metadata.labels
         confidence = self._confidence(instance.name)

@@ -1,9 +1,9 @@
 """The one place that turns exceptions into gRPC statuses, and that times whole calls.
 
-door ─► caller's token ─► request id, span ─► message ─► the method ─► status, metrics, log
+admission check ─► request id, span ─► caller's token ─► message ─► method ─► status, metrics, log
 
-A server that is full says so at the door: before the message is read, and with as little work as
-can be. What a refusal costs is what overload takes from those who are let in.
+A full server refuses a call before it reads the message, with as little work as possible: what
+refusals cost is taken from the calls that are admitted.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
 _HEALTH = "/grpc.health.v1.Health/"
 
-Door = Callable[[float], ServiceError | None]
-"""Given a call's deadline (`time.monotonic`), says why it cannot be let in; None if it can."""
+AdmissionCheck = Callable[[float], ServiceError | None]
+"""Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
 
 Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
 """Times one request of a stream, given its context; what it yields takes the code of an error."""
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
     """Wraps every method: known errors keep their sentence, unknown ones leak nothing."""
 
     def __init__(
@@ -56,16 +56,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         tokens: Tokens | None = None,
         tracing: Tracing | None = None,
         max_streams: int = 64,
-        doors: Mapping[str, Door] | None = None,
+        admission_checks: Mapping[str, AdmissionCheck] | None = None,
     ) -> None:
-        """Guard a server.
+        """Wrap the methods of one server.
 
         Args:
             metrics: Where calls are counted.
             tokens: Who may call; None lets anyone.
             tracing: Where spans go.
             max_streams: Most streams open at a time, of each method.
-            doors: Method → its door; the others are always open.
+            admission_checks: Method → what may refuse its calls before they are read.
         """
         self._metrics = metrics
         # To find a label's measure anew takes as long as to count.
@@ -73,7 +73,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
         self._max_streams = max_streams
-        self._doors = doors or {}
+        self._admission_checks = admission_checks or {}
         self._streams: Counter[str] = Counter()
         self._handlers: dict[str, Any] = {}
 
@@ -127,10 +127,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         On the wire they are the same. gRPC would read the message, images and all, before it asks
         whether the call is wanted.
         """
-        door = self._doors.get(method)
+        check = self._admission_checks.get(method)
 
         async def unary(_: Any, context: Any) -> Any:
-            if door is not None and (refusal := door(deadline_s(context))):
+            if check is not None and (refusal := check(deadline_s(context))):
                 self._seconds(method, refusal.code.name).observe(0)
                 return await _abort(context, refusal)
             try:

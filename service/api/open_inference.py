@@ -1,7 +1,7 @@
 """`inference.GRPCInferenceService`: the Open Inference Protocol, for clients made for Triton.
 
 What it means is in proto/inference/inference.proto; how tensors are read and written, in
-service/api/tensors.py. It shares engine, limits and models with `hansang.v1.Classifier`.
+service/api/tensors.py. It shares models and limits with `hansang.v1.Classifier`.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any
 
 from service.api.auth import caller
 from service.api.classifier import likeliest
-from service.api.inference import Engine, Terms
+from service.api.inference import CallOptions, Inference
 from service.api.interceptors import Timed, deadline_s
 from service.api.streams import in_order
 from service.api.tensors import (
@@ -20,7 +20,7 @@ from service.api.tensors import (
     OUTPUT,
     count_of_classes,
     read_images,
-    read_terms,
+    read_options,
     write_classes,
     write_rows,
 )
@@ -48,20 +48,20 @@ class Control:
     max_delay_ms: float
 
 
-class Inference(pb_grpc.GRPCInferenceServiceServicer):
+class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     """Answers with tensors."""
 
     def __init__(
         self,
         pool: ModelPool,
-        engine: Engine,
+        inference: Inference,
         timed: Timed,
         stopping: asyncio.Event,
         control: Control,
     ) -> None:
-        """Serve the models of a pool; the other arguments are as in `servicer.Classifier`."""
+        """Serve the models of a pool; the other arguments are those of `ClassifierServicer`."""
         self._pool = pool
-        self._engine = engine
+        self._inference = inference
         self._timed = timed
         self._stopping = stopping
         self._control = control
@@ -144,19 +144,19 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
         self, request: pb.ModelInferRequest, context: Any
     ) -> pb.ModelInferResponse:
         """Compute one answer."""
-        return await self._infer(request, Terms(deadline_s=deadline_s(context)))
+        return await self._infer(request, CallOptions(deadline_s=deadline_s(context)))
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Any
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Compute an answer for each request of a stream."""
-        terms = Terms(deadline_s=deadline_s(context), priority=Priority.BULK, patient=True)
+        options = CallOptions(deadline_s=deadline_s(context), priority=Priority.BULK, may_wait=True)
 
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             message = ""
             with self._timed(context) as ended:
                 try:
-                    response = await self._infer(request, terms)
+                    response = await self._infer(request, options)
                     return pb.ModelStreamInferResponse(infer_response=response)
                 except ServiceError as error:
                     message = f"{error.code.name}: {error}"
@@ -200,7 +200,7 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
             for each in self._pool.loaded
         ]
         loaded = {each.name for each in self._pool.loaded}
-        names = await asyncio.to_thread(self._pool.store.models)
+        names = await asyncio.to_thread(self._pool.repository.models)
         found += [
             model(
                 name=name,
@@ -248,18 +248,20 @@ class Inference(pb_grpc.GRPCInferenceServiceServicer):
             raise InvalidArgumentError(f"version: {version!r} is no number")
         return self._pool.find(name, int(version or 0))
 
-    async def _infer(self, request: pb.ModelInferRequest, terms: Terms) -> pb.ModelInferResponse:
+    async def _infer(
+        self, request: pb.ModelInferRequest, options: CallOptions
+    ) -> pb.ModelInferResponse:
         instance = self._find(request.model_name, request.model_version)
         counts = [count_of_classes(output) for output in request.outputs] or [0]
         if len(counts) > 1:
             raise InvalidArgumentError(f"outputs: {OUTPUT!r} is asked for {len(counts)} times")
         images = read_images(request, instance.model.metadata.image_size)
         typed = not request.raw_input_contents
-        terms = read_terms(request, terms)
+        options = read_options(request, options)
         if isinstance(images, list):
-            rows = _all_good(await self._engine.classify(instance, images, terms))
+            rows = _all_good(await self._inference.classify(instance, images, options))
         else:
-            rows = _all_good(await self._engine.compute(instance, images, terms))
+            rows = _all_good(await self._inference.compute(instance, images, options))
         response = pb.ModelInferResponse(
             model_name=instance.name, model_version=str(instance.version), id=request.id
         )

@@ -15,7 +15,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from service.api.inference import Terms
+from service.api.inference import CallOptions
 from service.batching.batcher import Row
 from service.batching.priority_queue import Priority
 from service.config import MAX_IMAGES_PER_CALL
@@ -76,7 +76,7 @@ def read_images(request: pb.ModelInferRequest, image_size: int) -> list[bytes] |
     return _pixels(tensor, raw[0] if raw else None, shape)
 
 
-def read_terms(request: pb.ModelInferRequest, terms: Terms) -> Terms:
+def read_options(request: pb.ModelInferRequest, options: CallOptions) -> CallOptions:
     """Return how a call wants to be treated: its `priority` and `timeout` (µs), Triton's names.
 
     Raises:
@@ -84,11 +84,15 @@ def read_terms(request: pb.ModelInferRequest, terms: Terms) -> Terms:
     """
     priority = _integer(request, "priority")
     if priority:
-        terms = replace(terms, priority=Priority.INTERACTIVE if priority == 1 else Priority.BULK)
+        options = replace(
+            options, priority=Priority.INTERACTIVE if priority == 1 else Priority.BULK
+        )
     timeout_us = _integer(request, "timeout")
     if timeout_us:
-        terms = replace(terms, deadline_s=min(terms.deadline_s, monotonic() + timeout_us / 1e6))
-    return terms
+        options = replace(
+            options, deadline_s=min(options.deadline_s, monotonic() + timeout_us / 1e6)
+        )
+    return options
 
 
 def _integer(request: pb.ModelInferRequest, name: str) -> int:

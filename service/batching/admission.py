@@ -1,7 +1,7 @@
-"""The places before one model: who is let in, who waits outside, and who is refused at once.
+"""Admission control: which calls are let in, which wait outside, and which are refused at once.
 
-Everything is bounded before any work is done. A call whose deadline would pass while it waits is
-refused when it comes, as far as that can be foreseen: it costs nothing then.
+Work is bounded before it begins, by images for each model and by bytes for the whole server. A call
+that would miss its deadline while it waits is refused on arrival, when it has cost nothing yet.
 """
 
 import asyncio
@@ -12,41 +12,47 @@ from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 from service.batching.priority_queue import Priority
-from service.batching.service_time import Pace
+from service.batching.service_time import ServiceTime
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import DeadlineError, OverloadedError
 from service.observability.metrics import Metrics
 
 BULK_SHARE = 0.75
-"""The part of the places that bulk may hold: somebody who waits always finds one."""
+"""The part of the queue that bulk may fill: interactive calls always find the rest."""
 
 HEADROOM = 0.75
-"""The part of a call's time that its wait may take, as far as is foreseen when it is let in. A line
-loses nothing by being shorter, as long as it is never empty."""
+"""The part of a call's time that its wait may take, as estimated when it arrives. A shorter queue
+costs no throughput as long as it is never empty."""
 
 
-class Places:
-    """The images that are in the server for one model, and the most that may be."""
+class Admission:
+    """Counts the images that are in the server for one model, and refuses what is too much."""
 
     def __init__(
-        self, metrics: Metrics, *, queue_size: int, max_batch: int, workers: int, pace_s: float
+        self,
+        metrics: Metrics,
+        *,
+        queue_size: int,
+        max_batch: int,
+        workers: int,
+        seconds_per_image: float,
     ) -> None:
-        """Begin empty; the arguments are as in `batcher.Batcher`."""
+        """Start empty; the arguments are as in `batcher.Batcher`."""
         self._metrics = metrics
         self._queue_size = queue_size
         self._max_batch = max_batch
         self.workers = workers
-        self.pace_s = pace_s
-        self._pace = Pace(pace_s / workers)
+        self.seconds_per_image = seconds_per_image
+        self._service_time = ServiceTime(seconds_per_image / workers)
         self._admitted = dict.fromkeys(Priority, 0)
-        self._wanting: deque[asyncio.Future[None]] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._holders = 0
         self._empty = asyncio.Event()
         self._empty.set()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep the batcher open, for a call that still waits to be admitted."""
+    def keep_open(self) -> Iterator[None]:
+        """Keep the batcher open for a call that is not admitted yet."""
         self._holders += 1
         self._empty.clear()
         try:
@@ -62,29 +68,30 @@ class Places:
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
     ) -> OverloadedError | None:
-        """Return why `admit` would not let `count` images in now, and count them; None if it would.
+        """Return the error that `admit` would raise for `count` images now, and count it.
 
-        It costs microseconds, so that it can be asked before a call is even read.
+        Returns None if they would be admitted. It takes microseconds, so it can be called before
+        the message of a call is read.
         """
-        if not self._has_room(count, priority):
+        if not self._fits(count, priority):
             self._metrics.rejected_images.labels("queue_full").inc(count)
             return OverloadedError(
                 f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images"
                 f" are being worked on and {count} more do not fit; try again later",
-                # By then as many places as are wanted have become free.
-                retry_after_s=max(self._pace.expected_s(count), 0.05),
+                # By then about as many images have been answered as this call has.
+                retry_after_s=max(self._service_time.expected_s(count), 0.05),
             )
-        line = self._ahead(priority) + count
-        # A short line is always tried: what is never done cannot show that it has become faster.
-        if line <= 2 * self.workers or deadline_s == math.inf:
+        queued = self._num_before(priority) + count
+        # A short queue always admits: work that is never done cannot show that it became faster.
+        if queued <= 2 * self.workers or deadline_s == math.inf:
             return None
-        if self._pace.bound_s(line) <= HEADROOM * (deadline_s - monotonic()):
+        if self._service_time.bound_s(queued) <= HEADROOM * (deadline_s - monotonic()):
             return None
         self._metrics.rejected_images.labels("deadline_too_near").inc(count)
         return OverloadedError(
-            f"{line} images wait, and the deadline would pass before this call is answered;"
+            f"{queued} images wait, and the deadline would pass before this call is answered;"
             " try again later, or allow more time",
-            retry_after_s=self._pace.bound_s(line),
+            retry_after_s=self._service_time.bound_s(queued),
         )
 
     @contextmanager
@@ -95,53 +102,51 @@ class Places:
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
     ) -> Iterator[None]:
-        """Hold places for `count` images, from before they are decoded until they are answered.
+        """Count `count` images as admitted, from before they are decoded until they are answered.
 
         Raises:
-            OverloadedError: There are not so many free places, or the line is so long that
-                `deadline_s` (`time.monotonic`) would pass.
+            OverloadedError: They do not fit, or the queue is so long that `deadline_s`
+                (`time.monotonic`) would pass.
         """
         if refusal := self.refusal(count, priority=priority, deadline_s=deadline_s):
             raise refusal
-        line = self._ahead(priority) + count
+        queued = self._num_before(priority) + count
         now_s = monotonic()
         self._count(count, priority)
-        # By Little's law the time in the server over the length of the line is, on average, what an
-        # image takes, whatever is the bottleneck. Of short lines it is mostly the latency of a run.
-        long = line >= 2 * self.workers
+        # By Little's law, the time in the server over the queue's length is the average time per
+        # image, whatever the bottleneck is. A short queue shows mostly the latency of one run.
+        is_long = queued >= 2 * self.workers
         try:
             yield
-            if long:
-                self._pace.observe(monotonic() - now_s, line)
+            if is_long:
+                self._service_time.observe(monotonic() - now_s, queued)
         except (DeadlineError, asyncio.CancelledError):
-            if long:
-                self._pace.observe_at_least(monotonic() - now_s, line)
+            if is_long:
+                self._service_time.observe_at_least(monotonic() - now_s, queued)
             raise
         finally:
             self._count(-count, priority)
 
     @asynccontextmanager
-    async def admit_later(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
-        """Hold places as `admit` does, but wait until they are free."""
-        while not self._has_room(count, priority):
-            turn = asyncio.get_running_loop().create_future()
-            self._wanting.append(turn)
-            await turn
+    async def admit_when_free(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
+        """Admit as `admit` does, but wait until the images fit."""
+        while not self._fits(count, priority):
+            await _wait_in(self._waiters)
         self._count(count, priority)
         try:
             yield
         finally:
             self._count(-count, priority)
 
-    def _ahead(self, priority: Priority) -> int:
-        """Return how many images are answered before one that comes now, about."""
+    def _num_before(self, priority: Priority) -> int:
+        """Return about how many images are answered before one that comes now."""
         interactive, bulk = self._admitted.values()
         if priority is Priority.BULK:
             return interactive + bulk
-        # Bulk gets its share of the places, and what it has in the running batches.
+        # Bulk takes its share of the queue, and it may fill the running batches.
         return interactive + min(bulk, interactive // 7 + self._max_batch * self.workers)
 
-    def _has_room(self, count: int, priority: Priority) -> bool:
+    def _fits(self, count: int, priority: Priority) -> bool:
         if sum(self._admitted.values()) + count > self._queue_size:
             return False
         if priority is Priority.INTERACTIVE:
@@ -155,8 +160,69 @@ class Places:
         busy = self._holders or sum(self._admitted.values())
         (self._empty.clear if busy else self._empty.set)()
         if change < 0:
-            # All look for themselves, in the order in which they came.
-            while self._wanting:
-                turn = self._wanting.popleft()
-                if not turn.done():
-                    turn.set_result(None)
+            _wake_all(self._waiters)
+
+
+class ByteAdmission:
+    """Counts the bytes of images that are in the server, and refuses what is too much."""
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        self._most = most
+        self._metrics = metrics
+        self._admitted = 0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @contextmanager
+    def admit(self, count: int, *, images: int) -> Iterator[None]:
+        """Count `count` bytes of `images` images as admitted.
+
+        Raises:
+            OverloadedError: They do not fit.
+        """
+        if not self._fits(count):
+            self._metrics.rejected_images.labels("bytes_full").inc(images)
+            raise OverloadedError(
+                f"the server is full: it holds {self._admitted} bytes of images, and {count} more"
+                f" are beyond its {self._most}; try again later",
+                retry_after_s=0.1,
+            )
+        self._count(count)
+        try:
+            yield
+        finally:
+            self._count(-count)
+
+    @asynccontextmanager
+    async def admit_when_free(self, count: int) -> AsyncIterator[None]:
+        """Admit as `admit` does, but wait until the bytes fit."""
+        while not self._fits(count):
+            await _wait_in(self._waiters)
+        self._count(count)
+        try:
+            yield
+        finally:
+            self._count(-count)
+
+    def _fits(self, count: int) -> bool:
+        # A call above the limit is admitted alone; the limit on messages bounds it.
+        return not self._admitted or self._admitted + count <= self._most
+
+    def _count(self, change: int) -> None:
+        self._admitted += change
+        self._metrics.bytes_in_flight.value += change
+        if change < 0:
+            _wake_all(self._waiters)
+
+
+async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    await waiter
+
+
+def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
+    """Let every waiter check again, in the order in which they came."""
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)

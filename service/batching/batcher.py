@@ -1,18 +1,19 @@
-"""Batches across callers: many small calls become few runs of the model.
+"""Dynamic batching across callers: many small calls become few runs of the model.
 
-    admit(n) ── OverloadedError when full, or too late for the deadline (places.py)
+    admit(n) ── OverloadedError when full, or too late for the deadline (admission.py)
        │
-    submit(images) ─► lines, by priority ─► batch ─► predict, in a worker thread ─► one row each
+    submit(images) ─► priority queue ─► batch ─► predict, in a worker thread ─► one row each
 
-A free worker takes its share of all images that wait or are computed, and not more: one that took
-all that wait would leave the next one idle, and its callers would wait for the whole of it. As long
-as less than a share waits it waits for company, until an image has waited for a quarter of what
-such a batch takes, and `max_delay_s` at most. So a lone caller never waits for company that does
-not come, and under load batches grow with it: each run reads all of the weights once, however many
-images it has. Everything but `predict` happens on the event loop.
+A free worker takes its share of all images that wait or are being computed, and no more. If it took
+everything that waits, the next worker would be idle and every caller would wait for the whole run.
 
-Small photos may be submitted as they came: on a CPU the thread that computes a batch decodes them
-first. To hand each to another thread and back costs half as much as to decode it, and the cores are
+While less than a share waits, the worker waits for company: until one image has waited a quarter of
+what such a batch takes, and `max_delay_s` at most. So a lone caller never waits for others that do
+not come. Under load batches grow with it: a run reads all weights once, however many images it has.
+Everything but `predict` happens on the event loop.
+
+Small photos may be submitted encoded. On a CPU the thread that computes a batch decodes them first:
+handing each photo to another thread and back costs half as much as decoding it, and the cores are
 busy either way.
 
 Shapes: N batch, H height, W width, C channels, K classes.
@@ -28,26 +29,26 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.admission import Places
+from service.batching.admission import Admission
 from service.batching.decoder import Pixels
-from service.batching.priority_queue import Lines, Priority
-from service.batching.service_time import Pace
+from service.batching.priority_queue import Priority, PriorityQueue
+from service.batching.service_time import ServiceTime
 from service.errors import DeadlineError, ServiceError
 from service.observability.metrics import Metrics
 from service.observability.tracing import Stages
 from service.pixels import jpeg
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""(N, H, W, C) → (N, K); called in a worker thread, by several at the same time."""
+"""(N, H, W, C) → (N, K); several worker threads call it at the same time."""
 
 Image = Pixels | bytes
-"""(H, W, C), or a small photo as it came."""
+"""Pixels, (H, W, C), or a small photo that is still encoded."""
 
 Row = NDArray[np.float32]
 """Probabilities, (K,)."""
 
 DELAY = 0.25
-"""The part of its own run that a batch of less than a share waits for company."""
+"""How long a batch of less than a share waits for company, as a part of its own run."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,15 +64,18 @@ class _Item:
 
 @dataclass(slots=True)
 class Runs:
-    """What the model has done so far."""
+    """How many runs of the model there were."""
 
     count: int = 0
+    """Runs that succeeded."""
     images: int = 0
+    """Images in them."""
     failed_in_a_row: int = 0
+    """Runs that raised since the last one that succeeded."""
 
 
-class Batcher(Places):
-    """The queue before one model, and the workers behind it. Belongs to one event loop."""
+class Batcher(Admission):
+    """The queue of one model and the workers that empty it. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -82,36 +86,37 @@ class Batcher(Places):
         max_delay_s: float = 0.025,
         queue_size: int = 512,
         workers: int = 1,
-        pace_s: float = 0.0,
+        seconds_per_image: float = 0.0,
         failed: Callable[[], None] | None = None,
         decode: Callable[[bytes], Pixels | ServiceError] | None = None,
     ) -> None:
-        """Start without threads; they come with the work.
+        """Start empty; threads start with the first work.
 
         Args:
             predict: The model.
             metrics: Where to count.
             max_batch: Most images in a run.
-            max_delay_s: Longest wait for a fuller batch, beside a fuller one that runs.
+            max_delay_s: Longest wait for a fuller batch, while another batch runs.
             queue_size: Most images admitted at a time.
             workers: Runs at a time.
-            pace_s: What an image takes in a run, as a first guess in seconds.
-            failed: Called, on the loop, after each run that raised.
-            decode: Makes pixels of a small photo, in a worker thread. None: images are decoded
-                before they are submitted.
+            seconds_per_image: First guess of what an image takes in a run; 0 where there is none.
+            failed: Called on the loop after each run that raised.
+            decode: Decodes a small photo, in a worker thread. None: images are decoded before they
+                are submitted.
         """
         super().__init__(
-            metrics, queue_size=queue_size, max_batch=max_batch, workers=workers, pace_s=pace_s
-        )
+            metrics, queue_size=queue_size, max_batch=max_batch, workers=workers,
+            seconds_per_image=seconds_per_image,
+        )  # fmt: skip
         self.runs = Runs()
         self._predict = predict
         self._decode = decode
         self._max_delay_s = max_delay_s
         self._failed = failed or _nothing
-        self._run_pace = Pace(pace_s)
+        self._run_time = ServiceTime(seconds_per_image)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="predict")
         self._loop = asyncio.get_running_loop()
-        self._waiting: Lines[_Item] = Lines()
+        self._waiting: PriorityQueue[_Item] = PriorityQueue()
         self._running: dict[asyncio.Task[None], float] = {}
         self._computing = 0
         self._last_batch = 0
@@ -119,7 +124,7 @@ class Batcher(Places):
         self._due = False
 
     def decodes(self, image: bytes) -> bool:
-        """Return whether this image may be submitted as it came."""
+        """Return whether this image may be submitted encoded."""
         return self._decode is not None and jpeg.is_small(image)
 
     async def submit(
@@ -130,18 +135,18 @@ class Batcher(Places):
         priority: Priority = Priority.INTERACTIVE,
         stages: Stages | None = None,
     ) -> list[Row | ServiceError]:
-        """Return one row of probabilities, (K,), per image, in order, or what is wrong with it.
+        """Return one row of probabilities, (K,), per image, in order, or the image's error.
 
-        Cancelling drops the images that are not being computed yet.
+        Cancelling drops the images that no run has taken yet.
 
         Args:
             images: Pixels of one size, (H, W, C), and photos for which `decodes` holds.
-            deadline_s: When the answer loses its worth, on the clock of `time.monotonic`.
-            priority: Which line they wait in.
-            stages: Where to note what became of the last of them, and when.
+            deadline_s: When the answer becomes worthless, on the clock of `time.monotonic`.
+            priority: Which of them go first.
+            stages: Filled with the times of the image that was answered last.
 
         Raises:
-            DeadlineError: The deadline could not be kept any more when their turn came.
+            DeadlineError: When their turn came, the deadline could no longer be kept.
             Exception: Whatever `predict` raised.
         """
         now_s = monotonic()
@@ -149,7 +154,7 @@ class Batcher(Places):
         for item in items:
             self._waiting.push(item, priority)
         self._metrics.queued_images.value += len(items)
-        # One turn of the loop later, calls that arrived together are in the same batch.
+        # Later in this iteration of the loop: calls that arrived together share a batch.
         if not self._due:
             self._due = True
             self._loop.call_soon(self._dispatch)
@@ -159,7 +164,7 @@ class Batcher(Places):
             else:
                 rows = await asyncio.gather(*(item.row for item in items))
         finally:
-            for item in items:  # when one failed, nobody waits for the others
+            for item in items:  # if one failed, nobody waits for the others
                 item.row.cancel()
         if items and stages is not None:
             last = max(items, key=lambda item: item.end_s)
@@ -170,50 +175,50 @@ class Batcher(Places):
         return rows
 
     def longest_run_s(self) -> float:
-        """Return for how long the oldest run has been running; 0 when nothing runs."""
+        """Return how long the oldest current run has taken so far; 0 when nothing runs."""
         started_s = min((at for at in self._running.values() if at), default=None)
         return 0.0 if started_s is None else monotonic() - started_s
 
     async def close(self) -> None:
-        """Wait until nothing is held and every admitted image is answered, then end the workers."""
+        """Wait until every admitted or held call is answered, then end the worker threads."""
         await self._empty.wait()
         await asyncio.gather(*self._running)
         self._threads.shutdown()
-        # Who made the batcher is let go of: a ring of references would hold the session's memory
-        # until the garbage collector comes, which may be hours later.
+        # Break the reference cycle with the batcher's owner: otherwise the session's memory stays
+        # until the garbage collector runs, which may be hours later.
         self._failed = _nothing
 
     def _dispatch(self) -> None:
-        """Start every batch that may leave now, and set the clock for the next one."""
+        """Start every batch that is due, and set a timer for the next one."""
         self._due = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while len(self._running) < self.workers and self._drop_dead():
+        while len(self._running) < self.workers and self._drop_abandoned():
             share = (len(self._waiting) + self._computing) / self.workers
             if len(self._waiting) < math.floor(share):
                 first_s = min(item.arrival_s for item in self._waiting)
-                leaves_in_s = first_s + self._delay_s() - monotonic()
-                if leaves_in_s > 0:
-                    self._timer = self._loop.call_later(leaves_in_s, self._dispatch)
+                due_in_s = first_s + self._delay_s() - monotonic()
+                if due_in_s > 0:
+                    self._timer = self._loop.call_later(due_in_s, self._dispatch)
                     return
             batch = self._take(math.ceil(share))
             self._computing += len(batch)
             self._running[self._loop.create_task(self._run(batch))] = monotonic()
 
     def _delay_s(self) -> float:
-        """Return how long the first image waits for company now: no longer than it is worth."""
-        run_s = self._run_pace.expected_s(max(len(self._waiting), self._last_batch))
+        """Return how long the oldest image may wait for company, given the runs so far."""
+        run_s = self._run_time.expected_s(max(len(self._waiting), self._last_batch))
         return min(self._max_delay_s, DELAY * run_s) if run_s else self._max_delay_s
 
-    def _drop_dead(self) -> int:
-        """Remove what nobody waits for, or would wait for in vain; return how many wait."""
+    def _drop_abandoned(self) -> int:
+        """Remove images whose caller left or whose deadline is too near; return how many wait."""
         before = len(self._waiting)
-        # What would end too late, even if it were computed alone and now, is not begun.
-        ends_s = monotonic() + self._run_pace.expected_s(1)
+        # An image that would be late even if it ran alone and now is not begun.
+        ends_s = monotonic() + self._run_time.expected_s(1)
         late = 0
 
-        def live(item: _Item) -> bool:
+        def is_wanted(item: _Item) -> bool:
             nonlocal late
             # A caller that gave up must not cost compute.
             if item.row.done():
@@ -226,19 +231,20 @@ class Batcher(Places):
                 return False
             return True
 
-        self._waiting.keep(live)
+        self._waiting.keep(is_wanted)
         if late and late == before:
-            self._run_pace.relax()
+            self._run_time.relax()
         self._metrics.queued_images.value -= before - len(self._waiting)
         return len(self._waiting)
 
     def _take(self, count: int) -> list[_Item]:
+        """Remove a batch of at most `count` images from the queue."""
         now_s, until_s = monotonic(), math.inf
         batch: list[_Item] = []
         while self._waiting and len(batch) < min(count, self._max_batch):
-            # A batch is only as large as the nearest deadline in it allows.
+            # A larger batch takes longer: the nearest deadline in it bounds its size.
             until_s = min(until_s, self._waiting.first().deadline_s)
-            if batch and now_s + self._run_pace.bound_s(len(batch) + 1) > until_s:
+            if batch and now_s + self._run_time.bound_s(len(batch) + 1) > until_s:
                 break
             batch.append(self._waiting.pop())
         self._last_batch = len(batch)
@@ -249,6 +255,7 @@ class Batcher(Places):
         return batch
 
     async def _run(self, batch: list[_Item]) -> None:
+        """Compute a batch, answer its images, and start what is due next."""
         try:
             rows, decoded_s = await self._loop.run_in_executor(
                 self._threads, self._compute, [item.image for item in batch]
@@ -264,7 +271,7 @@ class Batcher(Places):
             self.runs.images += len(batch)
             self.runs.failed_in_a_row = 0
             now_s = monotonic()
-            self._run_pace.observe(now_s - batch[0].start_s, len(batch))
+            self._run_time.observe(now_s - batch[0].start_s, len(batch))
             for item, row in zip(batch, rows, strict=True):
                 item.decoded_s, item.end_s = decoded_s, now_s
                 if not item.row.done():
@@ -276,7 +283,7 @@ class Batcher(Places):
             self._dispatch()
 
     def _compute(self, images: Sequence[Image]) -> tuple[list[Row | ServiceError], float]:
-        """Return a row or an error for each image, and when all of them were decoded."""
+        """Return a row or an error for each image, and the time when all were decoded."""
         decoded = [
             self._decode(image) if self._decode and isinstance(image, bytes) else image
             for image in images
@@ -294,4 +301,4 @@ class Batcher(Places):
 
 
 def _nothing() -> None:
-    """Tell nobody."""
+    """Do nothing: the default for `failed`."""

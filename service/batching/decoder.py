@@ -17,7 +17,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from service.batching.priority_queue import Lines, Priority
+from service.batching.priority_queue import Priority, PriorityQueue
 from service.errors import DeadlineError, ImageError, ServiceError
 from service.observability.metrics import Metrics
 from service.pixels.preprocessing import preprocess
@@ -43,7 +43,7 @@ class Decoder:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         # One job waits behind each running one, so that no thread idles for a turn of the loop.
         self._free = 2 * threads
-        self._waiting: Lines[_Job] = Lines()
+        self._waiting: PriorityQueue[_Job] = PriorityQueue()
         self._large = threading.Lock()
 
     def decode(

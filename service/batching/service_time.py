@@ -1,19 +1,19 @@
-"""How fast work goes, learnt from the work itself, to tell early what would come too late.
+"""How long an image takes, learnt from finished work, to tell early what would come too late.
 
-The estimate is a mean plus its mean deviation, thrice (TCP computes time-outs so, RFC 6298): a
-call is admitted only where nearly all of its kind keep their deadline.
+`bound_s` is the mean plus three mean deviations, so nearly every admitted call keeps its deadline.
+TCP computes its retransmission time-out in the same way (RFC 6298).
 """
 
 _GAIN = 0.1
 
 
-class Pace:
-    """Seconds per image, as a running mean and its deviation."""
+class ServiceTime:
+    """An estimate of seconds per image: a running mean and its mean deviation."""
 
-    def __init__(self, seed_s: float = 0.0) -> None:
+    def __init__(self, guess_s: float = 0.0) -> None:
         """Begin with a guess, in seconds per image; 0 where there is none."""
-        self._mean_s = seed_s
-        self._deviation_s = seed_s / 2
+        self._mean_s = guess_s
+        self._deviation_s = guess_s / 2
 
     def observe(self, seconds: float, images: int) -> None:
         """Learn that `images` images took `seconds`."""
@@ -25,26 +25,26 @@ class Pace:
         self._mean_s += _GAIN * (each_s - self._mean_s)
 
     def observe_at_least(self, seconds: float, images: int) -> None:
-        """Learn that `images` images took more than `seconds`, since they were given up then.
+        """Learn that `images` images were given up after `seconds`, and would have taken longer.
 
-        Without it only what was quick enough would be learnt from.
+        Without this the estimate would learn only from work that was fast enough.
         """
         if seconds > self._mean_s * images:
             self.observe(seconds, images)
 
     def expected_s(self, images: int) -> float:
-        """Return how long `images` images take on average; 0 as long as nothing is known."""
+        """Return how long `images` images take on average; 0 before the first observation."""
         return self._mean_s * images
 
     def bound_s(self, images: int) -> float:
-        """Return how long `images` images take at most, nearly always."""
+        """Return a time that `images` images nearly always stay below."""
         return (self._mean_s + 3 * self._deviation_s) * images
 
     def relax(self) -> None:
-        """Forget a little of what was learnt.
+        """Lower the estimate by a tenth.
 
-        Called where work was turned away altogether: one slow run must not shut the door for ever,
-        since work that is not done teaches nothing.
+        Called when everything that waited was turned away. No work means no new observations, so
+        one slow run would otherwise refuse calls for ever.
         """
         self._mean_s *= 0.9
         self._deviation_s *= 0.9

@@ -145,10 +145,10 @@ def rollback(
     Example: hansang rollback food42
     """
     from service.models.bucket import working_copy
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     with working_copy(repository) as folder:
-        store = ModelStore(folder)
+        store = ModelRepository(folder)
         version = store.rollback(model)
         versions = store.versions(model)
     if as_json:

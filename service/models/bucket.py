@@ -28,7 +28,7 @@ from typing import Any
 from service.errors import ConflictError, ModelContractError, NotFoundError, UnavailableError
 from service.files import replace
 from service.models.checksums import MANIFEST, verify
-from service.models.repository import MODEL_NAME, VERSION, ModelStore
+from service.models.repository import MODEL_NAME, VERSION, ModelRepository
 from service.models.triton_config import before_in, serving_in
 from service.observability.metrics import Metrics
 from storage import StorageError, bucket_url, file_system, sync, was_refused
@@ -129,7 +129,7 @@ class Bucket:
         """
         try:
             listing = self._listing()
-            for model in ModelStore(self.folder).models():
+            for model in ModelRepository(self.folder).models():
                 self._push_model(model, listing)
         except ConflictError:
             raise
@@ -189,7 +189,7 @@ class Bucket:
         sync(target.parent)
 
     def _push_model(self, model: str, listing: _Listing) -> None:
-        store = ModelStore(self.folder)
+        store = ModelRepository(self.folder)
         # What was there when the folder was filled, and not what another one may have put since.
         pulled = self._pulled.get(model, set())
         versions = set(store.versions(model))

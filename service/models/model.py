@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import ModelContractError
-from service.models.cuda import LANES, CudaOptions, Lanes
+from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
 from service.models.metadata import ModelMetadata
 from service.pixels.preprocessing import PREPROCESSING
 
@@ -54,7 +54,7 @@ class Model:
                 asked for and cannot be had.
         """
         self.path = path
-        self._lanes: Lanes | None = None
+        self._cuda_sessions: CudaSessions | None = None
         self._session, self._cuda = _open(path, device, intra_op_threads, cuda)
         self._opened_with = (path, device, intra_op_threads, self._cuda)
         self.provider: str = self._session.get_providers()[0]
@@ -68,14 +68,14 @@ class Model:
 
     def predict(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, float32 of shape (N, K); each row sums to 1."""
-        if self._lanes is None:
+        if self._cuda_sessions is None:
             rows_NK: NDArray[np.float32] = self._session.run(
                 [OUTPUT], {INPUT: images_NHWC}, self._once
             )[0]
             return rows_NK
-        largest = self._lanes.sizes[-1]
+        largest = self._cuda_sessions.sizes[-1]
         parts = [images_NHWC[at : at + largest] for at in range(0, len(images_NHWC), largest)]
-        rows = [self._lanes.run(part) for part in parts]
+        rows = [self._cuda_sessions.run(part) for part in parts]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def probe(self) -> None:
@@ -96,7 +96,7 @@ class Model:
             ModelContractError: It raises, or its answers are no probabilities.
         """
         if self.provider == CUDA:
-            self._lanes = self._made_lanes(max_batch)
+            self._cuda_sessions = self._opened_on_cuda(max_batch)
         for num_images in sorted({1, max_batch}):
             self._try(num_images)
         # The first run of a size may allocate: the second one is what callers will see.
@@ -104,15 +104,15 @@ class Model:
         self._try(max_batch)
         return (perf_counter() - start_s) / max_batch
 
-    def _made_lanes(self, max_batch: int) -> Lanes:
+    def _opened_on_cuda(self, max_batch: int) -> CudaSessions:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
         # From here on the lanes alone hold it: what is freed on the device, they free in turn.
         first = vars(self).pop("_session", None)
         try:
-            return Lanes(
+            return CudaSessions(
                 [
                     first or _open(*self._opened_with)[0],
-                    *(_open(*self._opened_with)[0] for _ in range(LANES - 1)),
+                    *(_open(*self._opened_with)[0] for _ in range(SESSIONS_PER_MODEL - 1)),
                 ],
                 (size, size, 3),
                 num_classes,

@@ -23,11 +23,11 @@ from service.errors import (
     UnavailableError,
 )
 from service.files import file_state
-from service.memory import give_back
-from service.models.cuda import LANES
+from service.memory import trim_heaps
+from service.models.cuda import SESSIONS_PER_MODEL
 from service.models.instance import ModelInstance, Statistics
 from service.models.model import CUDA, Model
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class ModelPool:
     """The instances of each model, kept in step with the repository.
 
     Attributes:
-        store: The repository.
+        repository: The model repository that is followed.
         refusals: Model → why the version that should serve does not.
         unloaded: Models that are not served, though the repository has them.
     """
@@ -51,7 +51,7 @@ class ModelPool:
         *,
         run_failed: Callable[[ModelInstance], None] = lambda _: None,
     ) -> None:
-        self.store = ModelStore(config.repository)
+        self.repository = ModelRepository(config.repository)
         self._config = config
         self._metrics = metrics
         self._run_failed = run_failed
@@ -77,7 +77,7 @@ class ModelPool:
         """Whether a version is being loaded."""
         return self._changing.locked()
 
-    def full(self, deadline_s: float) -> OverloadedError | None:
+    def refusal(self, deadline_s: float) -> OverloadedError | None:
         """Return why no model could answer a call of one image by then; None if one could.
 
         Args:
@@ -167,7 +167,7 @@ class ModelPool:
             ServiceError: There is no such model, or it cannot be served.
         """
         async with self._changing:
-            await asyncio.to_thread(self.store.serving, name)
+            await asyncio.to_thread(self.repository.serving, name)
             self.unloaded.discard(name)
             self._seen.pop(name, None)
             await self._follow(name, file_state(self._config.repository / name / "config.pbtxt"))
@@ -201,7 +201,7 @@ class ModelPool:
 
     def _look(self) -> dict[str, object]:
         """Return the state of each model's config.pbtxt: it is replaced, never written into."""
-        names = [name for name in self.store.models() if self._config.model in ("", name)]
+        names = [name for name in self.repository.models() if self._config.model in ("", name)]
         return {name: file_state(self._config.repository / name / "config.pbtxt") for name in names}
 
     async def _follow(self, name: str, look: object) -> None:
@@ -210,7 +210,7 @@ class ModelPool:
         # Noted first: a version that is refused is not tried again until the repository changes.
         self._seen[name] = look
         try:
-            version = await asyncio.to_thread(self.store.serving, name)
+            version = await asyncio.to_thread(self.repository.serving, name)
             loaded = self._loaded.get(name, [])
             if loaded and loaded[0].version == version:
                 self.refusals.pop(name, None)
@@ -233,18 +233,18 @@ class ModelPool:
         config = self._config
 
         def open_() -> tuple[Model, float]:
-            self.store.verify(name, version)
+            self.repository.verify(name, version)
             model = Model(
-                self.store.path(name, version),
+                self.repository.path(name, version),
                 device=config.device,
                 intra_op_threads=config.intra_op_threads,
             )
-            self.store.verify_labels(name, version, model.metadata.labels)
+            self.repository.verify_labels(name, version, model.metadata.labels)
             if config.workers and model.metadata.image_size > MAX_SHARED_SIDE:
                 raise ModelContractError(f"with --workers images have {MAX_SHARED_SIDE} px at most")
             seconds = model.warm_up(config.max_batch)
             # What was needed to load is three times the model.
-            give_back()
+            trim_heaps()
             return model, seconds
 
         model, seconds_per_image = await _in_thread(open_)
@@ -255,8 +255,8 @@ class ModelPool:
             max_batch=config.max_batch,
             max_delay_s=config.max_delay_ms / 1000,
             queue_size=config.queue_size,
-            workers=config.runs or (LANES if model.provider == CUDA else num_cores()),
-            pace_s=seconds_per_image,
+            workers=config.runs or (SESSIONS_PER_MODEL if model.provider == CUDA else num_cores()),
+            seconds_per_image=seconds_per_image,
             failed=lambda: self._run_failed(instance),
             # A device must not wait for photos: there other threads decode.
             decode=None if model.provider == CUDA else self._decoding(model.metadata.image_size),
@@ -274,7 +274,7 @@ class ModelPool:
         task = asyncio.create_task(instance.batcher.close())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        task.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(give_back))
+        task.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(trim_heaps))
         self._metrics.model_info.remove(
             instance.name, str(instance.version), instance.model.provider
         )

@@ -35,7 +35,7 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
-class ModelStore:
+class ModelRepository:
     """A model repository on a file system."""
 
     def __init__(self, root: Path) -> None:

@@ -175,7 +175,7 @@ class Metrics:
         ]
 
 
-class Total(Collector):
+class SummedMetrics(Collector):
     """The measures of this process, with those added that others told.
 
     What a process that ended has counted stays: counters never fall.
@@ -188,7 +188,7 @@ class Total(Collector):
         self._told: dict[Hashable, list[Told]] = {}
         self._gone: Counts = collections.Counter()
 
-    def hear(self, who: Hashable, samples: list[Told]) -> None:
+    def update(self, who: Hashable, samples: list[Told]) -> None:
         """Note what a process has counted so far."""
         self._told[who] = samples
 
@@ -223,7 +223,7 @@ def _by_key(samples: list[Told]) -> Counts:
 
 
 @contextlib.contextmanager
-def exposed(metrics: "Metrics | Total", host: str, port: int) -> Iterator[int]:
+def exposed(metrics: "Metrics | SummedMetrics", host: str, port: int) -> Iterator[int]:
     """Serve `/metrics` from a thread; yield the port, which is a free one if `port` is 0.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.errors import InvalidArgumentError, ModelContractError, NotFoundError
 from service.models.bucket import Bucket
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.offline import plan as plans
 from service.offline.engines import Place, engine
 from service.offline.plan import Plan, Wish
@@ -144,7 +144,7 @@ def _version(repository: Path, model: str, version: int) -> tuple[str, int]:
     """Return the model and the version that are meant."""
     url = bucket_url(repository)
     if url is None:
-        store = ModelStore(repository)
+        store = ModelRepository(repository)
         serving = {name: store.serving(name) for name in store.models()}
     else:
         serving = Bucket(url, Path()).serving()

@@ -32,7 +32,7 @@ from service.config import num_cores
 from service.errors import ImageError, NotFoundError
 from service.models.bucket import Bucket
 from service.models.model import CUDA, Model
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.offline.photos import Photo, Reader
 from service.offline.plan import Plan, answers_file, failed_file, photos_of
 from service.pixels.preprocessing import preprocess
@@ -129,7 +129,7 @@ def _open(job: Job) -> Model:
         folder = Path(job.repository if url is None else copy)
         if url is not None:
             Bucket(url, folder).pull_version(name, version)
-        store = ModelStore(folder)
+        store = ModelRepository(folder)
         if version not in store.versions(name):
             raise NotFoundError(f"{folder} has no version {version} of model {name!r}")
         store.verify(name, version)

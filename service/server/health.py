@@ -26,7 +26,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """Whether calls are taken."""
         return self._serving
 
-    async def turn(self, *, serving: bool, ending: bool = False) -> None:
+    async def set(self, *, serving: bool, ending: bool = False) -> None:
         """Tell every watcher; when the server ends, for the last time."""
         async with self._changed:
             self._serving, self._ending = serving, ending

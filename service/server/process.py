@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from service.config import ServerConfig
-from service.memory import settle
+from service.memory import limit_heaps
 from service.server.server import Server
-from service.server.watchdog import EXIT_FAULT, guard_loop
+from service.server.watchdog import EXIT_FAULT, watch_event_loop
 from terminal import say
 
-_HURRY_S = 1.0
+_ABORT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def run(
     Raises:
         ServiceError: It cannot start.
     """
-    settle()
+    limit_heaps()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         code, ended = runner.run(_serve(config, build, ready))
         if not ended:
@@ -56,7 +56,7 @@ async def _serve(
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    guarding = asyncio.create_task(guard_loop(config.run_timeout_s))
+    guarding = asyncio.create_task(watch_event_loop(config.run_timeout_s))
     server = build(config)
     started = asyncio.create_task(server.start())
     told = asyncio.create_task(signals.get())
@@ -70,12 +70,12 @@ async def _serve(
             return 0, True
         await started
         ready(f"serving {_served(server)} at {config.host}:{server.port}")
-        ends: set[asyncio.Future[Any]] = {told, server.sentinel.fatal}
+        ends: set[asyncio.Future[Any]] = {told, server.watchdog.fatal}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if server.sentinel.fatal.done():
-            server.hurry()
+        if server.watchdog.fatal.done():
+            server.abort_calls()
             await server.drain()
-            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_HURRY_S)
+            await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_ABORT_S)
             return EXIT_FAULT, False
         return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
     finally:
@@ -88,16 +88,16 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
     config = server.config
     logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
     again = asyncio.create_task(signals.get())
-    again.add_done_callback(lambda task: None if task.cancelled() else server.hurry())
+    again.add_done_callback(lambda task: None if task.cancelled() else server.abort_calls())
     await server.drain()
     # Somebody at a terminal has no balancer that must be told.
     if delay:
         await asyncio.wait({again}, timeout=config.drain_delay_s)
     stopping = asyncio.create_task(server.stop())
     await asyncio.wait(
-        {stopping, again}, timeout=config.drain_s + _HURRY_S, return_when=asyncio.FIRST_COMPLETED
+        {stopping, again}, timeout=config.drain_s + _ABORT_S, return_when=asyncio.FIRST_COMPLETED
     )
-    await asyncio.wait({stopping}, timeout=_HURRY_S)
+    await asyncio.wait({stopping}, timeout=_ABORT_S)
     again.cancel()
     logger.info("drained" if stopping.done() else "cut off what was left")
     return stopping.done()

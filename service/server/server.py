@@ -20,15 +20,15 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.api.auth import Tokens
-from service.api.classifier import Classifier
-from service.api.inference import Engine
-from service.api.interceptors import Guard
-from service.api.open_inference import Control, Inference
+from service.api.classifier import ClassifierServicer
+from service.api.inference import Inference
+from service.api.interceptors import CallInterceptor
+from service.api.open_inference import Control, OpenInferenceServicer
 from service.api.tls import Certificates
 from service.batching.decoder import Decoder
 from service.config import ServerConfig, num_cores
 from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
-from service.memory import give_back
+from service.memory import trim_heaps
 from service.models.bucket import Bucket, follow
 from service.models.pool import ModelPool
 from service.observability.metrics import Metrics, exposed
@@ -37,7 +37,7 @@ from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
 from service.pb import inference_pb2_grpc as inference_grpc
 from service.server.health import Health
-from service.server.watchdog import Sentinel
+from service.server.watchdog import Watchdog
 from storage import bucket_url
 
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
@@ -66,7 +66,7 @@ class Server:
         reflection_port: The port of reflection, or None where it has none of its own.
         metrics: What it counts and times.
         models: What it serves.
-        sentinel: Tells when the process should end, once it listens.
+        watchdog: Tells when the process should end, once it listens.
         grace_s: How long calls in flight may take to end.
     """
 
@@ -87,16 +87,16 @@ class Server:
         self.reflection_port: int | None = None
         self.metrics = Metrics()
         self.models: ModelPool = ModelPool(
-            config, self.metrics, run_failed=lambda instance: self.sentinel.run_failed(instance)
+            config, self.metrics, run_failed=lambda instance: self.watchdog.run_failed(instance)
         )
-        self.sentinel: Sentinel
+        self.watchdog: Watchdog
         self._quota: Callable[[str, int], Awaitable[float]] | None = None
         self._tokens = Tokens(config.tokens)
         self._health = Health(("", CLASSIFIER, INFERENCE))
         self._loaded = False
         self._draining = False
         self._stopping = asyncio.Event()
-        self._hurried = asyncio.Event()
+        self._aborting = asyncio.Event()
         self.grace_s = config.drain_s
 
     async def __aenter__(self) -> Self:
@@ -128,24 +128,24 @@ class Server:
     async def listen(self) -> None:
         """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead."""
         config, metrics = self.config, self.metrics
-        self.sentinel = Sentinel(config, metrics, self._turn)
+        self.watchdog = Watchdog(config, metrics, self._update_health)
         tracing: Tracing = (
             OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
         )
         self._closers.callback(tracing.close)
-        guard = Guard(
+        interceptor = CallInterceptor(
             metrics,
             tokens=self._tokens,
             tracing=tracing,
             max_streams=config.max_streams,
-            doors={
-                f"/{CLASSIFIER}/Classify": self.models.full,
-                f"/{INFERENCE}/ModelInfer": self.models.full,
+            admission_checks={
+                f"/{CLASSIFIER}/Classify": self.models.refusal,
+                f"/{INFERENCE}/ModelInfer": self.models.refusal,
             },
         )
-        server = self._new_server(guard)
+        server = self._new_server(interceptor)
         decoder = Decoder(config.decode_threads or num_cores(), metrics)
-        engine = Engine(
+        inference = Inference(
             decoder,
             metrics,
             max_bytes=config.max_bytes_in_flight,
@@ -153,19 +153,19 @@ class Server:
             quota=self._quota,
         )
         classifier_grpc.add_ClassifierServicer_to_server(  # type: ignore[no-untyped-call]
-            Classifier(
+            ClassifierServicer(
                 self.models.find,
-                engine,
-                guard.timed(f"/{CLASSIFIER}/ClassifyStream"),
+                inference,
+                interceptor.timed(f"/{CLASSIFIER}/ClassifyStream"),
                 self._stopping,
             ),
             server,
         )
         inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            Inference(
+            OpenInferenceServicer(
                 self.models,
-                engine,
-                guard.timed(f"/{INFERENCE}/ModelStreamInfer"),
+                inference,
+                interceptor.timed(f"/{INFERENCE}/ModelStreamInfer"),
                 self._stopping,
                 Control(
                     ready=lambda: self._health.serving,
@@ -189,7 +189,7 @@ class Server:
         self._closers.push_async_callback(self._stop_server, server)
         await server.start()
         if config.reflection not in ("on", "off"):
-            apart = self._new_server(guard)
+            apart = self._new_server(interceptor)
             reflection.enable_server_reflection(SERVICES, apart)
             self.reflection_port = self._bind(apart, config.reflection, "--reflection")
             self._closers.push_async_callback(apart.stop, None)
@@ -216,7 +216,7 @@ class Server:
                 waiting = True
                 await asyncio.sleep(self.config.poll_interval_s)
         works = [
-            self.models.watch(), self.sentinel.watch(self.models), self.reload_tokens(), tidy(),
+            self.models.watch(), self.watchdog.watch(self.models), self.reload_tokens(), tidy(),
         ]  # fmt: skip
         if self._bucket:
             interval_s = _PULL_TURNS * self.config.poll_interval_s
@@ -225,36 +225,36 @@ class Server:
             watching = asyncio.create_task(work)
             self._closers.callback(watching.cancel)
         self._loaded = True
-        await self._turn()
+        await self._update_health()
 
     async def drain(self) -> None:
         """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
         self._draining = True
-        await self._turn()
+        await self._update_health()
 
-    def hurry(self) -> None:
+    def abort_calls(self) -> None:
         """Make `stop`, also one under way, cut off what is in flight."""
         self.grace_s = 0
-        self._hurried.set()
+        self._aborting.set()
 
     async def stop(self) -> None:
         """Turn NOT_SERVING, take no new calls, end those in flight (`drain_s`), and let go."""
         self._draining = True
         self._stopping.set()
         self.metrics.ready.set(0)
-        await self._health.turn(serving=False, ending=True)
+        await self._health.set(serving=False, ending=True)
         await self._closers.aclose()
 
-    async def _turn(self) -> None:
+    async def _update_health(self) -> None:
         """Say what holds now: SERVING, or NOT_SERVING."""
         faulty = any(instance.fault for instance in self.models.loaded)
         serving = self._loaded and not self._draining and not faulty
         self.metrics.ready.set(serving)
-        await self._health.turn(serving=serving)
+        await self._health.set(serving=serving)
 
-    def _new_server(self, guard: Guard) -> grpc.aio.Server:
+    def _new_server(self, interceptor: CallInterceptor) -> grpc.aio.Server:
         return grpc.aio.server(
-            interceptors=[guard],
+            interceptors=[interceptor],
             maximum_concurrent_rpcs=_MAX_CALLS,
             options=[
                 # Left on, a second server on the port would silently take half of the calls.
@@ -287,9 +287,9 @@ class Server:
 
     async def _stop_server(self, server: grpc.aio.Server) -> None:
         stop = asyncio.ensure_future(server.stop(self.grace_s))
-        hurried = asyncio.ensure_future(self._hurried.wait())
-        await asyncio.wait({stop, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        aborting = asyncio.ensure_future(self._aborting.wait())
+        await asyncio.wait({stop, aborting}, return_when=asyncio.FIRST_COMPLETED)
+        aborting.cancel()
         if not stop.done():
             await server.stop(None)
         await stop
@@ -308,4 +308,4 @@ async def tidy() -> None:
     """Give memory back now and then: a burst must not be remembered for ever."""
     while True:
         await asyncio.sleep(_TIDY_S)
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim_heaps)

@@ -29,7 +29,7 @@ EXIT_FAULT = 70
 _TICK_S = 0.25
 
 
-class Sentinel:
+class Watchdog:
     """Watches the runs of every model. Belongs to one event loop.
 
     Attributes:
@@ -83,17 +83,17 @@ class Sentinel:
             except Exception as error:
                 if not instance.fault:
                     logger.error("model %s: its runs fail: %s", instance.name, error)
-                    await self._turn(instance, str(error))
+                    await self._set_fault(instance, str(error))
             else:
                 if instance.fault:
                     logger.warning("model %s: it works again", instance.name)
-                    await self._turn(instance, "")
+                    await self._set_fault(instance, "")
                 return None
             if monotonic() - since_s >= self._config.fault_exit_s:
                 return self.end(f"model {instance.name}: its runs fail: {instance.fault}")
             await asyncio.sleep(min(1.0, self._config.fault_exit_s / 4 or 0.01))
 
-    async def _turn(self, instance: ModelInstance, fault: str) -> None:
+    async def _set_fault(self, instance: ModelInstance, fault: str) -> None:
         self._metrics.faulty_models.inc(bool(fault) - bool(instance.fault))
         instance.fault = fault
         await self._changed()
@@ -105,7 +105,7 @@ class Sentinel:
             self.fatal.set_result(reason)
 
 
-async def guard_loop(timeout_s: float) -> None:
+async def watch_event_loop(timeout_s: float) -> None:
     """End the process when the event loop stands still for `timeout_s`, with every stack on stderr.
 
     It works where the GIL is held for ever, too: the clock is a thread of the interpreter's own.

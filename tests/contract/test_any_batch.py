@@ -21,9 +21,9 @@ order."""
 def repository(tmp_path_factory) -> Path:
     """Give a model repository with a ResNet18 of random weights."""
     folder = tmp_path_factory.mktemp("batch")
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
-    store = ModelStore(folder / "models")
+    store = ModelRepository(folder / "models")
     store.publish("food", rig.real_model(folder / "model.onnx", image_size=32))
     return store.root
 

@@ -13,7 +13,7 @@ from flows.release_gate.release_steps import Release, release
 from service.client import Classifier
 from service.config import ServerConfig
 from service.errors import ModelContractError
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.server.server import Server
 from training.config import TrainConfig
 from training.data.prepare import prepare
@@ -99,7 +99,7 @@ print(json_format.MessageToJson(config, preserving_proto_field_name=True))
 
 def test_versions_are_kept_and_rolled_back(road, tmp_path):
     """Each release is a new version; a rollback serves the one before; old ones are pruned."""
-    store = ModelStore(tmp_path)
+    store = ModelRepository(tmp_path)
     onnx = road[2].path
 
     assert [1, 2, 3, 4] == [store.publish("m", onnx, keep=3) for _ in range(4)]
@@ -114,5 +114,5 @@ def test_what_breaks_the_contract_is_not_published(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"junk")
 
     with pytest.raises(ModelContractError, match="cannot open"):
-        ModelStore(tmp_path / "models").publish("m", tmp_path / "x.onnx")
-    assert [] == ModelStore(tmp_path / "models").models()
+        ModelRepository(tmp_path / "models").publish("m", tmp_path / "x.onnx")
+    assert [] == ModelRepository(tmp_path / "models").models()

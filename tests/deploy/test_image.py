@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks import rig
 from service.client import Classifier
 from service.errors import ServiceError
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from tests.deploy.conftest import docker
 from tests.paths import ROOT
 
@@ -27,7 +27,7 @@ PORT = ("--publish", "127.0.0.1::8500")
 def repository(tmp_path_factory) -> Path:
     """Give a model repository that any user can read."""
     folder = tmp_path_factory.mktemp("image")
-    store = ModelStore(folder / "models")
+    store = ModelRepository(folder / "models")
     store.publish("food", rig.tiny_model(folder / "tiny.onnx"))
     subprocess.run(["chmod", "-R", "a+rX", folder, *folder.parents[:2]], check=True)
     return store.root

@@ -24,7 +24,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     from prefect.client.orchestration import get_client
 
     from flows.pipeline import pipeline
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     def run(run_id="first", **changes):
         return pipeline(
@@ -44,7 +44,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
     epochs = (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
     assert [1, 2] == [json.loads(line)["epoch"] for line in epochs]
     assert (tmp_path / "runs/first/sheet/index.html").stat().st_size > 0
-    store = ModelStore(tmp_path / "models")
+    store = ModelRepository(tmp_path / "models")
     assert 1 == released.version == store.serving("food42")
     best = max(json.loads(line)["val_top1"] for line in epochs)
     assert best == pytest.approx(released.val_top1)

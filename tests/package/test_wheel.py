@@ -145,9 +145,9 @@ def test_without_an_extra_it_helps_and_says_which_is_missing(light):
 
 def test_serve_answers_from_the_wheel(serving, tmp_path):
     """With the extra `serve` the installed command serves, and the installed client is answered."""
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
-    ModelStore(tmp_path / "models").publish("food", rig.tiny_model(tmp_path / "tiny.onnx"))
+    ModelRepository(tmp_path / "models").publish("food", rig.tiny_model(tmp_path / "tiny.onnx"))
     photo = tmp_path / "dish.jpg"
     stream = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 80, 20)).save(stream, "JPEG")

@@ -28,13 +28,19 @@ import json, sys
 from pathlib import Path
 from service.config import ServerConfig
 from service.observability.logs import set_up
+from service.server.multiprocess.model_process import Device
 from service.server.process import run
+from service.server.server import Server
 settings = json.loads(sys.argv[1])
 for name in {"repository", "tokens"} & settings.keys():
     settings[name] = Path(settings[name])
 set_up(style="json")
 exec(settings.pop("before"))
-sys.exit(run(ServerConfig(**settings), ready=lambda line: print(line, flush=True)))
+sys.exit(run(
+    ServerConfig(**settings),
+    build=Device if settings.get("workers") else Server,
+    ready=lambda line: print(line, flush=True),
+))
 """
 
 
@@ -108,11 +114,11 @@ def photo() -> Callable[..., bytes]:
 @pytest.fixture
 def publish(tmp_path, tiny_onnx) -> Callable[..., int]:
     """Give `publish("food", labels=…)`: it releases a tiny model into `tmp_path/models`."""
-    from service.models.repository import ModelStore
+    from service.models.repository import ModelRepository
 
     def release(name: str = "food", *, repository: Path = tmp_path / "models", **build) -> int:
         repository.mkdir(exist_ok=True)
-        return ModelStore(repository).publish(name, tiny_onnx(tmp_path / "tiny.onnx", **build))
+        return ModelRepository(repository).publish(name, tiny_onnx(tmp_path / "tiny.onnx", **build))
 
     return release
 

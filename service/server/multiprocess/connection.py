@@ -72,7 +72,7 @@ class Child:
             number = device.number(instance)
             if number not in self._held:
                 holding = ExitStack()
-                holding.enter_context(instance.batcher.held())
+                holding.enter_context(instance.batcher.keep_open())
                 self._held[number] = instance, holding
         self.link.tell(Kind.STATE, device.described())
 
@@ -96,7 +96,7 @@ class Child:
                     self._held.pop(number)[1].close()
                 elif kind is Kind.MEASURES:
                     told = json.loads(body)
-                    device.total.hear(me, told["samples"])
+                    device.total.update(me, told["samples"])
                     for version, statistics in told["statistics"].items():
                         device.statistics.setdefault(int(version), {})[me] = statistics
                 elif kind is Kind.FOLLOWED:

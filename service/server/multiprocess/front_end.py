@@ -17,13 +17,13 @@ import sys
 
 from service.config import ServerConfig
 from service.errors import ServiceError
-from service.memory import settle
+from service.memory import limit_heaps
 from service.observability.logs import set_up
 from service.server.multiprocess.channel import Kind, Link, Slots
 from service.server.multiprocess.remote_model import Remote, RemotePool
 from service.server.process import loop_factory
 from service.server.server import Server, tidy
-from service.server.watchdog import EXIT_FAULT, guard_loop
+from service.server.watchdog import EXIT_FAULT, watch_event_loop
 
 _MEASURE_S = 1.0
 
@@ -55,13 +55,13 @@ class FrontEnd(Server):
                 state = json.loads(body)
                 self.models.follow(state)
                 self._loaded = state["serving"]
-                await self._turn()
+                await self._update_health()
                 self.followed.set()
                 self._link.send(Kind.FOLLOWED, bytes([self._loaded]))
             elif kind is Kind.STOP:
                 self.grace_s = json.loads(body)
                 if not self.grace_s:
-                    self.hurry()
+                    self.abort_calls()
                 self.told_to_stop.set()
             else:
                 self._remote.answered(kind, body)
@@ -72,9 +72,9 @@ class FrontEnd(Server):
             await asyncio.sleep(_MEASURE_S)
             self.models.measure()
 
-    async def _turn(self) -> None:
+    async def _update_health(self) -> None:
         # That the whole serves is counted once, where the models are.
-        await self._health.turn(serving=self._loaded and not self._draining)
+        await self._health.set(serving=self._loaded and not self._draining)
 
     async def _take(self, name: str, images: int) -> float:
         return float(await self._remote.ask("take", name, images))
@@ -96,7 +96,12 @@ async def serve(sock: socket.socket, memory: int) -> None:
     set_up(style=config.log_format, level=config.log_level)
     server = FrontEnd(config, link, Slots(memory, config.queue_size))
     following = asyncio.create_task(server.follow())
-    works = (guard_loop(config.run_timeout_s), tidy(), server.measure(), server.reload_tokens())
+    works = (
+        watch_event_loop(config.run_timeout_s),
+        tidy(),
+        server.measure(),
+        server.reload_tokens(),
+    )
     background = [following, *(asyncio.create_task(work) for work in works)]
     # Whoever connects to one that starts late finds what its siblings serve.
     hearing = asyncio.create_task(server.followed.wait())
@@ -123,7 +128,7 @@ async def serve(sock: socket.socket, memory: int) -> None:
 
 def main() -> None:
     """Serve with the two files that the command line names."""
-    settle()
+    limit_heaps()
     code = 0
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:

@@ -23,11 +23,11 @@ from typing import Any
 from service.config import ServerConfig, num_cores
 from service.errors import ServiceError, UnavailableError
 from service.models.instance import ModelInstance, Statistics
-from service.observability.metrics import Total, exposed
+from service.observability.metrics import SummedMetrics, exposed
 from service.server.multiprocess.channel import Kind
 from service.server.multiprocess.connection import Child
 from service.server.server import Server
-from service.server.watchdog import Sentinel
+from service.server.watchdog import Watchdog
 
 _TELL_S = 0.02
 """How often it is looked whether front ends must be told something."""
@@ -36,7 +36,7 @@ _MOST_ENDS = 5
 _WITHIN_S = 60.0
 """So many front ends that die within that time are more than bad luck."""
 
-_HURRY_S = 1.0
+_ABORT_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Device(Server):
 
     def __init__(self, config: ServerConfig) -> None:
         super().__init__(config)
-        self.total = Total(self.metrics.registry)
+        self.total = SummedMetrics(self.metrics.registry)
         self.statistics: dict[int, dict[int, dict[str, Any]]] = {}
         """Version's number → front end's number → its statistics."""
         self._front_ends: dict[int, Child] = {}
@@ -71,7 +71,7 @@ class Device(Server):
     async def listen(self) -> None:
         """Start the front ends, which answer with health NOT_SERVING."""
         config = self.config
-        self.sentinel = Sentinel(config, self.metrics, self._turn)
+        self.watchdog = Watchdog(config, self.metrics, self._update_health)
         self._reserved = self._closers.enter_context(_reserve(config.host, config.port))
         self.port = self._reserved.getsockname()[1]
         if config.metrics_port is not None:
@@ -131,7 +131,7 @@ class Device(Server):
                     "properties": instance.model.properties,
                     "fault": instance.fault,
                     "workers": instance.batcher.workers,
-                    "pace_s": instance.batcher.pace_s,
+                    "pace_s": instance.batcher.seconds_per_image,
                 }
                 for instance in self.models.loaded
             ],
@@ -191,32 +191,32 @@ class Device(Server):
         logger.error("a front end ended with %d, and its calls with it; another one starts", code)
         self._ends.append(monotonic())
         if len(self._ends) == _MOST_ENDS and self._ends[-1] - self._ends[0] < _WITHIN_S:
-            self.sentinel.end(f"{_MOST_ENDS} front ends ended within {_WITHIN_S:g} s")
+            self.watchdog.end(f"{_MOST_ENDS} front ends ended within {_WITHIN_S:g} s")
             return
         try:
             await self._start()
         except ServiceError as error:
-            self.sentinel.end(str(error))
+            self.watchdog.end(str(error))
 
     async def _stop_front_ends(self) -> None:
         """Let them end their calls, `grace_s` at most."""
         left = {each.serving for each in self._front_ends.values() if each.serving}
-        ends_s = monotonic() + self.grace_s + _HURRY_S
+        ends_s = monotonic() + self.grace_s + _ABORT_S
         for front_end in self._front_ends.values():
             front_end.link.tell(Kind.STOP, self.grace_s)
-        hurried = asyncio.ensure_future(self._hurried.wait())
+        aborting = asyncio.ensure_future(self._aborting.wait())
         while left and monotonic() < ends_s:
             done, _ = await asyncio.wait(
-                {hurried, *left}, timeout=ends_s - monotonic(),
+                {aborting, *left}, timeout=ends_s - monotonic(),
                 return_when=asyncio.FIRST_COMPLETED,
             )  # fmt: skip
-            if hurried in done:
-                ends_s = min(ends_s, monotonic() + _HURRY_S)
+            if aborting in done:
+                ends_s = min(ends_s, monotonic() + _ABORT_S)
                 for front_end in self._front_ends.values():
                     front_end.link.tell(Kind.STOP, 0)
-                await asyncio.wait(left, timeout=_HURRY_S)
+                await asyncio.wait(left, timeout=_ABORT_S)
             left -= {task for task in left if task.done()}
-        hurried.cancel()
+        aborting.cancel()
         for front_end in list(self._front_ends.values()):
             with suppress(ProcessLookupError):
                 front_end.process.kill()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from service.batching.admission import Places
+from service.batching.admission import Admission
 from service.batching.batcher import Image, Row, Runs
 from service.batching.priority_queue import Priority
 from service.config import ServerConfig
@@ -108,15 +108,19 @@ class Remote:
         return number, done
 
 
-class RemoteBatcher(Places):
+class RemoteBatcher(Admission):
     """The places of one version in this front end; batches are made where the models are."""
 
     def __init__(
         self, remote: Remote, version: int, metrics: Metrics, *, queue_size: int, max_batch: int,
-        workers: int, pace_s: float,
+        workers: int, seconds_per_image: float,
     ) -> None:  # fmt: skip
         super().__init__(
-            metrics, queue_size=queue_size, max_batch=max_batch, workers=workers, pace_s=pace_s
+            metrics,
+            queue_size=queue_size,
+            max_batch=max_batch,
+            workers=workers,
+            seconds_per_image=seconds_per_image,
         )
         self.runs = Runs()
         self._remote = remote
@@ -219,7 +223,7 @@ class RemotePool(ModelPool):
                 max_batch=config.max_batch,
                 workers=told["workers"],
                 # This front end gets a part of what the model does.
-                pace_s=told["pace_s"] * config.workers,
+                seconds_per_image=told["pace_s"] * config.workers,
             ),
         )
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flows.release_gate import changes
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from terminal import UserError
 from training.data import decoding
 from training.data.cache import DatasetCache
@@ -74,7 +74,7 @@ def test_a_cache_without_hashes_is_brought_up_to_date(data, tmp_path):
 
 def test_a_change_is_counted_from_the_last_run_that_was_weighed(data, tmp_path):
     """Nothing known: all is new. Then one added and one relabelled of sixty."""
-    store, root = ModelStore(tmp_path / "models"), tmp_path / "cache"
+    store, root = ModelRepository(tmp_path / "models"), tmp_path / "cache"
     cache = prepare(data, 32, cache_root=root)
     assert not changes.since_last_run(cache.path, "food42", tmp_path / "models").known
 

@@ -14,7 +14,7 @@ import pytest
 from flows.release_gate import release_steps, served
 from flows.release_gate.gate import Rules
 from service.errors import ConflictError
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from terminal import UserError
 from tests.paths import ROOT
 from tests.service import tiny_onnx
@@ -43,7 +43,9 @@ def labels(photos: Path) -> tuple[str, ...]:
 def serve(repository: Path, path: Path, *, always: int, **build) -> int:
     """Make a model serve that always answers with one of its labels."""
     weights = [[0.05 * (column == always) for column in range(len(build["labels"]))]] * 3
-    return ModelStore(repository).publish("food42", tiny_onnx.build(path, weights=weights, **build))
+    return ModelRepository(repository).publish(
+        "food42", tiny_onnx.build(path, weights=weights, **build)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_the_first_release_is_measured_written_down_and_served(first):
     assert "test" == known["split"]
     assert 6 == sum(known["reference"]["predictions"].values())
     assert 6 == sum(known["reference"]["confidence"])
-    store = ModelStore(first.repository)
+    store = ModelRepository(first.repository)
     store.verify("food42", 1)
     line = store.history("food42")[0]
     assert ("released", 1, None) == (line["event"], line["version"], line["replaced"])
@@ -88,7 +90,7 @@ def test_the_same_run_again_is_kept_out_unless_forced(run, first):
     assert (False, 1) == (kept.released, kept.version)
     assert "not better beyond chance: +0 -0 photos" in kept.reason
     assert (True, 2) == (forced.released, forced.version)
-    history = ModelStore(first.repository).history("food42")
+    history = ModelRepository(first.repository).history("food42")
     assert [("released", 1), ("kept", 1), ("released", 2)] == [
         (line["event"], line["version"]) for line in history
     ]
@@ -146,7 +148,7 @@ def test_a_champion_that_came_meanwhile_is_not_replaced_unmeasured(first, labels
 
     with pytest.raises(ConflictError, match="began to serve meanwhile"):
         release_steps.decide(first.candidate, repository=tmp_path / "models")
-    assert 1 == ModelStore(tmp_path / "models").serving("food42")
+    assert 1 == ModelRepository(tmp_path / "models").serving("food42")
 
 
 def test_photos_that_changed_or_were_learnt_are_not_measured_on(run, photos, tmp_path):
@@ -214,7 +216,7 @@ while True:
         if what == "publish":
             release_steps.decide(candidate, repository=root)
         else:
-            repository.ModelStore(root).rollback("food42", reason="it was bad")
+            repository.ModelRepository(root).rollback("food42", reason="it was bad")
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     print(json.dumps([str(root), killed]), flush=True)
@@ -249,7 +251,7 @@ def test_killed_at_any_line_one_whole_version_serves_and_the_history_is_true(
     assert len(outcomes) > 40 // int(EVERY), done.stdout
     seen = set()
     for root, _ in outcomes:
-        store = ModelStore(Path(root))
+        store = ModelRepository(Path(root))
         serving = store.serving("food42")
         store.verify("food42", serving)
         seen.add(serving)
@@ -262,5 +264,5 @@ def test_killed_at_any_line_one_whole_version_serves_and_the_history_is_true(
     assert {old, new} == seen
     assert signal.SIGKILL == 9  # what the children died of
     # Whoever comes next finds nothing in the way.
-    store = ModelStore(Path(outcomes[len(outcomes) // 2][0]))
+    store = ModelRepository(Path(outcomes[len(outcomes) // 2][0]))
     assert store.serving("food42") < store.publish("food42", tmp_path / "x.onnx")

@@ -126,7 +126,7 @@ async def test_delay_is_counted_from_the_first_image(half_busy, model, eventuall
     """Less than a share waits `max_delay_s` for company, which later images do not prolong."""
     delay_s = 0.5
     async with asyncio.TaskGroup() as group:
-        queue = await half_busy(group, max_delay_s=delay_s, pace_s=10.0)
+        queue = await half_busy(group, max_delay_s=delay_s, seconds_per_image=10.0)
         start_s = monotonic()
         group.create_task(submit(queue, 11))
         await asyncio.sleep(0.8 * delay_s)
@@ -141,7 +141,7 @@ async def test_delay_is_counted_from_the_first_image(half_busy, model, eventuall
 async def test_the_delay_is_a_part_of_what_the_batch_takes(half_busy, model, eventually):
     """Where runs are known to be short, company is waited for no longer than it is worth."""
     async with asyncio.TaskGroup() as group:
-        queue = await half_busy(group, max_delay_s=1000, pace_s=0.1)
+        queue = await half_busy(group, max_delay_s=1000, seconds_per_image=0.1)
         start_s = monotonic()
         group.create_task(submit(queue, 11))
         await eventually(lambda: len(model.batches) == 3)
@@ -153,7 +153,7 @@ async def test_the_delay_is_a_part_of_what_the_batch_takes(half_busy, model, eve
 async def test_a_share_does_not_wait(half_busy, model, eventually):
     """As soon as a worker's share of all images waits, it leaves: the delay does not matter."""
     async with asyncio.TaskGroup() as group:
-        queue = await half_busy(group, max_delay_s=1000, pace_s=10.0)
+        queue = await half_busy(group, max_delay_s=1000, seconds_per_image=10.0)
         for value in (11, 12, 13, 14):
             group.create_task(submit(queue, value))
         await eventually(lambda: len(model.batches) == 3)

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from service.models.cuda import CudaOptions, Gate, Lanes, sizes_up_to
+from service.models.cuda import CudaOptions, CudaSessions, SharedLock, sizes_up_to
 from service.models.model import CUDA, Model, _num_cuda_devices
 
 gpu = pytest.mark.gpu
@@ -34,25 +34,31 @@ def test_a_batch_is_filled_up_and_answered_as_if_it_were_not(tiny_onnx, tmp_path
     """Every count of images gets the rows that a plain run gives, whatever ran before."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
     plain = session(path)
-    lanes = Lanes([session(path), session(path)], (8, 8, 3), 3, 12, device="cpu", graphs=False)
+    sessions = CudaSessions(
+        [session(path), session(path)], (8, 8, 3), 3, 12, device="cpu", graphs=False
+    )
 
-    answers = [(count, lanes.run(images(count, seed=count))) for count in (12, 5, 7, 1, 11)]
+    answers = [(count, sessions.run(images(count, seed=count))) for count in (12, 5, 7, 1, 11)]
 
-    assert (1, 2, 3, 4, 6, 8, 12) == lanes.sizes
+    assert (1, 2, 3, 4, 6, 8, 12) == sessions.sizes
     for count, rows in answers:
         (expected,) = plain.run(None, {"images": images(count, seed=count)})
         assert (count, 3) == rows.shape
         assert np.allclose(expected, rows, atol=1e-6)
 
 
-def test_lanes_answer_several_threads_at_once(tiny_onnx, tmp_path):
-    """Eight threads through two lanes: each gets the rows of its own images."""
+def test_sessions_answer_several_threads_at_once(tiny_onnx, tmp_path):
+    """Eight threads through two sessions: each gets the rows of its own images."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
     plain = session(path)
-    lanes = Lanes([session(path), session(path)], (8, 8, 3), 3, 8, device="cpu", graphs=False)
+    sessions = CudaSessions(
+        [session(path), session(path)], (8, 8, 3), 3, 8, device="cpu", graphs=False
+    )
 
     with ThreadPoolExecutor(8) as callers:
-        rows = list(callers.map(lambda seed: lanes.run(images(1 + seed % 8, seed=seed)), range(64)))
+        rows = list(
+            callers.map(lambda seed: sessions.run(images(1 + seed % 8, seed=seed)), range(64))
+        )
 
     for seed, row in enumerate(rows):
         (expected,) = plain.run(None, {"images": images(1 + seed % 8, seed=seed)})
@@ -60,13 +66,13 @@ def test_lanes_answer_several_threads_at_once(tiny_onnx, tmp_path):
 
 
 def test_a_model_that_is_let_go_ends_its_threads(tiny_onnx, tmp_path):
-    """Nothing of a lane is left when its model was swapped out."""
+    """Nothing of a session is left when its model was swapped out."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
     before = set(threading.enumerate())
-    lanes = Lanes([session(path)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
+    sessions = CudaSessions([session(path)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
     started = set(threading.enumerate()) - before
 
-    del lanes
+    del sessions
 
     assert ["cuda_0"] == [thread.name for thread in started]
     for thread in started:
@@ -74,19 +80,19 @@ def test_a_model_that_is_let_go_ends_its_threads(tiny_onnx, tmp_path):
         assert not thread.is_alive()
 
 
-def test_who_is_alone_behind_the_gate_is_alone():
-    """Those inside leave before one is alone, and nobody enters until it has left."""
-    gate, seen = Gate(), []
+def test_an_exclusive_lock_is_held_alone():
+    """It waits for those who share the lock, and keeps others out until it is released."""
+    lock, seen = SharedLock(), []
     entered, leave = threading.Event(), threading.Event()
 
     def inside():
-        with gate.together():
+        with lock.shared():
             entered.set()
             leave.wait(10)
             seen.append("left")
 
     def capture():
-        with gate.alone(), gate.together():
+        with lock.exclusive(), lock.shared():
             seen.append("alone")
 
     threads = [threading.Thread(target=inside), threading.Thread(target=capture)]

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 import pytest
 
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 # Red photos get the first class from one set of weights, and the last from the other.
@@ -47,7 +47,7 @@ async def test_swap_under_load_fails_no_call(publish, serve, connect, photo, eve
 
     # What serves after each of 20 changes: releases, and every fourth time a rollback.
     colour_of = {1: "red"}
-    store = ModelStore(tmp_path / "models")
+    store = ModelRepository(tmp_path / "models")
     async with asyncio.TaskGroup() as group:
         for _ in range(4):
             group.create_task(call_again_and_again())
@@ -112,7 +112,7 @@ async def test_broken_version_is_refused(
         staged = tmp_path / "staged"
         shutil.copytree(tmp_path / "models", staged)
         publish("food", repository=staged)
-        model = ModelStore(staged).path("food", 2)
+        model = ModelRepository(staged).path("food", 2)
         if broken == "truncated":
             model.with_name("SHA256SUMS").unlink()
             model.write_bytes(model.read_bytes()[:100])

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks import rig
 from benchmarks.trouble.drain import drain
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 from service.pb.classifier_pb2_grpc import ClassifierStub
 
@@ -23,7 +23,7 @@ async def test_rolling_restart_fails_no_call(publish, tmp_path):
     """Two servers are restarted in turn under load; the clients ask health and never retry."""
     publish("food")
     photos = rig.photos(4, size=(60, 40))
-    found = await drain(ModelStore(tmp_path / "models"), rounds=3, callers=4, photos=photos)
+    found = await drain(ModelRepository(tmp_path / "models"), rounds=3, callers=4, photos=photos)
     assert 0 == found["failed"], found
     assert [0] == found["exit_codes"]
     assert 500 < found["calls"]

@@ -126,12 +126,12 @@ async def test_an_event_loop_that_stands_still_ends_the_process(publish, process
     publish("food")
     before = f"""
 import os, time, service.api.classifier
-real = service.api.classifier.Classifier._answer
+real = service.api.classifier.ClassifierServicer._answer
 async def answer(self, request, terms):
     if os.path.exists({str(flag)!r}):
         time.sleep(1000)
     return await real(self, request, terms)
-service.api.classifier.Classifier._answer = answer
+service.api.classifier.ClassifierServicer._answer = answer
 """
     server = process(before=before, run_timeout_s=2.0)
     from service.pb.classifier_pb2_grpc import ClassifierStub

@@ -9,7 +9,7 @@ from grpc import StatusCode
 from benchmarks import rig
 from benchmarks.trouble.fuzz import fuzz
 from benchmarks.trouble.overload import overload
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 
@@ -68,7 +68,7 @@ async def test_overload(publish, tmp_path):
     """
     publish("food", loops=30_000)
     found = await overload(
-        ModelStore(tmp_path / "models"), "--max-batch", "1", "--runs", "1",
+        ModelRepository(tmp_path / "models"), "--max-batch", "1", "--runs", "1",
         seconds=6, deadline_s=1.0, photos=rig.photos(4, size=(60, 40)),
     )  # fmt: skip
     assert {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"} >= set(found["codes"]), found
@@ -86,7 +86,7 @@ async def test_overload(publish, tmp_path):
 async def test_mutated_images(publish, tmp_path):
     """2,000 damaged images: no INTERNAL, no crash, and each good neighbour gets its own answer."""
     publish("food")
-    found = await fuzz(ModelStore(tmp_path / "models"), images=2000)
+    found = await fuzz(ModelRepository(tmp_path / "models"), images=2000)
     assert {"OK", "3"} == set(found["by_code"])
     assert 0 == found["internal"] == found["wrong_neighbours"] == found["kinds"]["unhandled"]
     assert min(found["by_code"].values()) > 100, "the fuzzer breaks everything, or nothing"

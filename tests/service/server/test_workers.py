@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks import rig
 from service.api.auth import entry, new_token
 from service.models.model import CUDA, _num_cuda_devices
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 from service.pb import inference_pb2 as inference
 from service.pb.classifier_pb2_grpc import ClassifierStub
@@ -88,7 +88,7 @@ async def answers_all(publish, process, photo, several, tmp_path, **settings) ->
             while all(version != other for other, _ in answers):
                 await asyncio.sleep(0.05)
 
-    store = ModelStore(tmp_path / "models")
+    store = ModelRepository(tmp_path / "models")
     colour_of = {1: "red"}
     async with asyncio.TaskGroup() as group:
         for stub in stubs:

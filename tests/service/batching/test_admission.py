@@ -1,4 +1,4 @@
-"""Who goes first, and how work that would come too late is told early."""
+"""Which work goes first, and how work that would come too late is refused early."""
 
 import asyncio
 import threading
@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from service.batching.batcher import Batcher
 from service.batching.decoder import Decoder
-from service.batching.priority_queue import BULK_EVERY, Lines, Priority
-from service.batching.service_time import Pace
+from service.batching.priority_queue import BULK_EVERY, Priority, PriorityQueue
+from service.batching.service_time import ServiceTime
 from service.errors import DeadlineError, OverloadedError
 from service.observability.metrics import Metrics
 
 
 def test_interactive_goes_first_and_bulk_never_starves():
-    """While both wait, every eighth place is for bulk; each line keeps its order."""
-    lines: Lines[str] = Lines()
+    """While both wait, every eighth item is bulk; each priority keeps its order."""
+    waiting: PriorityQueue[str] = PriorityQueue()
     for number in range(30):
-        lines.push(f"i{number}", Priority.INTERACTIVE)
-        lines.push(f"b{number}", Priority.BULK)
-    taken = [lines.pop() for _ in range(24)]
+        waiting.push(f"i{number}", Priority.INTERACTIVE)
+        waiting.push(f"b{number}", Priority.BULK)
+    taken = [waiting.pop() for _ in range(24)]
     assert ["b0", "b1", "b2"] == [taken[at] for at in range(BULK_EVERY - 1, 24, BULK_EVERY)]
     assert [f"i{number}" for number in range(21)] == [each for each in taken if each[0] == "i"]
 
@@ -31,12 +31,12 @@ def test_interactive_goes_first_and_bulk_never_starves():
 @given(st.lists(st.sampled_from(["i", "b", "pop"]), max_size=200))
 def test_nothing_is_lost_and_bulk_waits_for_a_bounded_time(moves):
     """Whatever the order of arrival, everything comes out once, and seven at most pass bulk."""
-    lines: Lines[tuple[str, int]] = Lines()
+    waiting: PriorityQueue[tuple[str, int]] = PriorityQueue()
     pushed, popped, passed = [], [], 0
     bulk_waits = 0
     for number, move in enumerate(moves):
-        if move == "pop" and len(lines):
-            item = lines.pop()
+        if move == "pop" and len(waiting):
+            item = waiting.pop()
             popped.append(item)
             if item[0] == "b":
                 bulk_waits -= 1
@@ -47,29 +47,29 @@ def test_nothing_is_lost_and_bulk_waits_for_a_bounded_time(moves):
         elif move != "pop":
             bulk_waits += move == "b"
             pushed.append((move, number))
-            lines.push(pushed[-1], Priority.BULK if move == "b" else Priority.INTERACTIVE)
-    popped += [lines.pop() for _ in range(len(lines))]
+            waiting.push(pushed[-1], Priority.BULK if move == "b" else Priority.INTERACTIVE)
+    popped += [waiting.pop() for _ in range(len(waiting))]
     for kind in "ib":
         assert [e for e in pushed if e[0] == kind] == [e for e in popped if e[0] == kind]
 
 
-def test_pace_bounds_what_it_has_seen():
+def test_service_time_bounds_what_it_has_seen():
     """After some work of one kind, the bound is above every sample and not far above."""
-    pace = Pace()
-    assert 0 == pace.bound_s(100)
+    service_time = ServiceTime()
+    assert 0 == service_time.bound_s(100)
     for seconds in (0.09, 0.11) * 50:
-        pace.observe(seconds, 10)
-    assert 0.11 * 10 <= pace.bound_s(100) < 0.14 * 10
-    assert pace.expected_s(100) == pytest.approx(1.0, rel=0.05)
+        service_time.observe(seconds, 10)
+    assert 0.11 * 10 <= service_time.bound_s(100) < 0.14 * 10
+    assert service_time.expected_s(100) == pytest.approx(1.0, rel=0.05)
 
 
-def test_one_slow_run_does_not_shut_the_door():
-    """What is turned away lets the estimate fade, until work is tried again."""
-    pace = Pace()
-    pace.observe(60, 1)
+def test_one_slow_run_does_not_refuse_calls_for_ever():
+    """Each refusal lowers the estimate, until work is tried again."""
+    service_time = ServiceTime()
+    service_time.observe(60, 1)
     turned_away = 0
-    while pace.bound_s(10) > 1:
-        pace.relax()
+    while service_time.bound_s(10) > 1:
+        service_time.relax()
         turned_away += 1
     assert turned_away < 200
 
@@ -87,8 +87,8 @@ class Slow:
 
 
 async def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
-    """A long line and a near deadline: OverloadedError with a time, and not a late answer."""
-    batcher = Batcher(Slow(), metrics=Metrics(), max_batch=1, pace_s=0.02)
+    """A long queue and a near deadline: OverloadedError with a time, and not a late answer."""
+    batcher = Batcher(Slow(), metrics=Metrics(), max_batch=1, seconds_per_image=0.02)
     image = np.zeros((2, 2, 3), np.uint8)
 
     async def call(seconds: float) -> float:
@@ -112,7 +112,7 @@ async def test_a_deadline_that_cannot_be_kept_is_refused_at_once():
 async def test_work_that_cannot_end_in_time_is_not_begun():
     """With less time left than a run takes, the model never sees the image."""
     model = Slow()
-    batcher = Batcher(model, metrics=Metrics(), max_batch=1, pace_s=0.02)
+    batcher = Batcher(model, metrics=Metrics(), max_batch=1, seconds_per_image=0.02)
     with pytest.raises(DeadlineError):
         await batcher.submit([np.zeros((2, 2, 3), np.uint8)], deadline_s=monotonic() + 0.01)
     assert 0 == model.rows
@@ -120,7 +120,7 @@ async def test_work_that_cannot_end_in_time_is_not_begun():
 
 
 async def test_bulk_beside_interactive_in_one_batcher():
-    """200 interactive images and 20 of bulk: bulk is done long before the interactive line ends."""
+    """200 interactive images and 20 of bulk: bulk is done long before interactive ends."""
     order: list[str] = []
     batcher = Batcher(Slow(), metrics=Metrics(), max_batch=4, queue_size=1000)
     image = np.zeros((2, 2, 3), np.uint8)
@@ -135,12 +135,12 @@ async def test_bulk_beside_interactive_in_one_batcher():
     await asyncio.gather(*calls)
     assert order.index("b") < 20
     last_bulk = max(at for at, kind in enumerate(order) if kind == "b")
-    assert 140 < last_bulk < 175  # every eighth place
+    assert 140 < last_bulk < 175  # every eighth item
     await batcher.close()
 
 
 async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
-    """A cancelled or late image in the line is never decoded, and interactive ones go first."""
+    """A cancelled or late image in the queue is never decoded, and interactive ones go first."""
     gate = threading.Event()
     seen = []
 

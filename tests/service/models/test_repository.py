@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from service.errors import InvalidArgumentError, ModelContractError, NotFoundError, ServiceError
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from tests.paths import ROOT
 
 # Forks a publisher per file-system event and kills it with SIGKILL before that event.
@@ -18,7 +18,7 @@ KILLER = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 import service.models.model
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 
 template, onnx, work = map(Path, sys.argv[1:])
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.copyfile")
@@ -35,7 +35,7 @@ for point in range(1000):
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen += 1
         sys.addaudithook(watch)
-        ModelStore(root).publish("food", onnx, keep=2)
+        ModelRepository(root).publish("food", onnx, keep=2)
         os._exit(0)
     killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     print(json.dumps([str(root), killed]), flush=True)
@@ -65,9 +65,9 @@ def start(script: str, *arguments: object) -> subprocess.Popen:
 
 
 @pytest.fixture
-def store(tmp_path) -> ModelStore:
+def store(tmp_path) -> ModelRepository:
     """The repository that `publish` fills."""
-    return ModelStore(tmp_path / "models")
+    return ModelRepository(tmp_path / "models")
 
 
 def names(folder: Path) -> set[str]:
@@ -282,7 +282,7 @@ def test_kill_at_any_moment_leaves_a_whole_version_serving(publish, store, tiny_
     assert 0 == killer.returncode
     serving = []
     for root, _ in outcomes:
-        after = ModelStore(Path(root))
+        after = ModelRepository(Path(root))
         serving.append(after.serving("food"))
         for version in after.versions("food"):
             path = after.path("food", version)
@@ -305,9 +305,9 @@ def test_publishers_wait_for_each_other(store, tiny_onnx, tmp_path):
     script = """
 import sys
 from pathlib import Path
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 for _ in range(3):
-    print(ModelStore(Path(sys.argv[1])).publish("food", Path(sys.argv[2]), keep=100))
+    print(ModelRepository(Path(sys.argv[1])).publish("food", Path(sys.argv[2]), keep=100))
 """
     publishers = [start(script, store.root, onnx) for _ in range(4)]
     taken = [int(line) for each in publishers for line in each.communicate(timeout=60)[0].split()]

@@ -7,7 +7,7 @@ import pytest
 
 from service.errors import ConflictError, ServiceError, UnavailableError
 from service.models.bucket import Bucket, working_copy
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 from storage import bucket_url, shown
 
@@ -24,7 +24,7 @@ def release(bucket, tiny_onnx, tmp_path):
 
     def one(colour: str = "red", url: str = URL) -> int:
         with working_copy(Path(url)) as folder:
-            return ModelStore(folder).publish(
+            return ModelRepository(folder).publish(
                 "food", tiny_onnx(tmp_path / "tiny.onnx", weights=WEIGHTS[colour])
             )
 
@@ -58,7 +58,7 @@ async def test_server_starts_from_a_bucket_and_swaps(
 
     def back() -> None:
         with working_copy(Path(URL)) as folder:
-            assert 1 == ModelStore(folder).rollback("food")
+            assert 1 == ModelRepository(folder).rollback("food")
 
     await asyncio.to_thread(back)
     await eventually(lambda: server.models.find("food").version == 1)
@@ -111,7 +111,7 @@ def test_half_a_version_does_not_count(release, bucket, tmp_path):
     bucket.pipe_file("bucket/models/food/2/.claimed", b"somebody")
     bucket.pipe_file("bucket/models/food/2/model.onnx", b"half")
     Bucket(URL, tmp_path / "copy").pull()
-    assert [1] == ModelStore(tmp_path / "copy").versions("food")
+    assert [1] == ModelRepository(tmp_path / "copy").versions("food")
     assert 3 == release("blue")
 
 
@@ -140,7 +140,7 @@ def test_publisher_that_dies_anywhere_leaves_the_old_version(
             outcome = error
     copy = Bucket(URL, tmp_path / "copy")
     copy.pull()
-    store = ModelStore(tmp_path / "copy")
+    store = ModelRepository(tmp_path / "copy")
     serving = store.serving("food")
     store.verify("food", serving)
     assert serving in (1, 2)
@@ -153,11 +153,11 @@ def test_of_two_publishers_one_is_told_to_release_again(release, bucket, tiny_on
     onnx = tiny_onnx(tmp_path / "late.onnx", weights=WEIGHTS["red"])
     with pytest.raises(ConflictError, match="release again"):  # noqa: PT012, SIM117
         with working_copy(Path(URL)) as folder:
-            ModelStore(folder).publish("food", onnx)
+            ModelRepository(folder).publish("food", onnx)
             assert 2 == release("blue")
     copy = Bucket(URL, tmp_path / "copy")
     copy.pull()
-    store = ModelStore(tmp_path / "copy")
+    store = ModelRepository(tmp_path / "copy")
     assert 2 == store.serving("food")
     store.verify("food", 2)
 
@@ -172,7 +172,9 @@ async def test_damaged_object_is_refused_and_the_old_version_serves_on(
     def damaged() -> None:
         with working_copy(Path(URL)) as folder:
             onnx = tiny_onnx(tmp_path / "tiny.onnx", weights=WEIGHTS["blue"])
-            path = ModelStore(folder).path("food", ModelStore(folder).publish("food", onnx))
+            path = ModelRepository(folder).path(
+                "food", ModelRepository(folder).publish("food", onnx)
+            )
             path.write_bytes(path.read_bytes().replace(b"tiny-run", b"tiny-ruN"))
 
     await asyncio.to_thread(damaged)

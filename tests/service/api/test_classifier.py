@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
-from service.api.classifier import Classifier
-from service.api.inference import Engine
-from service.api.interceptors import Guard
+from service.api.classifier import ClassifierServicer
+from service.api.inference import Inference
+from service.api.interceptors import CallInterceptor
 from service.batching.batcher import Batcher
 from service.batching.decoder import Decoder
 from service.models.instance import ModelInstance
@@ -47,12 +47,12 @@ async def fake(connect):
     model, metrics = FakeModel(), Metrics()
     batcher = Batcher(model.predict, metrics=metrics, queue_size=64, workers=1)
     instance = ModelInstance(name="fake", version=1, model=model, batcher=batcher)
-    guard = Guard(metrics)
-    server = grpc.aio.server(interceptors=[guard])
+    interceptor = CallInterceptor(metrics)
+    server = grpc.aio.server(interceptors=[interceptor])
     decoder = Decoder(1, metrics)
     stopping = asyncio.Event()
-    servicer = Classifier(
-        lambda *_: instance, Engine(decoder, metrics), guard.timed("stream"), stopping
+    servicer = ClassifierServicer(
+        lambda *_: instance, Inference(decoder, metrics), interceptor.timed("stream"), stopping
     )
     pb_grpc.add_ClassifierServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
