@@ -9,7 +9,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -291,6 +292,24 @@ class Bucket:
         """See `Storage`."""
         # S3 takes the removal of what is not there for a success.
         self._s3.rm_file(f"{self._root}/{name}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; it becomes `path` when the block ends well.
+
+    A kill at any moment leaves the old file or the new one, and at worst a `.tmp-` beside it. Each
+    writer has a name of its own, so that of two at a time the last one wins and neither fails. It
+    ends as `path` does, for writers that choose a format by the suffix.
+    """
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -14,3 +14,8 @@ for _name, _value in {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
 }.items():
     os.environ.setdefault(_name, _value)
+
+# No proxy reaches this machine's own servers: Prefect's, the service, its /metrics.
+for _name in ("no_proxy", "NO_PROXY"):
+    _hosts = [host for host in os.environ.get(_name, "").split(",") if host.strip()]
+    os.environ[_name] = ",".join(dict.fromkeys([*_hosts, "localhost", "127.0.0.1", "::1"]))

@@ -28,7 +28,7 @@ def drift(
         places: Where the model repository lies.
         rules: When traffic is called another one.
     """
-    found = traffic.look_for_drift(model, metrics, places.repository, rules)
+    found = traffic.check_drift(model, metrics, places.repository, rules)
     get_run_logger().info("%s: %s", model, found.reason)
     moved = "\n".join(f"| {label} | {a:.1%} | {b:.1%} |" for label, a, b in found.moved)
     create_markdown_artifact(

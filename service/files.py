@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from storage import sync
+from storage import replacing, sync
 
 
 def file_state(path: Path) -> object:
@@ -23,10 +23,8 @@ def sha256(path: Path) -> str:
 
 def replace(path: Path, text: str) -> None:
     """Replace the content of a file at once; a kill leaves the old one or the new one."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    write(temporary, text)
-    temporary.replace(path)
-    sync(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:

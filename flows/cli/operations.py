@@ -110,15 +110,16 @@ def drift(
     """Compare what the service answered lately with what the model answered on held-out photos.
 
     Classes and confidences are compared, by the population stability index less what chance gives.
-    Each call is also a look that later ones count from: call it every hour, or let the deployment
-    do it. Drift ends with 1 and, with PREFECT_API_URL set, raises the event hansang.drift.
+    Each call records the counters, and later calls count from there: call it every hour, or let
+    the deployment do it. Drift ends with 1 and, with PREFECT_API_URL set, raises the event
+    hansang.drift.
 
     Example: hansang drift --model food42
     """
     from flows.release_gate import traffic
 
     rules = traffic.DriftRules(hours=hours, max_psi=max_psi, min_images=min_images)
-    found = traffic.look_for_drift(model, metrics, repository, rules)
+    found = traffic.check_drift(model, metrics, repository, rules)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -1,17 +1,21 @@
 """What the service answered lately, from its /metrics, beside what it answered on held-out photos.
 
-Counters only grow, and begin anew with the server. Each look is therefore a line in
-`<model>/.traffic.jsonl`, and a day is the sum of the growth between its looks.
+    scrape (/metrics) ─► remember (.traffic.jsonl) ─► recent ─► compare ─► Drift
+
+Counters only grow, and begin at zero with each start of the server. Each scrape is therefore kept
+as a line of `<model>/.traffic.jsonl`, and a day's counts are the sum of the growth between scrapes.
 
 The measure is the population stability index over the classes and over the confidences:
 PSI = Σ (p - q) · ln(p / q). Equal populations give about (B - 1)(1/n + 1/m) by chance alone
-(Yurdakul 2018), for B bins and n, m counts; so much is taken off, lest a quiet day be an alarm.
+(Yurdakul 2018), for B bins and n, m counts. That much is subtracted, so that a quiet day with few
+images raises no alarm.
 """
 
+import http.client
 import json
 import math
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +29,13 @@ from terminal import UserError
 BINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Upper ends of the confidence bins: those of the service's `hansang_confidence`."""
 
-_LOOKS = ".traffic.jsonl"
+_SCRAPES = ".traffic.jsonl"
 _KEPT_S = 8 * 86400.0
 _MAX_BYTES = 64 * 2**20
 
 
 class DriftRules(BaseModel):
-    """When a day's traffic is called another one."""
+    """When the traffic of some hours counts as drifted from the held-out photos."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +52,7 @@ class Drift:
     reason: str
     images: int
     hours: float
-    """What the looks really span."""
+    """What the scrapes span; it may differ from what was asked for."""
     classes_psi: float
     confidence_psi: float
     mean_confidence: tuple[float, float]
@@ -72,22 +76,27 @@ def reference(predicted: Sequence[str], confidence: Sequence[float]) -> dict[str
     return {"predictions": labels, "confidence": bins}
 
 
-def look(url: str, model: str) -> dict[str, Any]:
-    """Read a server's counters.
+def scrape(url: str, model: str) -> dict[str, Any]:
+    """Read a server's counters of one model, with the time and the server's start in Unix seconds.
 
     Raises:
-        UserError: It cannot be reached, or counts nothing of this model.
+        UserError: The server cannot be reached, is none of ours, or does not serve this model.
     """
     from prometheus_client.parser import text_string_to_metric_families
 
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--metrics {url}: give the address of the service's /metrics, http://…")
     try:
+        # The system would take a port above 65535 for another one; this raises ValueError.
+        _ = urllib.parse.urlsplit(url).port
         with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # checked above
             text = answer.read(_MAX_BYTES).decode()
         families = list(text_string_to_metric_families(text))
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        raise UserError(f"cannot read {url}: {error}; is the service up?") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(
+            f"cannot read {url}: {error or type(error).__name__}; is the service up, and is this"
+            " the address of its /metrics (hansang serve --metrics-port, 8002 by default)?"
+        ) from error
     predictions: dict[str, float] = {}
     cumulative: list[tuple[float, float]] = []
     started, version = 0.0, None
@@ -113,37 +122,41 @@ def look(url: str, model: str) -> dict[str, Any]:
 
 
 def remember(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Add a look to those of a model folder, forget those of last week, and return them all."""
+    """Add a scrape to those of a model folder, forget those older than 8 days, return all in order.
+
+    Raises:
+        UserError: The file of scrapes is damaged.
+    """
     from training.files import write_text
 
-    path = folder / _LOOKS
-    looks: list[dict[str, Any]] = []
+    path = folder / _SCRAPES
+    scrapes: list[dict[str, Any]] = []
     if path.exists():
         for line in path.read_text("utf-8").splitlines():
             try:
-                looks.append(json.loads(line))
+                scrapes.append(json.loads(line))
             except ValueError as error:
                 raise UserError(f"{path} is damaged ({error}); remove it") from error
-    looks = [each for each in looks if each["time_s"] > found["time_s"] - _KEPT_S]
-    looks.append(dict(found))
-    write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in looks))
-    return looks
+    scrapes = [each for each in scrapes if each["time_s"] > found["time_s"] - _KEPT_S]
+    scrapes.append(dict(found))
+    write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in scrapes))
+    return scrapes
 
 
-def lately(looks: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str, Any], float]:
+def recent(scrapes: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str, Any], float]:
     """Return the counts of the last hours under the version that serves, and the hours they span.
 
-    The first look alone has no beginning: its server's start is it.
+    The first scrape has none before it: its counts began with its server's start.
     """
-    last = looks[-1]
+    last = scrapes[-1]
     window = [
-        each for each in looks
+        each for each in scrapes
         if each["version"] == last["version"] and each["time_s"] >= last["time_s"] - hours * 3600
     ]  # fmt: skip
     predictions: dict[str, float] = {}
     bins = [0.0] * len(BINS)
     before: Mapping[str, Any] | None = None
-    earlier = [each for each in looks if each["time_s"] < window[0]["time_s"]]
+    earlier = [each for each in scrapes if each["time_s"] < window[0]["time_s"]]
     if earlier:
         before = earlier[-1]
     begin_s = window[0]["started_s"] if before is None else before["time_s"]
@@ -216,7 +229,7 @@ def _mean(bins: Sequence[float]) -> float:
     return sum(m * count for m, count in zip(middles, bins, strict=True)) / max(sum(bins), 1)
 
 
-def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -> Drift:
+def check_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -> Drift:
     """Compare what the service answered lately with what its version answered when released.
 
     Raises:
@@ -224,9 +237,9 @@ def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules
     """
     from service.models.repository import ModelRepository
 
-    found = look(metrics, model)
+    found = scrape(metrics, model)
     store = ModelRepository(repository)
-    looks = remember(store.path(model, found["version"]).parents[1], found)
+    scrapes = remember(store.path(model, found["version"]).parents[1], found)
     known = store.path(model, found["version"]).with_name("release.json")
     try:
         reference = json.loads(known.read_text("utf-8"))["reference"]
@@ -235,5 +248,5 @@ def look_for_drift(model: str, metrics: str, repository: Path, rules: DriftRules
             f"{known} has no held-out answers to compare with ({error}); release with:"
             " hansang release"
         ) from error
-    counts, hours = lately(looks, rules.hours)
+    counts, hours = recent(scrapes, rules.hours)
     return compare(reference, counts, hours, rules)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any
+from typing import IO, Any, cast
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -106,6 +106,7 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
     logger = get_run_logger()
     on_terminal = sys.stderr.isatty()
     last_line = ""
+    outputs: list[str] = []
     with _children.get().start(
         [sys.executable, *arguments, "--json", "--stop-with-parent"],
         # The child watches this pipe: it ends when we do, also when we are killed with SIGKILL.
@@ -114,15 +115,22 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
         # On a terminal the child draws its own progress bar; elsewhere its lines go to the log.
         stderr=None if on_terminal else subprocess.PIPE,
         text=True,
+        encoding="utf-8",
+        errors="replace",
         pass_fds=locks,
         # A signal to our group is ours to pass on: the child would be killed while it saves.
         start_new_session=not on_terminal,
     ) as process:
+        # Both pipes are read at once: the child would stand still at one that is full.
+        reader = threading.Thread(
+            target=_read, args=(cast("IO[str]", process.stdout), outputs), daemon=True
+        )
+        reader.start()
         try:
             for line in process.stderr or ():
                 last_line = line.rstrip() or last_line
                 logger.info(last_line)
-            output = process.stdout.read() if process.stdout else ""
+            reader.join()
             code = process.wait()
         except BaseException:
             process.terminate()
@@ -131,7 +139,8 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
             process.kill()
             raise
         finally:
-            for pipe in (process.stdin, process.stdout, process.stderr):
+            # The reader closes its own: closing what another thread reads may wait for ever.
+            for pipe in (process.stdin, process.stderr):
                 if pipe:
                     pipe.close()
     if code not in (0, UserError.exit_code):
@@ -139,4 +148,9 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
     if code != 0:
         reason = last_line.removeprefix("error: ") if not on_terminal else ""
         raise UserError(reason or f"training ended with exit code {code}")
-    return json.loads(output)
+    return json.loads(outputs[0])
+
+
+def _read(pipe: IO[str], outputs: list[str]) -> None:
+    with pipe:
+        outputs.append(pipe.read())

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from service.files import replace
 from terminal import UserError
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class ResultsFile:
             self.failed.unlink(missing_ok=True)
             return
         text = "".join(f"{file}\t{reason}\n" for file, reason in failed)
-        temporary = self.failed.with_name(f".tmp-{self.failed.name}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.failed)
+        replace(self.failed, text)
 
     def __enter__(self) -> Self:
         return self

@@ -190,12 +190,13 @@ EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "4"
 KILLER = """
 import dataclasses, json, os, shutil, signal, sys
 from pathlib import Path
+import storage
 from flows.release_gate import release_steps
 from service import files
 from service.models import history, repository
 home, what = Path(sys.argv[1]), sys.argv[2]
 candidate = release_steps.Candidate(**json.loads((home / "candidate.json").read_text()))
-watched = {m.__file__ for m in (release_steps, files, history, repository)}
+watched = {m.__file__ for m in (release_steps, files, history, repository, storage)}
 number = 0
 while True:
     root = home / f"{what}-{number}"

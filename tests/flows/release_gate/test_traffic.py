@@ -1,6 +1,11 @@
 """A day's answers beside those on held-out photos: alike, different, and too few to say."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from prometheus_client import start_http_server
 from flows.release_gate import traffic
 from service.observability.metrics import Metrics
 from terminal import UserError
+from tests.paths import ROOT
 
 LABELS = ("a", "b", "c", "d")
 
@@ -44,28 +50,28 @@ def test_equal_histograms_have_no_distance():
     assert 0 < near < far
 
 
-def test_a_day_is_the_growth_between_looks_also_over_a_restart():
+def test_a_day_is_the_growth_between_scrapes_also_over_a_restart():
     """A counter that begins anew is counted from nothing; another version is where it begins."""
 
-    def look(time_s, started_s, count, version=2):
+    def scrape(time_s, started_s, count, version=2):
         bins = [0] * 11 + [count]
         return {"time_s": time_s * 3600, "started_s": started_s, "version": version,
                 "predictions": {"a": count}, "confidence": bins}  # fmt: skip
 
-    looks = [look(0, 1, 1000), look(30, 1, 1400), look(40, 9, 30), look(50, 9, 50)]
+    scrapes = [scrape(0, 1, 1000), scrape(30, 1, 1400), scrape(40, 9, 30), scrape(50, 9, 50)]
 
-    found, hours = traffic.lately(looks, 24)
+    found, hours = traffic.recent(scrapes, 24)
 
     # 1000 were older than a day; 400 came until the restart, 30 and 20 after it.
     assert 450 == found["predictions"]["a"]
     assert 450 == sum(found["confidence"])
     assert 50 == hours
-    recent, _ = traffic.lately([look(0, 1, 1000, version=1), look(50, 1, 1070)], 24)
+    recent, _ = traffic.recent([scrape(0, 1, 1000, version=1), scrape(50, 1, 1070)], 24)
     assert 70 == recent["predictions"]["a"]
 
 
 def test_what_the_service_counts_is_read_and_compared(tmp_path):
-    """Real counters over HTTP: equal answers are no drift, the second look finds the change."""
+    """Real counters over HTTP: equal answers are no drift, the second scrape finds the change."""
     metrics = Metrics()
     metrics.model_version.labels("food42").set(3)
     rng = np.random.default_rng(1)
@@ -86,11 +92,11 @@ def test_what_the_service_counts_is_read_and_compared(tmp_path):
     rules = traffic.DriftRules(hours=1e-9)
     try:
         serve([0.25] * 4, 0.8)
-        quiet = traffic.look_for_drift("food42", url, tmp_path, rules)
+        quiet = traffic.check_drift("food42", url, tmp_path, rules)
         serve([0.85, 0.05, 0.05, 0.05], 0.8)
-        other = traffic.look_for_drift("food42", url, tmp_path, rules)
+        other = traffic.check_drift("food42", url, tmp_path, rules)
         with pytest.raises(UserError, match="serves no model 'else'"):
-            traffic.look_for_drift("else", url, tmp_path, rules)
+            traffic.check_drift("else", url, tmp_path, rules)
     finally:
         server.shutdown()
         server.server_close()
@@ -100,7 +106,54 @@ def test_what_the_service_counts_is_read_and_compared(tmp_path):
     assert (600, True) == (other.images, other.drifted)
     assert "a" == other.moved[0][0]
     with pytest.raises(UserError, match="is the service up"):
-        traffic.look_for_drift("food42", url, tmp_path, rules)
+        traffic.check_drift("food42", url, tmp_path, rules)
+
+
+@pytest.fixture
+def metrics_url():
+    """The address of a service's /metrics that knows no model."""
+    server, thread = start_http_server(0, "127.0.0.1", registry=Metrics().registry)
+    yield f"http://127.0.0.1:{server.server_port}/metrics"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_proxy_is_not_asked_for_this_machine(metrics_url):
+    """With http_proxy set, the service's /metrics on the loopback is still read."""
+    script = "import sys; from flows.release_gate.traffic import scrape; scrape(sys.argv[1], 'x')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}
+    environment |= {"no_proxy": "example.com", "NO_PROXY": ""}
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, metrics_url], env=environment, capture_output=True, text=True
+    )
+
+    assert "serves no model 'x'" in done.stderr
+
+
+def test_a_port_that_does_not_exist_is_refused_by_name(metrics_url):
+    """The system would ask another port: 65536 and a number is that number."""
+    port = int(metrics_url.split(":")[2].split("/")[0])
+
+    with pytest.raises(UserError, match=r"cannot read .*Port out of range"):
+        traffic.scrape(metrics_url.replace(str(port), str(port + 65536)), "x")
+
+
+def test_a_port_that_speaks_no_http_is_a_sentence():
+    """The service's gRPC port, say, answers with something else than HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"\0\0\x18\4\0\0\0\0\0\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match=r"is this the address of its /metrics"):
+            traffic.scrape(f"http://127.0.0.1:{listener.getsockname()[1]}/metrics", "x")
+        thread.join()
 
 
 @pytest.mark.timeout(400)

@@ -61,3 +61,20 @@ def test_what_threads_wait_for_is_stopped_with_the_flow(
 
     assert [1] == after()
     assert ["begun stopped", "begun stopped"] == [each.read_text() for each in told]
+
+
+@pytest.mark.timeout(60)
+def test_a_child_may_write_more_than_a_pipe_holds(prefect_server: None) -> None:
+    """What it prints arrives whole, and a logged line that is no UTF-8 harms nothing."""
+    child = """
+import json, sys
+sys.stderr.buffer.write(b"caf\\xe9\\n")
+print(json.dumps("x" * 1_000_000))
+sys.stderr.write("done\\n")
+"""
+
+    @flow
+    def run() -> object:
+        return run_child(["-c", child])
+
+    assert "x" * 1_000_000 == run()
