@@ -1,31 +1,84 @@
-"""The README's walk runs as it stands: its shell lines, then its Python, in an empty folder."""
+"""What pages tell people to type exists, and the README's walk runs as it stands."""
 
+import importlib.util
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+import hansang
 from flows.local.demo import free_port
 from tests.paths import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text("utf-8")
+    for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+}
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> str:
+    """Return the code of one language on a page."""
+    return "".join(re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+
+
+def commands(code: str) -> list[list[str]]:
+    """Return every `hansang` command in lines of shell, as words without `hansang`."""
+    found = []
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.partition(" | ")[0].partition(" >")[0].strip(" &"), comments=True)
+        if "hansang" in words and words[-1] != "hansang" and "clone" not in words:
+            found.append(words[words.index("hansang") + 1 :])
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if "hansang" in page])
+def test_commands_of_pages_exist(name: str) -> None:
+    """Each `hansang` command of a page's blocks parses; of those in its text the options exist."""
+    group = get_command(hansang.app)
+    for words in commands(blocks(PAGES[name], "(?:ba)?sh")):
+        verb = group.get_command(None, words[0])
+        assert verb, words
+        verb.make_context(words[0], words[1:])
+    for span in re.findall(r"`(hansang [a-z][^`]+)`", PAGES[name]):
+        for words in commands(span.replace("…", "").replace("|", " ")):
+            verb = group.get_command(None, words[0])
+            assert verb, words
+            options = {opt for each in verb.params for opt in (*each.opts, *each.secondary_opts)}
+            asked = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert asked <= options, (span, asked - options)
+
+
+def test_modules_of_pages_exist() -> None:
+    """What a page runs by `python -m` can be run."""
+    for name, page in PAGES.items():
+        for module in re.findall(
+            r"python3? -m ((?:training|service|flows|benchmarks)[\w.]*)", page
+        ):
+            assert importlib.util.find_spec(module.rstrip(".")), f"{name} names {module}"
+
+
+def test_make_targets_of_pages_exist() -> None:
+    """A target that a page tells people to type stands in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for name, page in PAGES.items():
+        asked = re.findall(r"`make ([a-z-]+)", page)
+        asked += re.findall(r"^make ([a-z-]+)", blocks(page, "(?:ba)?sh"), re.MULTILINE)
+        assert set(asked) <= targets, name
 
 
 @pytest.mark.timeout(900)
 def test_the_walk_through_runs(tmp_path: Path) -> None:
     """Every `bash` block and the `python` block run in order, as a reader would run them."""
     port = free_port()
-    shell = "set -e\ntrap 'kill $(jobs -p)' EXIT\n" + "".join(_blocks("bash"))
-    python = "".join(_blocks("python"))
-    (tmp_path / "call.py").write_text(python.replace("8500", str(port)))
+    shell = "set -e\ntrap 'kill $(jobs -p)' EXIT\n" + blocks(README, "bash")
+    (tmp_path / "call.py").write_text(blocks(README, "python").replace("8500", str(port)))
     script = shell.replace("8500", str(port)).replace(
         "hansang serve", "hansang serve --metrics-port 0"
     )
@@ -52,10 +105,3 @@ def test_the_walk_through_runs(tmp_path: Path) -> None:
 
     assert 0 == walk.returncode, output[-4000:]
     assert 5 == len([line for line in output.splitlines() if line.startswith("[(")][:5])
-
-
-def test_the_readme_names_only_make_targets_that_exist() -> None:
-    """A target that the README tells people to type stands in the Makefile."""
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets

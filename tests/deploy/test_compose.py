@@ -1,4 +1,4 @@
-"""The README's lines for production, run as they stand: up, deployed, served, stopped, gone on."""
+"""docs/guides/production.md, run as it stands: up, deployed, served, stopped, gone on."""
 
 import json
 import os
@@ -26,16 +26,16 @@ needs_train = pytest.mark.skipif(
 )
 
 
-def readme(command: str) -> str:
-    """Return the one line of README.md's first block for production that holds `command`."""
-    section = (ROOT / "README.md").read_text().split("\n## In production\n")[1]
-    block = re.search(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
+def guide(command: str) -> str:
+    """Return the one line of the guide's first block that holds `command`."""
+    page = (ROOT / "docs" / "guides" / "production.md").read_text()
+    block = re.search(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
     (line,) = (line for line in block.splitlines() if command in line)
     return line
 
 
 class Project:
-    """A copy of what Compose reads in a folder of its own, set up by the README's lines."""
+    """A copy of what Compose reads in a folder of its own, set up by the guide's lines."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -118,9 +118,9 @@ def project(tmp_path_factory):
     made = Project(tmp_path_factory.mktemp("compose"))
     made("hansang sample photos --classes 2 --per-class 20")
     for command in ("cp .env.example", "openssl", "PHOTOS="):
-        made(readme(command))
+        made(guide(command))
     try:
-        made(readme("docker compose up"))
+        made(guide("docker compose up"))
         yield made
     finally:
         made("docker compose down --volumes --timeout 20")
@@ -170,21 +170,21 @@ def test_worker_joins_its_pool(project):
 @needs_train
 @pytest.mark.timeout(900)
 def test_deployed_flow_trains_releases_and_is_served_and_scraped(project):
-    """The README's lines give a schedule, a served model, and answers to whom they are for."""
+    """The guide's lines give a schedule, a served model, and answers to whom they are for."""
     service = project.container("service")
     assert "healthy" != docker("inspect", "-f", "{{.State.Health.Status}}", service).strip()
-    assert "pipeline/pipeline" in project(readme("hansang deploy"), timeout=300)
-    again = project(readme("hansang deploy"), timeout=300)
+    assert "pipeline/pipeline" in project(guide("hansang deploy"), timeout=300)
+    again = project(guide("hansang deploy"), timeout=300)
     assert "unchanged" in again
     assert "created" not in again
     shown = project("docker compose exec worker prefect deployment inspect pipeline/pipeline")
     assert "0 2 * * *" in shown
-    line = readme("deployment run")
+    line = guide("deployment run")
     shorter = line.replace('"epochs": 20, "image_size": 64', '"epochs": 1, "image_size": 32')
     assert shorter != line
     project(f"{shorter} --param run_id=first", timeout=600)
     project.until("service", "healthy", within_s=120)
-    answers = project(readme("hansang classify"))
+    answers = project(guide("hansang classify"))
     photos = [path.name for path in (project.folder / "photos" / "val").glob("*/*.jpg")]
     assert len(photos) >= 4
     assert all(name in answers for name in photos), answers
@@ -248,7 +248,7 @@ def test_stopped_in_mid_training_it_goes_on_from_the_checkpoint_after_the_next_u
     # Within an epoch, unless the signal met its very end.
     assert saved >= json.loads(before[-1])["steps"]
 
-    project(readme("docker compose up"))
+    project(guide("docker compose up"))
     start_s = time.monotonic()
     state = {"type": ""}
     while state["type"] not in ("COMPLETED", "FAILED", "CANCELLED"):
