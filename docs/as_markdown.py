@@ -26,8 +26,8 @@ API = {
     "Release": (
         "flows.release_gate.release_steps:weigh",
         "flows.release_gate.release_steps:decide",
-        "service.models.repository:ModelStore.publish",
-        "service.models.repository:ModelStore.rollback",
+        "service.models.repository:ModelRepository.publish",
+        "service.models.repository:ModelRepository.rollback",
     ),
     "Ask a server": (
         "service.client:Classifier",
@@ -72,7 +72,9 @@ def python_api() -> Iterator[str]:
             module, _, path = name.partition(":")
             found: Any = importlib.import_module(module)
             for part in path.split("."):
-                found = getattr(found, part)
+                found = getattr(found, part, None)
+            if found is None:
+                raise SystemExit(f"docs/as_markdown.py: API names {name}, which does not exist")
             yield f"### {module}.{path}\n\n```python\n{signature(found)}\n```\n\n"
             made = found.__init__ if inspect.isclass(found) else None
             for text in (inspect.getdoc(found), made and made.__doc__ and inspect.getdoc(made)):

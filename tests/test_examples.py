@@ -11,7 +11,7 @@ import pytest
 
 from flows.local.demo import free_port
 from service.client import Classifier
-from service.models.repository import ModelStore
+from service.models.repository import ModelRepository
 from tests.paths import ROOT
 from training.samples.sample import draw
 
@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def server(trained: tuple[Path, str]) -> Iterator[tuple[int, int]]:
     """Serve what the example has trained; give the ports of calls and of metrics."""
     folder, _ = trained
-    ModelStore(folder / "models").publish("food", folder / "model.onnx")
+    ModelRepository(folder / "models").publish("food", folder / "model.onnx")
     port, metrics = free_port(), free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "hansang", "serve", "--host", "127.0.0.1", "--port", str(port),
