@@ -109,9 +109,10 @@ class Server:
         command = [
             *(sys.executable, "-m", "hansang", "serve", "--repository", str(repository)),
             *("--host", "127.0.0.1", "--port", str(port), "--device", "cpu"),
-            *("--metrics-port", str(free_port())),
+            *("--http-port", str(free_port()), "--metrics-port", str(free_port())),
             *flags,
         ]
+        self.http_port = int(command[command.index("--http-port") + 1])
         self.metrics_port = int(command[command.index("--metrics-port") + 1])
         self.process = subprocess.Popen(command, stderr=self._file, env=environment)
         if cores:  # threads are started later, and inherit it

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,16 @@ class ServerConfig:
 
     port: int = 8500
     """gRPC port; 0 takes a free one."""
+
+    http_port: int | None = 8080
+    """Port of the same methods over HTTP, and of the page to try them; 0 takes a free one, None
+    serves none."""
+
+    page: bool = True
+    """Whether `/` over HTTP is the page to try the service."""
+
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may call over HTTP, such as `https://kitchen.example`; `*` is any."""
 
     metrics_port: int | None = 8002
     """Port of `/metrics`; 0 takes a free one, None serves none."""
@@ -143,7 +154,7 @@ class ServerConfig:
             for name in ("repository", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
             if values[name] is not None
         }
-        return cls(**{**values, **paths})
+        return cls(**{**values, **paths, "cors_origins": tuple(values["cors_origins"])})
 
     def to_json(self) -> str:
         """Return all of it for another process of this machine."""
@@ -152,6 +163,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         limits = {
             "port": (0, 65535),
+            "http_port": (0, 65535),
             "metrics_port": (0, 65535),
             "max_batch": (1, 1024),
             "max_delay_ms": (0, 1000),
@@ -184,6 +196,11 @@ class ServerConfig:
             if value not in those:
                 raise InvalidArgumentError(
                     f"{field} must be one of {', '.join(those)}, not {value!r}"
+                )
+        for origin in self.cors_origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
+                raise InvalidArgumentError(
+                    f"cors_origins must be like https://host:port, or *, not {origin!r}"
                 )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidArgumentError("tls_certificate and tls_key are given together")

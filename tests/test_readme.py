@@ -80,7 +80,7 @@ def test_the_walk_through_runs(tmp_path: Path) -> None:
     shell = "set -e\ntrap 'kill $(jobs -p)' EXIT\n" + blocks(README, "bash")
     (tmp_path / "call.py").write_text(blocks(README, "python").replace("8500", str(port)))
     script = shell.replace("8500", str(port)).replace(
-        "hansang serve", "hansang serve --metrics-port 0"
+        "hansang serve", "hansang serve --http-port 0 --metrics-port 0"
     )
     # A reader sees the service come up before typing on; it listens before it serves.
     ask = f"from service.client import Classifier; Classifier('localhost:{port}').model()"

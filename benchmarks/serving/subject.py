@@ -35,7 +35,7 @@ class Subject:
             command = [
                 *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
                 *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
-                *("--metrics-port", "0", "--reflection", "off"),
+                *("--http-port", "0", "--metrics-port", "0", "--reflection", "off"),
                 # To its watchdog, standing still looks as if it hung.
                 *("--run-timeout-s", "3600"),
             ]

@@ -75,6 +75,7 @@ def up(
     gpus: Gpus = None,
     server_port: Annotated[int, typer.Option(min=0, help="Port of Prefect's server.")] = 4200,
     port: Annotated[int, typer.Option(min=0, help="gRPC port of the service.")] = 8500,
+    http_port: Annotated[int, typer.Option(min=1, help="HTTP port of the service.")] = 8080,
     metrics_port: Annotated[int, typer.Option(min=0, help="Port of /metrics.")] = 8002,
     reports_port: Annotated[int, typer.Option(min=1, help="Port of the runs' reports.")] = 8003,
     logs: Annotated[Path, typer.Option(help="Where their logs go.")] = Path("logs"),
@@ -92,7 +93,7 @@ def up(
     Town(
         home=home.resolve(), data=data, model=model, repository=repository,
         gpus=num_gpus() if gpus is None else gpus, server_port=server_port, port=port,
-        metrics_port=metrics_port, reports_port=reports_port, logs=logs,
+        http_port=http_port, metrics_port=metrics_port, reports_port=reports_port, logs=logs,
     ).run()  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def serving(repository: Path, port: int) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "hansang", "serve", "--repository", str(repository),
-             "--host", "127.0.0.1", "--port", str(port), "--metrics-port", "0"],
+             "--host", "127.0.0.1", "--port", str(port), "--http-port", "0",
+             "--metrics-port", "0"],
             stdout=output, stderr=output, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
         try:

@@ -43,6 +43,7 @@ class Town:
     gpus: int
     server_port: int
     port: int
+    http_port: int
     metrics_port: int
     reports_port: int
     logs: Path
@@ -100,13 +101,15 @@ class Town:
         repository = self.home / self.repository
         repository.mkdir(parents=True, exist_ok=True)
         self._start("service", "-m", "hansang", "serve", "--repository", str(repository),
-                    "--port", str(self.port), "--metrics-port", str(self.metrics_port),
+                    "--port", str(self.port), "--http-port", str(self.http_port),
+                    "--metrics-port", str(self.metrics_port),
                     "--host", "127.0.0.1", "--wait-for-model")  # fmt: skip
         self._require_alive()
         print_table(
             "Up (Ctrl-C stops it)",
             ["what", "where"],
             [
+                ["try a photo", f"http://localhost:{self.http_port}/"],
                 ["Prefect's UI", url.removesuffix("/api")],
                 ["run the pipeline now", "prefect deployment run pipeline/pipeline"],
                 ["reports", os.environ[SETTING]],

@@ -189,7 +189,8 @@ def _server(repository: Path) -> Iterator[int]:
     from service.server.server import Server
 
     config = ServerConfig(
-        repository=repository, host="127.0.0.1", port=0, metrics_port=None, device="cpu",
+        repository=repository, host="127.0.0.1", port=0, http_port=None,
+        metrics_port=None, device="cpu",
         runs=1, decode_threads=1, drain_delay_s=0, reflection="off",
     )  # fmt: skip
     started = threading.Event()

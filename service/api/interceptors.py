@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, contextmanager
-from functools import cache
+from functools import cache, partial
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -127,19 +127,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         On the wire they are the same. gRPC would read the message, images and all, before it asks
         whether the call is wanted.
         """
-        check = self._admission_checks.get(method)
 
         async def unary(_: Any, context: Any) -> Any:
-            if check is not None and (refusal := check(deadline_s(context))):
-                self._seconds(method, refusal.code.name).observe(0)
-                return await _abort(context, refusal)
             try:
-                with self._call(method, context, timed=True):
-                    return await inner(await _message(context), context)
+                return await self.answer(method, context, partial(_message, context), inner)
             except ServiceError as error:
                 return await _abort(context, error)
 
         return unary
+
+    async def answer(
+        self,
+        method: str,
+        context: Any,
+        read: Callable[[], Awaitable[Any]],
+        handler: Callable[[Any, Any], Awaitable[Any]],
+    ) -> Any:
+        """Answer one call, over gRPC or HTTP: check, identify, read, handle, count.
+
+        Args:
+            method: Its full name, `/package.Service/Method`.
+            context: As gRPC's; HTTP's has `invocation_metadata`, `time_remaining` and `peer`.
+            read: Reads the message, once the call is admitted.
+            handler: The servicer's method.
+
+        Raises:
+            ServiceError: The call is refused, or failed; an unknown error says nothing of itself.
+        """
+        check = self._admission_checks.get(method)
+        if check is not None and (refusal := check(deadline_s(context))):
+            self._seconds(method, refusal.code.name).observe(0)
+            raise refusal
+        with self._call(method, context, timed=True):
+            return await handler(await read(), context)
 
     def timed(self, method: str) -> Timed:
         """Return what times the requests of a stream of this method, as calls are timed."""

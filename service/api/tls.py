@@ -4,10 +4,13 @@ gRPC asks for the certificates at every handshake; connections that stand keep t
 """
 
 import logging
+import ssl
 from pathlib import Path
+from typing import Self
 
 import grpc
 
+from service.config import ServerConfig
 from service.errors import InvalidArgumentError
 from service.files import file_state
 
@@ -31,6 +34,19 @@ class Certificates:
         self._paths = (certificate, key, client_ca)
         self._seen = self._state()
         self._now = self._read()
+        self._context: ssl.SSLContext
+        self._context_seen = self._seen
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> Self | None:
+        """Return those that a server is told to use; None where it speaks plain text.
+
+        Raises:
+            InvalidArgumentError: As at birth.
+        """
+        if config.tls_certificate is None or config.tls_key is None:
+            return None
+        return cls(config.tls_certificate, config.tls_key, config.tls_client_ca)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return what gRPC's `add_secure_port` takes; it follows the files."""
@@ -39,6 +55,39 @@ class Certificates:
             self._changed,  # type: ignore[arg-type]  # the stubs forget that None keeps the old
             require_client_authentication=self._paths[2] is not None,
         )
+
+    def context(self) -> ssl.SSLContext:
+        """Return what the HTTP port wraps its connections in; it follows the files, too."""
+        self._context = self._new_context()
+        outer = self._new_context()
+        outer.sni_callback = self._choose
+        return outer
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, outer: ssl.SSLContext) -> None:
+        """Give a connection the present certificates; called by ssl at every handshake."""
+        del name, outer
+        seen = self._state()
+        if seen != self._context_seen:
+            self._context_seen = seen
+            try:
+                self._context = self._new_context()
+            except InvalidArgumentError as error:
+                logger.error("the old certificates are kept for HTTP: %s", error)
+        connection.context = self._context
+
+    def _new_context(self) -> ssl.SSLContext:
+        certificate, key, client_ca = self._paths
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(certificate, key)
+            if client_ca is not None:
+                context.load_verify_locations(client_ca)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgumentError(
+                f"{certificate} and {key} cannot be used: {error}"
+            ) from error
+        return context
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the new configuration, or None while the old one holds; called by gRPC."""
@@ -68,8 +117,6 @@ class Certificates:
 
 def _check_pair(certificate: Path, key: Path) -> None:
     """Refuse a key that is not the certificate's: half of a renewal may have been written."""
-    import ssl
-
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:

@@ -23,6 +23,16 @@ def serve(
     ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0: a free one.")] = 8500,
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="HTTP port, and a page to try it; 0: none.")
+    ] = 8080,
+    no_page: Annotated[
+        bool, typer.Option("--no-page", help="No page at / over HTTP, only the methods.")
+    ] = False,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose pages may call over HTTP; may be given again."),
+    ] = None,
     metrics_host: Annotated[
         str, typer.Option(help="Address of /metrics.", show_default="that of gRPC")
     ] = "",
@@ -96,7 +106,7 @@ def serve(
         typer.Option(help="debug: a line for every call."),
     ] = "info",
 ) -> None:
-    """Serve the models of a repository over gRPC, and follow what is released into it.
+    """Serve the models of a repository over gRPC and HTTP, and follow what is released into it.
 
     Ends with 0 after SIGTERM, when the calls in flight are answered, and with 70 when a model fails
     for good.
@@ -113,7 +123,11 @@ def serve(
     from service.server.server import Server
 
     set_up(style=log_format, level=log_level)
-    config = ServerConfig(**{**settings, "metrics_port": metrics_port or None})
+    origins, no_page = settings.pop("cors_origin") or (), settings.pop("no_page")
+    ports = {"http_port": http_port or None, "metrics_port": metrics_port or None}
+    config = ServerConfig(
+        **{**settings, **ports, "cors_origins": tuple(origins), "page": not no_page}
+    )
     raise typer.Exit(run(config, build=Device if config.workers else Server))
 
 

@@ -1,4 +1,4 @@
-"""The server: one port, the models behind it, and their lives from start to drain.
+"""The server: its ports, the models behind them, and their lives from start to drain.
 
 listen (NOT_SERVING) ─► load, check, warm up ─► SERVING
 SIGTERM ─► NOT_SERVING, calls are still taken for `drain_delay_s` ─► no new calls, those in flight
@@ -24,10 +24,12 @@ from service.api.classifier import ClassifierServicer
 from service.api.inference import Inference
 from service.api.interceptors import CallInterceptor
 from service.api.open_inference import Control, OpenInferenceServicer
-from service.api.tls import Certificates
 from service.batching.decoder import Decoder
 from service.config import ServerConfig, num_cores
-from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from service.errors import InvalidArgumentError, NotFoundError
+from service.http.app import Api
+from service.http.body import Bodies
+from service.http.listener import Listener, http_listener
 from service.memory import trim_heaps
 from service.models.bucket import Bucket, follow
 from service.models.pool import ModelPool
@@ -36,6 +38,7 @@ from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
 from service.pb import inference_pb2_grpc as inference_grpc
+from service.server import grpc_port
 from service.server.health import Health
 from service.server.watchdog import Watchdog
 from storage import bucket_url
@@ -43,9 +46,6 @@ from storage import bucket_url
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-
-_MAX_CALLS = 2048
-"""Calls at a time, of whatever kind; a bound for what the other limits do not see."""
 
 _PULL_TURNS = 5
 """A bucket is looked at once in so many turns of the poll: each look is a request that costs."""
@@ -62,6 +62,7 @@ class Server:
 
     Attributes:
         port: The gRPC port, once it listens.
+        http_port: The HTTP port, or None.
         metrics_port: The port of `/metrics`, or None.
         reflection_port: The port of reflection, or None where it has none of its own.
         metrics: What it counts and times.
@@ -83,6 +84,7 @@ class Server:
             config = replace(config, repository=Path(copy.name))
         self.config = config
         self.port = config.port
+        self.http_port = config.http_port
         self.metrics_port = config.metrics_port
         self.reflection_port: int | None = None
         self.metrics = Metrics()
@@ -92,6 +94,7 @@ class Server:
         self.watchdog: Watchdog
         self._quota: Callable[[str, int], Awaitable[float]] | None = None
         self._tokens = Tokens(config.tokens)
+        self._http: Listener | None = None
         self._health = Health(("", CLASSIFIER, INFERENCE))
         self._loaded = False
         self._draining = False
@@ -143,7 +146,7 @@ class Server:
                 f"/{INFERENCE}/ModelInfer": self.models.refusal,
             },
         )
-        server = self._new_server(interceptor)
+        server = grpc_port.new_server(config, interceptor, shares_port=self.shares_port)
         decoder = Decoder(config.decode_threads or num_cores(), metrics)
         inference = Inference(
             decoder,
@@ -152,33 +155,36 @@ class Server:
             tracing=tracing,
             quota=self._quota,
         )
-        classifier_grpc.add_ClassifierServicer_to_server(  # type: ignore[no-untyped-call]
-            ClassifierServicer(
-                self.models.find,
-                inference,
-                interceptor.timed(f"/{CLASSIFIER}/ClassifyStream"),
-                self._stopping,
-            ),
-            server,
+        classifier = ClassifierServicer(
+            self.models.find,
+            inference,
+            interceptor.timed(f"/{CLASSIFIER}/ClassifyStream"),
+            self._stopping,
         )
-        inference_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            OpenInferenceServicer(
-                self.models,
-                inference,
-                interceptor.timed(f"/{INFERENCE}/ModelStreamInfer"),
-                self._stopping,
-                Control(
-                    ready=lambda: self._health.serving,
-                    allowed=config.model_control,
-                    max_delay_ms=config.max_delay_ms,
-                ),
+        open_inference = OpenInferenceServicer(
+            self.models,
+            inference,
+            interceptor.timed(f"/{INFERENCE}/ModelStreamInfer"),
+            self._stopping,
+            Control(
+                ready=lambda: self._health.serving,
+                allowed=config.model_control,
+                max_delay_ms=config.max_delay_ms,
             ),
-            server,
         )
+        classifier_grpc.add_ClassifierServicer_to_server(classifier, server)  # type: ignore[no-untyped-call]
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection == "on":
             reflection.enable_server_reflection(SERVICES, server)
-        self.port = self._bind(server, f"{config.host}:{config.port}", "--port")
+        self.port = grpc_port.bind(server, config, f"{config.host}:{config.port}", "--port")
+        if config.http_port is not None:
+            bodies = Bodies(
+                metrics, most=config.max_message_bytes, most_together=config.max_bytes_in_flight
+            )
+            api = Api(classifier, open_inference, interceptor, bodies, lambda: self._health.serving)
+            self._http = http_listener(config, api, shares_port=self.shares_port)
+            self.http_port = self._http.port
         # Closed in the reverse order: calls end, then their models, then the threads, then metrics.
         if config.metrics_port is not None:
             self.metrics_port = self._closers.enter_context(
@@ -186,12 +192,14 @@ class Server:
             )
         self._closers.callback(decoder.close)
         self._closers.push_async_callback(self.models.close)
-        self._closers.push_async_callback(self._stop_server, server)
+        self._closers.push_async_callback(self._stop_calls, server)
         await server.start()
+        if self._http is not None:
+            await self._http.start()
         if config.reflection not in ("on", "off"):
-            apart = self._new_server(interceptor)
+            apart = grpc_port.new_server(config, interceptor, shares_port=self.shares_port)
             reflection.enable_server_reflection(SERVICES, apart)
-            self.reflection_port = self._bind(apart, config.reflection, "--reflection")
+            self.reflection_port = grpc_port.bind(apart, config, config.reflection, "--reflection")
             self._closers.push_async_callback(apart.stop, None)
             await apart.start()
 
@@ -230,6 +238,8 @@ class Server:
     async def drain(self) -> None:
         """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
         self._draining = True
+        if self._http is not None:
+            self._http.drain()
         await self._update_health()
 
     def abort_calls(self) -> None:
@@ -252,47 +262,12 @@ class Server:
         self.metrics.ready.set(serving)
         await self._health.set(serving=serving)
 
-    def _new_server(self, interceptor: CallInterceptor) -> grpc.aio.Server:
-        return grpc.aio.server(
-            interceptors=[interceptor],
-            maximum_concurrent_rpcs=_MAX_CALLS,
-            options=[
-                # Left on, a second server on the port would silently take half of the calls.
-                ("grpc.so_reuseport", int(self.shares_port)),
-                ("grpc.max_receive_message_length", self.config.max_message_bytes),
-                ("grpc.max_send_message_length", self.config.max_message_bytes),
-                # Headers are the callers' to fill: a token and a trace fit well into this.
-                ("grpc.max_metadata_size", 16 * 2**10),
-                # A peer that vanished without a word is noticed; one that pings wildly is cut off.
-                ("grpc.keepalive_time_ms", 60_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.http2.max_ping_strikes", 2),
-            ],
-        )
-
-    def _bind(self, server: grpc.aio.Server, address: str, flag: str) -> int:
-        config = self.config
-        try:
-            if config.tls_certificate is None or config.tls_key is None:
-                return server.add_insecure_port(address)
-            certificates = Certificates(
-                config.tls_certificate, config.tls_key, config.tls_client_ca
-            )
-            return server.add_secure_port(address, certificates.credentials())
-        except RuntimeError as error:
-            raise UnavailableError(
-                f"cannot listen on {address}: is another server there? Choose another with {flag}"
-            ) from error
-
-    async def _stop_server(self, server: grpc.aio.Server) -> None:
-        stop = asyncio.ensure_future(server.stop(self.grace_s))
-        aborting = asyncio.ensure_future(self._aborting.wait())
-        await asyncio.wait({stop, aborting}, return_when=asyncio.FIRST_COMPLETED)
-        aborting.cancel()
-        if not stop.done():
-            await server.stop(None)
-        await stop
+    async def _stop_calls(self, server: grpc.aio.Server) -> None:
+        """End the calls of both ports, within `grace_s`."""
+        stops = [grpc_port.stop(server, self.grace_s, self._aborting)]
+        if self._http is not None:
+            stops.append(self._http.stop(self.grace_s, self._aborting))
+        await asyncio.gather(*stops)
 
     async def reload_tokens(self) -> None:
         """Follow the file of callers until cancelled."""

@@ -43,7 +43,8 @@ async def test_the_same_bytes_get_the_same_answer_in_any_batch(repository, seed)
     rng = random.Random(seed)
     photos = rig.photos(12, size=(90, 60), seed=seed)
     config = ServerConfig(
-        repository=repository, host="127.0.0.1", port=0, metrics_port=None, device="cpu",
+        repository=repository, host="127.0.0.1", port=0, http_port=None,
+        metrics_port=None, device="cpu",
         runs=2, max_batch=8, max_delay_ms=5,
     )  # fmt: skip
     async with Server(config) as server, rig.stub(f"127.0.0.1:{server.port}") as stub:

@@ -39,7 +39,9 @@ async def test_the_service_counts_the_top1_that_the_run_reports(road):
 
     home, result, released = road
     photos = sorted((home / "photos" / "val").glob("*/*.jpg"))
-    config = ServerConfig(repository=home / "models", host="127.0.0.1", port=0, metrics_port=None)
+    config = ServerConfig(
+        repository=home / "models", host="127.0.0.1", port=0, http_port=None, metrics_port=None
+    )
     async with Server(config) as server:
 
         def ask():

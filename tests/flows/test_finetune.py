@@ -69,7 +69,9 @@ async def test_both_models_serve_side_by_side_and_are_chosen_by_name(
 
     assert "linear-probe" == found["recommended"]
     assert found["strategies"][0]["val_top1"] == pytest.approx(found["released"].val_top1)
-    config = ServerConfig(repository=home / "models", host="127.0.0.1", port=0, metrics_port=None)
+    config = ServerConfig(
+        repository=home / "models", host="127.0.0.1", port=0, http_port=None, metrics_port=None
+    )
     photos = [path.read_bytes() for path in sorted((home / "health/val").glob("*/*.jpg"))]
     truth = [path.parent.name for path in sorted((home / "health/val").glob("*/*.jpg"))]
     async with Server(config) as server:

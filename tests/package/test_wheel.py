@@ -154,7 +154,8 @@ def test_serve_answers_from_the_wheel(serving, tmp_path):
     photo.write_bytes(stream.getvalue())
     begun = subprocess.Popen(
         [serving.bin / "hansang", "serve", "--repository", tmp_path / "models", "--host",
-         "127.0.0.1", "--port", "0", "--metrics-port", "0", "--drain-delay", "0"],
+         "127.0.0.1", "--port", "0", "--http-port", "0", "--metrics-port", "0",
+         "--drain-delay", "0"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
     )  # fmt: skip

@@ -74,6 +74,11 @@ class Device(Server):
         self.watchdog = Watchdog(config, self.metrics, self._update_health)
         self._reserved = self._closers.enter_context(_reserve(config.host, config.port))
         self.port = self._reserved.getsockname()[1]
+        if config.http_port is not None:
+            reserved = self._closers.enter_context(
+                _reserve(config.host, config.http_port, "--http-port")
+            )
+            self.http_port = reserved.getsockname()[1]
         if config.metrics_port is not None:
             where = config.metrics_host or config.host
             self.metrics_port = self._closers.enter_context(
@@ -162,6 +167,7 @@ class Device(Server):
         mine = replace(
             config,
             port=self.port,
+            http_port=self.http_port,
             metrics_port=None,
             queue_size=max(-(-config.queue_size // parts), 64),
             max_bytes_in_flight=max(config.max_bytes_in_flight // parts, 2**16),
@@ -224,7 +230,7 @@ class Device(Server):
             await asyncio.wait(left)
 
 
-def _reserve(host: str, port: int) -> socket.socket:
+def _reserve(host: str, port: int, flag: str = "--port") -> socket.socket:
     """Keep a port for the front ends, without listening on it.
 
     Raises:
@@ -244,6 +250,6 @@ def _reserve(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise UnavailableError(
-            f"cannot listen on {host}:{port}: is another server there? Choose another with --port"
+            f"cannot listen on {host}:{port}: is another server there? Choose another with {flag}"
         ) from error
     return found

@@ -193,7 +193,7 @@ def test_a_real_postgresql_holds_the_state(tmp_path, photos):
 
 def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
     """Server, workers and service answer at the addresses that are printed; SIGTERM ends all."""
-    ports = [str(free_port()) for _ in range(4)]
+    ports = [str(free_port()) for _ in range(5)]
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environment = {**inherited, "PREFECT_HOME": str(tmp_path / "prefect"),
                    "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}  # fmt: skip
@@ -201,6 +201,7 @@ def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):
         [sys.executable, "-m", "hansang", "up", "--home", str(ROOT), "--data", str(photos),
          "--repository", str(tmp_path / "models"), "--gpus", "0", "--server-port", ports[0],
          "--port", ports[1], "--metrics-port", ports[2], "--reports-port", ports[3],
+         "--http-port", ports[4],
          "--logs", str(tmp_path / "logs")],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

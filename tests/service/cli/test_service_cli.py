@@ -259,7 +259,7 @@ def test_serve_says_when_it_is_ready_and_drains(publish, tmp_path):
     publish("food")
     command = [
         *(sys.executable, "-X", "importtime", "-m", "hansang", "serve", "--host", "127.0.0.1"),
-        *("--port", "0", "--metrics-port", "0", "--device", "cpu"),
+        *("--port", "0", "--http-port", "0", "--metrics-port", "0", "--device", "cpu"),
         *("--repository", str(tmp_path / "models")),
     ]
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as server:
@@ -281,7 +281,19 @@ def test_serve_says_when_it_is_ready_and_drains(publish, tmp_path):
 def test_serve_without_a_model_says_how_to_publish_one(tmp_path):
     """An empty repository is an error with the next command, and exit code 1."""
     done = hansang(
-        *("serve", "--repository", tmp_path, "--port", 0, "--metrics-port", 0, "--device", "cpu")
+        *(
+            "serve",
+            "--repository",
+            tmp_path,
+            "--port",
+            0,
+            "--http-port",
+            0,
+            "--metrics-port",
+            0,
+            "--device",
+            "cpu",
+        )
     )
     assert 1 == done.returncode
     assert "hansang release" in done.stderr

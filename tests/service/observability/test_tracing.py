@@ -132,7 +132,8 @@ from pathlib import Path
 from service.config import ServerConfig
 from service.server.server import Server
 async def serve():
-    settings = dict(repository=Path(sys.argv[1]), host="127.0.0.1", port=0, metrics_port=None)
+    settings = dict(repository=Path(sys.argv[1]), host="127.0.0.1", port=0)
+    settings.update(http_port=None, metrics_port=None)
     async with Server(ServerConfig(**settings, device="cpu")) as server:
         print(server.port > 0)
     try:

@@ -36,7 +36,8 @@ from service.server.process import run
 from terminal import UserError
 try:
     sys.exit(run(
-        ServerConfig(repository=Path(sys.argv[1]), host="127.0.0.1", port=0, metrics_port=None,
+        ServerConfig(repository=Path(sys.argv[1]), host="127.0.0.1", port=0,
+                     http_port=None, metrics_port=None,
                      device=sys.argv[2], max_batch=64, runs=1, drain_s=30),
         ready=lambda line: print(line, flush=True),
     ))

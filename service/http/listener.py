@@ -1,0 +1,212 @@
+"""The port: connections of uvicorn's on the loop of the gRPC server, bounded in number and time.
+
+Each connection must send the head of a request within seconds, and no more than 16 kB of it; bodies
+are `body.py`'s. A drain lets calls in flight end, as gRPC does.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from email.utils import formatdate
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from service.api.tls import Certificates
+from service.config import ServerConfig
+from service.errors import UnavailableError
+from service.http.app import Api, build
+from service.http.pages import pages
+
+MAX_CONNECTIONS = 2048
+_MAX_HEAD_BYTES = 16 * 2**10
+_HEAD_S = 10.0
+"""Seconds for the head of a request, from the connection or the first byte of it on."""
+_IDLE_S = 75.0
+"""Seconds that a connection may be idle between two requests."""
+_CUT_S = 1.0
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection whose next request must begin, and end its head, in time."""
+
+    _head: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._head = self.loop.call_later(_HEAD_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_ended()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._head_ended()
+        self._head = self.loop.call_later(_HEAD_S, self.transport.abort)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._head_ended()
+        super().on_headers_complete()
+
+    def _head_ended(self) -> None:
+        self._head_bytes = 0
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            # The parser turns it into an error, and that into status 400 and the connection's end.
+            raise ValueError("the head is too long")
+
+
+class Listener:
+    """One port, open from birth to `stop`.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None, shares: bool
+    ) -> None:
+        """Take the port; `start` takes connections.
+
+        Args:
+            app: Answers requests.
+            host: Address to listen on.
+            port: 0 is a free one.
+            tls: None is plain text.
+            shares: Whether other processes listen on the same port.
+
+        Raises:
+            UnavailableError: The port cannot be had.
+        """
+        self._config = uvicorn.Config(
+            app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,
+            proxy_headers=False, server_header=False, timeout_keep_alive=int(_IDLE_S),
+        )  # fmt: skip
+        self._config.load()
+        # Whatever anybody sends would fill the log.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self._state = ServerState()
+        self._draining = False
+        self._tls = tls
+        self._socket = bound(host, port, shares=shares)
+        self.port: int = self._socket.getsockname()[1]
+        self._server: asyncio.Server | None = None
+        self._dating: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take connections."""
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connection, sock=self._socket, ssl=self._tls, backlog=1024
+        )
+        self._dating = asyncio.create_task(self._date())
+
+    def drain(self) -> None:
+        """Ask callers to connect anew with each answer, so that they find another server."""
+        self._draining = True
+        self._set_headers()
+
+    async def stop(self, grace_s: float, hurried: asyncio.Event) -> None:
+        """Take no new requests, and let those in flight end.
+
+        Args:
+            grace_s: Seconds that they may take; then they are cut off.
+            hurried: Cuts them off once set.
+        """
+        if self._server is None or self._dating is None:
+            self._socket.close()
+            return
+        self._server.close()
+        self._dating.cancel()
+        self.drain()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if tasks := set(self._state.tasks):
+            hurry = asyncio.ensure_future(hurried.wait())
+            ending = asyncio.ensure_future(asyncio.wait(tasks, timeout=grace_s))
+            await asyncio.wait({hurry, ending}, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            ending.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CUT_S)
+        for connection in list(self._state.connections):
+            connection.transport.close()
+
+    def _connection(self) -> Any:
+        return _Connection(config=self._config, server_state=self._state, app_state={})
+
+    async def _date(self) -> None:
+        while True:
+            self._set_headers()
+            await asyncio.sleep(1)
+
+    def _set_headers(self) -> None:
+        """Set what every response begins with."""
+        date = (b"date", formatdate(time.time(), usegmt=True).encode())
+        self._state.default_headers = [date, *[(b"connection", b"close")] * self._draining]
+
+
+def http_listener(config: ServerConfig, api: Api, *, shares_port: bool) -> Listener:
+    """Return the HTTP port of a server, which has its port already.
+
+    Raises:
+        UnavailableError: The port cannot be had.
+        InvalidArgumentError: The certificates cannot be used.
+    """
+    certificates = Certificates.of(config)
+    return Listener(
+        build(api, more=pages(page=config.page), origins=config.cors_origins),
+        config.host,
+        config.http_port or 0,
+        tls=None if certificates is None else certificates.context(),
+        shares=shares_port,
+    )
+
+
+def bound(host: str, port: int, *, shares: bool) -> socket.socket:
+    """Return a socket that has the port.
+
+    Raises:
+        UnavailableError: Another server has it.
+    """
+    family, kind, _, _, address = socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM
+    )[0]
+    found = socket.socket(family, kind)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise UnavailableError(
+            f"HTTP cannot listen on {host}:{port} ({error.strerror});"
+            " choose another with --http-port, or 0 for none"
+        ) from error
+    return found

@@ -1,0 +1,65 @@
+"""The gRPC port: what bounds its connections, how it is had, and how its calls end."""
+
+import asyncio
+
+import grpc
+
+from service.api.interceptors import CallInterceptor
+from service.api.tls import Certificates
+from service.config import ServerConfig
+from service.errors import UnavailableError
+
+_MAX_CALLS = 2048
+"""Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+
+
+def new_server(
+    config: ServerConfig, interceptor: CallInterceptor, *, shares_port: bool
+) -> grpc.aio.Server:
+    """Return a server without methods, which listens nowhere yet."""
+    return grpc.aio.server(
+        interceptors=[interceptor],
+        maximum_concurrent_rpcs=_MAX_CALLS,
+        options=[
+            # Left on, a second server on the port would silently take half of the calls.
+            ("grpc.so_reuseport", int(shares_port)),
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", config.max_message_bytes),
+            # Headers are the callers' to fill: a token and a trace fit well into this.
+            ("grpc.max_metadata_size", 16 * 2**10),
+            # A peer that vanished without a word is noticed; one that pings wildly is cut off.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.max_ping_strikes", 2),
+        ],
+    )
+
+
+def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str) -> int:
+    """Have a server listen on an address; return the port.
+
+    Raises:
+        UnavailableError: Another server has it; `flag` chooses another.
+        InvalidArgumentError: The certificates cannot be used.
+    """
+    try:
+        certificates = Certificates.of(config)
+        if certificates is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, certificates.credentials())
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"cannot listen on {address}: is another server there? Choose another with {flag}"
+        ) from error
+
+
+async def stop(server: grpc.aio.Server, grace_s: float, aborting: asyncio.Event) -> None:
+    """Take no new calls; those in flight end within `grace_s`, or once `aborting` is set."""
+    stopping = asyncio.ensure_future(server.stop(grace_s))
+    aborted = asyncio.ensure_future(aborting.wait())
+    await asyncio.wait({stopping, aborted}, return_when=asyncio.FIRST_COMPLETED)
+    aborted.cancel()
+    if not stopping.done():
+        await server.stop(None)
+    await stopping
