@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -45,10 +45,10 @@ class ServerConfig:
     """Port of the same methods over HTTP, and of the page to try them; 0 takes a free one, None
     serves none."""
 
-    page: bool = True
-    """Whether `/` over HTTP is the page to try the service."""
+    no_page: bool = False
+    """Whether `/` over HTTP is left out: the page to try the service."""
 
-    cors_origins: tuple[str, ...] = ()
+    cors_origin: Sequence[str] | None = None
     """Sites whose pages may call over HTTP, such as `https://kitchen.example`; `*` is any."""
 
     metrics_port: int | None = 8002
@@ -154,7 +154,7 @@ class ServerConfig:
             for name in ("repository", "tls_certificate", "tls_key", "tls_client_ca", "tokens")
             if values[name] is not None
         }
-        return cls(**{**values, **paths, "cors_origins": tuple(values["cors_origins"])})
+        return cls(**{**values, **paths})
 
     def to_json(self) -> str:
         """Return all of it for another process of this machine."""
@@ -197,10 +197,10 @@ class ServerConfig:
                 raise InvalidArgumentError(
                     f"{field} must be one of {', '.join(those)}, not {value!r}"
                 )
-        for origin in self.cors_origins:
+        for origin in self.cors_origin or ():
             if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
                 raise InvalidArgumentError(
-                    f"cors_origins must be like https://host:port, or *, not {origin!r}"
+                    f"cors_origin must be like https://host:port, or *, not {origin!r}"
                 )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidArgumentError("tls_certificate and tls_key are given together")

@@ -123,11 +123,8 @@ def serve(
     from service.server.server import Server
 
     set_up(style=log_format, level=log_level)
-    origins, no_page = settings.pop("cors_origin") or (), settings.pop("no_page")
     ports = {"http_port": http_port or None, "metrics_port": metrics_port or None}
-    config = ServerConfig(
-        **{**settings, **ports, "cors_origins": tuple(origins), "page": not no_page}
-    )
+    config = ServerConfig(**{**settings, **ports})
     raise typer.Exit(run(config, build=Device if config.workers else Server))
 
 

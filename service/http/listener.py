@@ -178,7 +178,7 @@ def http_listener(config: ServerConfig, api: Api, *, shares_port: bool) -> Liste
     """
     certificates = Certificates.of(config)
     return Listener(
-        build(api, more=pages(page=config.page), origins=config.cors_origins),
+        build(api, more=pages(with_try=not config.no_page), origins=config.cors_origin or ()),
         config.host,
         config.http_port or 0,
         tls=None if certificates is None else certificates.context(),

@@ -3,7 +3,7 @@
 from starlette.routing import Route
 
 
-def pages(*, page: bool) -> list[Route]:
+def pages(*, with_try: bool) -> list[Route]:
     """Return the routes of what people open."""
-    del page
+    del with_try
     return []

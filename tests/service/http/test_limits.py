@@ -204,11 +204,11 @@ async def test_another_sites_page_may_not_call(publish, serve, call, photo):
     )  # fmt: skip
     assert 403 == preflight.status
 
-    other = await serve(http_port=0, cors_origins=("https://kitchen.example",))
+    other = await serve(http_port=0, cors_origin=["https://kitchen.example"])
     named = await call(other, "POST", CLASSIFY, photo("red"), {"origin": "https://kitchen.example"})
     assert "https://kitchen.example" == named.headers["access-control-allow-origin"]
-    with pytest.raises(InvalidArgumentError, match="cors_origins"):
-        await serve(http_port=0, cors_origins=("kitchen.example",))
+    with pytest.raises(InvalidArgumentError, match="cors_origin"):
+        await serve(http_port=0, cors_origin=["kitchen.example"])
 
 
 async def test_a_taken_port_is_told(publish, serve, config):
