@@ -66,7 +66,7 @@ FROM runtime AS service
 COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py storage.py /app/
 COPY service /app/service
 USER 10001:10001
-EXPOSE 8500 8002
+EXPOSE 8500 8080 8002
 ENTRYPOINT ["python", "-m", "hansang"]
 CMD ["serve", "--repository", "/models", "--log-format", "json"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \

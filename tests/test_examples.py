@@ -1,14 +1,18 @@
 """The scripts of examples/ run as their docstrings say."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from benchmarks import rig
 from flows.local.demo import free_port
 from service.client import Classifier
 from service.models.repository import ModelRepository
@@ -88,3 +92,54 @@ def test_call_from_python_and_watch(trained: tuple[Path, str], server: tuple[int
 def test_an_example_is_short(script: Path) -> None:
     """A page that one screen shows."""
     assert len(script.read_text().splitlines()) < 40
+
+
+@pytest.fixture
+def both_ports(tmp_path: Path) -> Iterator[tuple[int, int, Path]]:
+    """Serve a tiny model; give its gRPC port, its HTTP port and a photo."""
+    store = ModelRepository(tmp_path / "models")
+    store.publish("food", rig.tiny_model(tmp_path / "tiny.onnx"))
+    photo = tmp_path / "red.jpg"
+    Image.new("RGB", (32, 32), (255, 0, 0)).save(photo)
+    with rig.Server(store.root) as server:
+        yield server.port, server.http_port, photo
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_curl(both_ports: tuple[int, int, Path]) -> None:
+    """Each form of body is answered; a wrong model ends with curl's code and the sentence."""
+    _, port, photo = both_ports
+    script = [EXAMPLES / "curl.sh", f"localhost:{port}"]
+    ran = subprocess.run([*script, "food", photo], capture_output=True, text=True)
+    assert 0 == ran.returncode, ran.stderr
+    one, two, as_json, model = (json.loads(line) for line in ran.stdout.splitlines())
+    assert [1, 2, 1] == [len(each["results"]) for each in (one, two, as_json)]
+    assert "red" == one["results"][0]["classes"][0]["label"]
+    assert "food" == model["name"]
+
+    ran = subprocess.run([*script, "other", photo], capture_output=True, text=True)
+    assert 22 == ran.returncode
+    assert "there is food" in ran.stdout
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed")
+def test_node(both_ports: tuple[int, int, Path], tmp_path: Path) -> None:
+    """grpc-js loads the protos as they lie in proto/, and is answered."""
+    port, _, photo = both_ports
+    copy = shutil.copytree(EXAMPLES / "node", tmp_path / "examples" / "node")
+    (tmp_path / "proto").symlink_to(ROOT / "proto")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+    installed = subprocess.run(install, cwd=copy, capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"npm has no registry: {installed.stderr.splitlines()[:1]}")
+    command = ["node", "classify.js", f"localhost:{port}", photo, __file__]
+    ran = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert 0 == ran.returncode, ran.stderr
+    red, error, model = ran.stdout.splitlines()
+    assert red.startswith(f"{photo}: red ")
+    assert "JPEG" in error
+    assert "model food, version 1" == model
+
+    away = subprocess.run([*command[:2], "localhost:1", photo], cwd=copy, capture_output=True)
+    assert 1 == away.returncode
+    assert b"UNAVAILABLE" in away.stderr or b"DEADLINE_EXCEEDED" in away.stderr

@@ -5,11 +5,11 @@ service/api/tensors.py. It shares models and limits with `hansang.v1.Classifier`
 """
 
 import asyncio
-import importlib.metadata
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from service import __version__
 from service.api.auth import caller
 from service.api.classifier import likeliest
 from service.api.inference import CallOptions, Inference
@@ -87,7 +87,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:  # noqa: N802, ARG002
         """Name the server."""
-        return pb.ServerMetadataResponse(name="hansang", version=_version(), extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="hansang", version=__version__, extensions=EXTENSIONS)
 
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, context: Any
@@ -305,10 +305,3 @@ def _statistics(instance: ModelInstance, of: Statistics, runs: int) -> pb.ModelS
             compute_output=duration(of.stages_s["answer"], of.calls),
         ),
     )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("hansang")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
