@@ -6,7 +6,7 @@ alone     what lies on the device already, one session: precision, layout, CUDA 
 lanes     with the copies to the device and back, as the server runs it
 raw       uint8 pixels over gRPC, from processes of their own
 jpeg      JPEGs of 500 x 500 over gRPC, decoded by the server on its cores
-          both also through front ends in processes of their own (`--workers`)
+          both also by replicas on one port (`--workers`)
 decoding  cores against the device (torchvision's nvJPEG): whether the latter would earn its place
 
 ResNet18 with random weights. Beside each figure over gRPC stands what was busy: the lanes, the
@@ -59,7 +59,7 @@ SCALES = {
     "cuda": Scale(224, (1, 8, 32, 64, 128, 256), 64, 64, 6, 5.0, 500, max(num_cores() // 4, 2)),
     "cpu": Scale(32, (1, 8), 8, 8, 2, 0.6, 96, 2),
 }
-# Front ends share both limits, and connections do not spread evenly over them.
+# Replicas share both limits, and connections do not spread evenly over them.
 FLAGS = ("--queue-size", "16384", "--max-bytes-in-flight", str(2**31))
 
 
@@ -161,7 +161,7 @@ class Bench:
             said = server.said
         best = max(rows, key=lambda row: row["images_per_s"])
         return {
-            "front_ends": workers,
+            "replicas": workers,
             "best_images_per_s": best["images_per_s"],
             "one_image_p50_ms": rows[0]["p50_ms"],
             "next_bottleneck": busiest(best, self.lanes_rate.get(precision, 0.0)),

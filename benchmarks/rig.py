@@ -141,9 +141,9 @@ class Server:
         return code
 
     def rss_mb(self) -> float:
-        """Return its resident memory."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        """Return its resident memory, that of its replicas included."""
+        statuses = [Path(f"/proc/{each}/status").read_text() for each in self.pids()]
+        return sum(int(status.split("VmRSS:")[1].split()[0]) for status in statuses) / 1024
 
     def threads(self) -> int:
         """Return how many threads it has."""
@@ -154,14 +154,19 @@ class Server:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it and its front ends have used."""
+        """Return the CPU time that it and its replicas have used."""
         return sum(self.each_cpu_s().values())
 
-    def each_cpu_s(self) -> dict[int, float]:
-        """Return the CPU time of each process: its own by its ID, then those of its front ends."""
-        pid, spent = self.process.pid, {}
+    def pids(self) -> list[int]:
+        """Return the IDs of its process and of its replicas'."""
+        pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
+        return [pid, *map(int, children)]
+
+    def each_cpu_s(self) -> dict[int, float]:
+        """Return the CPU time of each process by its ID, its own first."""
+        spent = {}
+        for each in self.pids():
             fields = Path(f"/proc/{each}/stat").read_text().rsplit(")", 1)[1].split()
             spent[each] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return spent

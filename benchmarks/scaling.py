@@ -1,14 +1,17 @@
-"""What a call costs by open connections, and by cores, replicas and front ends.
+"""What a call costs by open connections, by cores, and by replicas.
 
     python -m benchmarks.scaling connections --json
     python -m benchmarks.scaling cores --json
+    python -m benchmarks.scaling replicas --json
 
-A real ResNet18 at 64 px. 32 calls are in flight at a time. What counts is CPU time of the servers
+A real ResNet18 at 64 px; 32 calls are in flight at a time. What counts is CPU time of the servers
 for a call: it says what a million photos cost, wherever they are classified.
 
 connections  one server; calls go over the next connection in turn, the others stand open, as those
              of callers do that call now and then
-cores        a server on one core and on two, two servers on a core each, and one with front ends
+cores        a server on one core and on two, two servers on a core each, and `--workers 2`
+replicas     one process, and `--workers 2`, with a model that costs nothing: what is left is what
+             Python and JPEG decoding cost, which is what more processes are for
 """
 
 import argparse
@@ -31,10 +34,18 @@ from service.pb import classifier_pb2 as pb
 
 CONNECTIONS = (1, 10, 100, 1000)
 CALLERS = 32
+LOADS = ((1, 8), (1, 32), (16, 8))
+"""Photos in a call, and calls at a time: what `replicas` measures."""
 
 
 async def turn(
-    servers: list[rig.Server], connections: int, photos: list[bytes], seconds: float
+    servers: list[rig.Server],
+    connections: int,
+    photos: list[bytes],
+    seconds: float,
+    *,
+    per_call: int = 1,
+    callers: int = CALLERS,
 ) -> dict:
     """Open so many connections to each server, use each, and measure."""
     async with AsyncExitStack() as stack:
@@ -46,9 +57,10 @@ async def turn(
         turns = itertools.cycle(stubs)
 
         async def call(photo: bytes) -> None:
-            await next(turns).Classify(pb.ClassifyRequest(images=[photo]), timeout=60)
+            images = [photo] * per_call
+            await next(turns).Classify(pb.ClassifyRequest(images=images), timeout=60)
 
-        places = asyncio.Semaphore(CALLERS)
+        places = asyncio.Semaphore(callers)
 
         async def first(photo: bytes) -> None:
             async with places:
@@ -56,12 +68,13 @@ async def turn(
 
         await asyncio.gather(*(first(photos[at % len(photos)]) for at in range(len(stubs))))
         cpu_s, start_s = sum(each.cpu_s() for each in servers), time.monotonic()
-        taken_s = await closed(call, photos, CALLERS, seconds)
+        taken_s = await closed(call, photos, callers, seconds)
         wall_s = time.monotonic() - start_s
         cpu_s = sum(each.cpu_s() for each in servers) - cpu_s
         return {
             "cpu_ms_per_call": 1000 * cpu_s / len(taken_s),
-            "calls_per_s": len(taken_s) / wall_s,
+            "images_per_cpu_s": per_call * len(taken_s) / cpu_s,
+            "images_per_s": per_call * len(taken_s) / wall_s,
             "p50_ms": 1000 * rig.percentile(taken_s, 0.5),
             "p99_ms": 1000 * rig.percentile(taken_s, 0.99),
             "resident_mb": sum(each.rss_mb() for each in servers),
@@ -97,12 +110,34 @@ async def by_cores(rounds: int, seconds: float) -> dict:
             "two replicas": [
                 start({core}, "--runs", "1", "--decode-threads", "1") for core in both
             ],
-            "two front ends": [start(both, "--workers", "2")],
+            "--workers 2": [start(both, "--workers", "2")],
         }
         for _ in range(rounds):
             for name, servers in ways.items():
                 one = await turn(servers, 4, photos, seconds)
                 turns.setdefault(name, []).append(one)
+    return medians(turns)
+
+
+async def by_replicas(rounds: int, seconds: float) -> dict:
+    """Measure one process and two replicas in turns, at two image sizes; return medians."""
+    photos = rig.photos(64)
+    turns: dict[str, list[dict]] = {}
+    for side in (64, 224):
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            model = rig.tiny_model(Path(folder) / "model.onnx", image_size=side)
+            store = stack.enter_context(rig.published(model))
+            ways = {
+                "one process": stack.enter_context(rig.Server(store.root)),
+                "--workers 2": stack.enter_context(rig.Server(store.root, "--workers", "2")),
+            }
+            for _, (per_call, callers) in itertools.product(range(rounds), LOADS):
+                for name, server in ways.items():
+                    one = await turn(
+                        [server], 12, photos, seconds, per_call=per_call, callers=callers
+                    )
+                    at = f"{side} px, {callers} callers, {per_call} a call, {name}"
+                    turns.setdefault(at, []).append(one)
     return medians(turns)
 
 
@@ -123,18 +158,20 @@ def medians(turns: dict[str, list[dict]]) -> dict:
     }
 
 
+MEASURES = {"connections": by_connections, "cores": by_cores, "replicas": by_replicas}
+
+
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("connections", "cores"))
+    parser.add_argument("what", choices=sorted(MEASURES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each turn")
     parser.add_argument("--json", action="store_true", help="print an object instead of lines")
     arguments = parser.parse_args()
-    measure = by_connections if arguments.what == "connections" else by_cores
-    found = asyncio.run(measure(arguments.rounds, arguments.seconds))
+    found = asyncio.run(MEASURES[arguments.what](arguments.rounds, arguments.seconds))
     if arguments.json:
         print(json.dumps(found, indent=1))
     for name, one in () if arguments.json else found.items():

@@ -12,8 +12,6 @@ from typing import Any, Self
 from service.errors import InvalidArgumentError
 
 DEVICES = ("auto", "cuda", "cpu")
-MAX_SHARED_SIDE = 1024
-"""Largest image side in px with `--workers`: each shared place is as large as that."""
 
 MAX_IMAGES_PER_CALL = 64
 
@@ -74,7 +72,8 @@ class ServerConfig:
     """File of the callers (`service/api/auth.py`), read again when it changes; None: any may."""
 
     model_control: bool = False
-    """Whether callers may load and unload models. With `tokens`, those marked `admin`."""
+    """Whether callers may load and unload models. With `tokens`, those marked `admin`.
+    Not with `workers`: a call reaches one of them alone."""
 
     keep_versions: int = 1
     """Versions of a model that stay loaded: the one that serves, and those that served before it,
@@ -94,12 +93,13 @@ class ServerConfig:
     """Most images in the server, from arrival to answer; calls beyond it are refused at once."""
 
     workers: int = 0
-    """Processes that receive, check and decode, and share one that holds the models. 0: one process
-    does everything."""
+    """Replicas: whole servers, each a process with models of its own, that share the port. 0 and 1:
+    one process, the one that was started. `queue_size`, `max_bytes_in_flight` and `max_streams`
+    are divided among replicas."""
 
     runs: int = 0
-    """Batches computed at the same time, in one session. 0: one per core on a CPU; two on CUDA,
-    where one computes while the other is copied.
+    """Batches computed at the same time, in one session. 0: one per core on a CPU, whose cores
+    `workers` share; two on CUDA, where one computes while the other is copied.
 
     Measured on 2 cores with ResNet18: callers that share a one-thread session compute as many
     images per CPU-second as a session each (274 at 64 px, batch 16; one two-thread session 245),
@@ -110,7 +110,7 @@ class ServerConfig:
 
     decode_threads: int = 0
     """Threads that decode what those of the model do not: large photos and rare kinds, on CUDA all.
-    0: one per core."""
+    0: one per core; `workers` share the cores."""
 
     max_message_bytes: int = 64 * 2**20
     """Largest message taken or sent."""
@@ -145,6 +145,11 @@ class ServerConfig:
 
     log_level: str = "info"
     """`debug` (with a line for every call), `info`, `warning` or `error`."""
+
+    @property
+    def cores(self) -> int:
+        """The cores that one process may count on; replicas share those of the machine."""
+        return max(num_cores() // max(self.workers, 1), 1)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -204,6 +209,11 @@ class ServerConfig:
                 )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InvalidArgumentError("tls_certificate and tls_key are given together")
+        if self.workers > 1 and self.model_control:
+            raise InvalidArgumentError(
+                "model_control needs one process: a call reaches one of the workers alone; release"
+                " and roll back in the repository, which all of them follow, or leave workers out"
+            )
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise InvalidArgumentError("tls_client_ca needs tls_certificate and tls_key")
         if self.reflection not in ("on", "off"):

@@ -40,7 +40,7 @@ def raw_request(images_NHWC: np.ndarray) -> Any:
 
 async def load(chosen: argparse.Namespace) -> dict[str, Any]:
     """Call until the time is over; count what was answered within it."""
-    # A connection for each call in flight: front ends get some each.
+    # A connection for each call in flight: each replica gets some.
     local = [*WIDE, ("grpc.use_local_subchannel_pool", 1)]
     async with contextlib.AsyncExitStack() as stack:
         channels = [

@@ -63,6 +63,8 @@ def loaded(
     cores = [
         round((value - each_before.get(pid, 0)) / wall_s, 2) for pid, value in each_after.items()
     ]
+    # Replicas have a parent, which does nothing here.
+    replicas = max(len(cores) - 1, 1)
     return {
         "images_a_call": images,
         "calls_in_flight": clients * in_flight,
@@ -71,11 +73,10 @@ def loaded(
         "p99_ms": round(1000 * percentile(took, 0.99), 2),
         "failed": failed,
         "images_a_run": round(spent["images"] / max(spent["runs"], 1), 1),
-        "lanes_busy": round(spent["compute"] / wall_s / SESSIONS_PER_MODEL, 2),
+        "lanes_busy": round(spent["compute"] / wall_s / (SESSIONS_PER_MODEL * replicas), 2),
         "decoders_busy": round(spent["decode"] / wall_s / num_cores(), 2),
-        "models_process_cores": cores[0],
-        "front_ends_cores": round(sum(cores[1:]), 2),
-        "busiest_front_end_cores": max(cores[1:], default=0),
+        "server_cores": round(sum(cores), 2),
+        "busiest_process_cores": max(cores),
     }
 
 
@@ -97,11 +98,9 @@ def busiest(row: Found, device_images_per_s: float) -> str:
     """
     near = row["images_per_s"] > 0.8 * device_images_per_s
     if row["lanes_busy"] > 0.8 and near:
-        return "the device, and the copies to it: both lanes are busy"
+        return "the device, and the copies to it: all lanes are busy"
     if row["decoders_busy"] > 0.8:
         return "decoding: every core is at it"
-    if row["models_process_cores"] > 0.9:
-        return f"Python beside the models, whose process used {row['models_process_cores']} cores"
-    if row["busiest_front_end_cores"] > 0.9:
-        return "Python in a front end: more of them, or more connections for each to have some"
+    if row["busiest_process_cores"] > 0.9:
+        return "Python in a process: more replicas, or more connections for each to have some"
     return "the load, or the network between: the server waits"

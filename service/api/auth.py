@@ -100,13 +100,6 @@ class Tokens:
             raise UnauthenticatedError("this token is not known; it may have been withdrawn")
         return found
 
-    def take(self, name: str, images: int) -> float:
-        """Take from the quota of a caller, known by its name; see `Caller.take`."""
-        for who in self._callers.values():
-            if who.name == name:
-                return who.take(images)
-        return 0.0  # withdrawn since it was let in
-
     def reload(self) -> None:
         """Read the file again if it has changed; one that stays as it is keeps its quota.
 

@@ -53,7 +53,6 @@ class Inference:
         *,
         max_bytes: int = 256 * 2**20,
         tracing: Tracing | None = None,
-        quota: Callable[[str, int], Awaitable[float]] | None = None,
     ) -> None:
         """Use a decoder that all models share.
 
@@ -62,8 +61,6 @@ class Inference:
             metrics: Where to count.
             max_bytes: Most bytes of images that are in the server.
             tracing: Where spans go.
-            quota: Replaces `Caller.take`, given the caller's name, where several processes share
-                the quotas.
         """
         self._decoder = decoder
         self._metrics = metrics
@@ -72,7 +69,6 @@ class Inference:
         self._confidence = cache(metrics.confidence.labels)
         self._bytes = ByteAdmission(max_bytes, metrics)
         self._tracing = tracing or NoTracing()
-        self._quota = quota
 
     async def classify(
         self, instance: ModelInstance, images: Sequence[bytes], options: CallOptions
@@ -151,11 +147,7 @@ class Inference:
     async def _spend(self, images: int, options: CallOptions) -> None:
         """Take `images` from the caller's quota; wait for it, or refuse."""
         who = caller.get()
-        while who.images_per_s:
-            take = self._quota(who.name, images) if self._quota else None
-            wait_s = who.take(images) if take is None else await take
-            if not wait_s:
-                return
+        while wait_s := who.take(images):
             if not options.may_wait:
                 self._metrics.rejected_images.labels("quota").inc(images)
                 raise OverloadedError(

@@ -28,7 +28,7 @@ from service.batching.batcher import Row
 from service.batching.priority_queue import Priority
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
-from service.models.instance import ModelInstance, Statistics
+from service.models.instance import ModelInstance
 from service.models.pool import ModelPool
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc as pb_grpc
@@ -177,7 +177,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
             self._find(request.name, request.version)
         return pb.ModelStatisticsResponse(
             model_stats=[
-                _statistics(instance, *await self._pool.statistics(instance))
+                _statistics(instance)
                 for instance in self._pool.loaded
                 if request.name in ("", instance.name)
                 and request.version in ("", str(instance.version))
@@ -285,7 +285,8 @@ def _all_good(rows: list[Row | ServiceError]) -> list[Row]:
     return [row for row in rows if not isinstance(row, ServiceError)]
 
 
-def _statistics(instance: ModelInstance, of: Statistics, runs: int) -> pb.ModelStatistics:
+def _statistics(instance: ModelInstance) -> pb.ModelStatistics:
+    of = instance.statistics
 
     def duration(seconds: float, count: int) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))
@@ -295,7 +296,7 @@ def _statistics(instance: ModelInstance, of: Statistics, runs: int) -> pb.ModelS
         version=str(instance.version),
         last_inference=of.last_at_ms,
         inference_count=of.images,
-        execution_count=runs,
+        execution_count=instance.batcher.runs.count,
         inference_stats=pb.InferStatistics(
             success=duration(of.stages_s["call"], of.calls),
             fail=duration(of.failed_s, of.failed_calls),

@@ -53,7 +53,7 @@ def serve(
     workers: Annotated[
         int,
         typer.Option(
-            min=0, help="Processes that receive and decode for one that holds the models."
+            min=0, help="Replicas on the port, each with models of its own; 0: one process."
         ),
     ] = 0,
     runs: Annotated[
@@ -118,14 +118,17 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from service.config import ServerConfig
     from service.observability.logs import set_up
-    from service.server.multiprocess.model_process import Device
-    from service.server.process import run
-    from service.server.server import Server
 
     set_up(style=log_format, level=log_level)
     ports = {"http_port": http_port or None, "metrics_port": metrics_port or None}
     config = ServerConfig(**{**settings, **ports})
-    raise typer.Exit(run(config, build=Device if config.workers else Server))
+    if config.workers > 1:
+        from service.server.replicas import supervise
+
+        raise typer.Exit(supervise(config))
+    from service.server.process import run
+
+    raise typer.Exit(run(config))
 
 
 def token(

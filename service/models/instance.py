@@ -22,16 +22,6 @@ class Statistics:
         default_factory=lambda: dict.fromkeys(("call", "decode", "queue", "compute", "answer"), 0.0)
     )
 
-    def add(self, other: "Statistics") -> None:
-        """Count what another process has counted."""
-        self.calls += other.calls
-        self.images += other.images
-        self.failed_calls += other.failed_calls
-        self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
-        self.failed_s += other.failed_s
-        for name, seconds in other.stages_s.items():
-            self.stages_s[name] += seconds
-
     def answered(self, images: int, seconds: float, stages: Stages) -> None:
         """Count a call."""
         self.calls += 1

@@ -13,10 +13,9 @@ from typing import TypeVar
 
 from service.batching.batcher import Batcher
 from service.batching.decoder import Pixels, decoded
-from service.config import MAX_SHARED_SIDE, ServerConfig, num_cores
+from service.config import ServerConfig
 from service.errors import (
     InvalidArgumentError,
-    ModelContractError,
     NotFoundError,
     OverloadedError,
     ServiceError,
@@ -25,7 +24,7 @@ from service.errors import (
 from service.files import file_state
 from service.memory import trim_heaps
 from service.models.cuda import SESSIONS_PER_MODEL
-from service.models.instance import ModelInstance, Statistics
+from service.models.instance import ModelInstance
 from service.models.model import CUDA, Model
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
@@ -186,10 +185,6 @@ class ModelPool:
                 self._retire(instance)
             logger.info("model %s: unloaded", name)
 
-    async def statistics(self, instance: ModelInstance) -> tuple[Statistics, int]:
-        """Return what was answered with a version, and its runs."""
-        return instance.statistics, instance.batcher.runs.count
-
     async def close(self) -> None:
         """End every instance, once what was admitted is answered."""
         await asyncio.gather(*(instance.batcher.close() for instance in self.loaded))
@@ -240,8 +235,6 @@ class ModelPool:
                 intra_op_threads=config.intra_op_threads,
             )
             self.repository.verify_labels(name, version, model.metadata.labels)
-            if config.workers and model.metadata.image_size > MAX_SHARED_SIDE:
-                raise ModelContractError(f"with --workers images have {MAX_SHARED_SIDE} px at most")
             seconds = model.warm_up(config.max_batch)
             # What was needed to load is three times the model.
             trim_heaps()
@@ -255,7 +248,7 @@ class ModelPool:
             max_batch=config.max_batch,
             max_delay_s=config.max_delay_ms / 1000,
             queue_size=config.queue_size,
-            workers=config.runs or (SESSIONS_PER_MODEL if model.provider == CUDA else num_cores()),
+            workers=config.runs or (SESSIONS_PER_MODEL if model.provider == CUDA else config.cores),
             seconds_per_image=seconds_per_image,
             failed=lambda: self._run_failed(instance),
             # A device must not wait for photos: there other threads decode.

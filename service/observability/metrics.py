@@ -3,10 +3,8 @@
 request = queue → decode → compute → answer; where other threads decode, decode is first
 """
 
-import collections
 import contextlib
-from collections.abc import Hashable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,15 +14,8 @@ from prometheus_client import (
     ProcessCollector,
     start_http_server,
 )
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
 
 from service.errors import IMAGE_ERRORS, UnavailableError
-
-Told: TypeAlias = tuple[str, str, list[tuple[str, str]], float]
-"""Family, name, labels and value of one sample."""
-
-Counts: TypeAlias = "collections.Counter[tuple[str, str, tuple[tuple[str, str], ...]]]"
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -145,6 +136,11 @@ class Metrics:
             "Looks at a model repository in a bucket that failed.",
             registry=registry,
         )
+        self.replica_restarts = Counter(
+            "hansang_replica_restarts",
+            "Replicas of `--workers` that ended and were started again.",
+            registry=registry,
+        )
         self.predictions = Counter(
             "hansang_predictions",
             "Images by the class that was found likeliest.",
@@ -164,73 +160,16 @@ class Metrics:
         for kind in (*IMAGE_ERRORS, "unhandled"):
             self.bad_images.labels(kind)
 
-    def samples(self) -> list[Told]:
-        """Return what was counted, for another process."""
-        return [
-            (family.name, sample.name, list(sample.labels.items()), sample.value)
-            for family in self.registry.collect()
-            if family.name.startswith("hansang_")
-            for sample in family.samples
-            if not sample.name.endswith("_created")
-        ]
-
-
-class SummedMetrics(Collector):
-    """The measures of this process, with those added that others told.
-
-    What a process that ended has counted stays: counters never fall.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
-        self._own = registry
-        self._told: dict[Hashable, list[Told]] = {}
-        self._gone: Counts = collections.Counter()
-
-    def update(self, who: Hashable, samples: list[Told]) -> None:
-        """Note what a process has counted so far."""
-        self._told[who] = samples
-
-    def forget(self, who: Hashable) -> None:
-        """Note that a process has ended."""
-        for key, value in _by_key(self._told.pop(who, [])).items():
-            if key[1].endswith(("_total", "_count", "_sum", "_bucket")):
-                self._gone[key] += value
-
-    def collect(self) -> Iterator[Metric]:
-        """Add it all up."""
-        more = self._gone.copy()
-        for samples in list(self._told.values()):
-            more.update(_by_key(samples))
-        for family in self._own.collect():
-            added = Metric(family.name, family.documentation, family.type)
-            for sample in family.samples:
-                key = (family.name, sample.name, tuple(sample.labels.items()))
-                added.samples.append(sample._replace(value=sample.value + more.pop(key, 0)))
-            for key in [key for key in more if key[0] == family.name]:
-                added.add_sample(key[1], dict(key[2]), more.pop(key))
-            yield added
-
-
-def _by_key(samples: list[Told]) -> Counts:
-    return collections.Counter(
-        {
-            (family, name, tuple((key, value) for key, value in labels)): number
-            for family, name, labels, number in samples
-        }
-    )
-
 
 @contextlib.contextmanager
-def exposed(metrics: "Metrics | SummedMetrics", host: str, port: int) -> Iterator[int]:
+def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
     """Serve `/metrics` from a thread; yield the port, which is a free one if `port` is 0.
 
     Raises:
         UnavailableError: The port cannot be had.
     """
     try:
-        server, thread = start_http_server(port, host, registry=metrics.registry)
+        server, thread = start_http_server(port, host, registry=registry)
     except OSError as error:
         raise UnavailableError(
             f"metrics cannot listen on {host}:{port} ({error.strerror});"

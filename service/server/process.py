@@ -1,11 +1,14 @@
 """The process around a server: its event loop, its signals, and the code that it ends with."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from service.config import ServerConfig
@@ -22,15 +25,17 @@ logger = logging.getLogger(__name__)
 def run(
     config: ServerConfig,
     *,
-    build: Callable[[ServerConfig], Server] = Server,
     ready: Callable[[str], None] = say,
+    parent: socket.socket | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, drain, and return the exit code.
 
     Args:
         config: What to serve, and where.
-        build: Makes the server; `--workers` needs another one than a single process.
         ready: Called with one line for people, once health is SERVING.
+        parent: Where this is one of several replicas, which share the port. The parent sends the
+            numbers of signals, a byte each; its end counts as SIGTERM, and signals to this process
+            itself are ignored. It is told that line, and the port of `/metrics`, in a line of JSON.
 
     Returns:
         0 after a signal, 70 after a fault. A process that cannot end in order, since a run
@@ -40,8 +45,8 @@ def run(
         ServiceError: It cannot start.
     """
     limit_heaps()
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        code, ended = runner.run(_serve(config, build, ready))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        code, ended = runner.run(_serve(config, ready, parent))
         if not ended:
             # A thread that computes, or hangs, would be waited for.
             logging.shutdown()
@@ -50,14 +55,12 @@ def run(
 
 
 async def _serve(
-    config: ServerConfig, build: Callable[[ServerConfig], Server], ready: Callable[[str], None]
+    config: ServerConfig, ready: Callable[[str], None], parent: socket.socket | None
 ) -> tuple[int, bool]:
     """Serve; return the exit code, and whether everything has ended in order."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    signals = _signals(parent)
     guarding = asyncio.create_task(watch_event_loop(config.run_timeout_s))
-    server = build(config)
+    server = Server(config, shares_port=parent is not None)
     started = asyncio.create_task(server.start())
     told = asyncio.create_task(signals.get())
     try:
@@ -69,7 +72,13 @@ async def _serve(
             await asyncio.gather(started, return_exceptions=True)
             return 0, True
         await started
-        ready(f"serving {_served(server)} at {config.host}:{server.port}")
+        says = f"serving {_served(server)} at {config.host}:{server.port}"
+        if parent is None:
+            ready(says)
+        else:
+            line = {"says": says, "metrics_port": server.metrics_port}
+            with suppress(ConnectionError):  # it is gone, which arrives as SIGTERM
+                parent.sendall(json.dumps(line).encode() + b"\n")
         ends: set[asyncio.Future[Any]] = {told, server.watchdog.fatal}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if server.watchdog.fatal.done():
@@ -103,6 +112,29 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
     return stopping.done()
 
 
+def _signals(parent: socket.socket | None) -> "asyncio.Queue[int]":
+    """Return where SIGTERM and SIGINT arrive: those of this process, or those its parent tells."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # What a terminal or systemd sends to all processes at once would arrive twice.
+        heed = signals.put_nowait if parent is None else lambda _: None
+        loop.add_signal_handler(number, heed, number)
+
+    def hear(parent: socket.socket) -> None:
+        try:
+            told = parent.recv(1)
+        except ConnectionError:
+            told = b""
+        if not told:
+            loop.remove_reader(parent)
+        signals.put_nowait(told[0] if told else signal.SIGTERM)
+
+    if parent is not None:
+        loop.add_reader(parent, hear, parent)
+    return signals
+
+
 def _served(server: Server) -> str:
     return ", ".join(
         f"{instance.name} version {instance.version} on {instance.model.provider}"
@@ -110,7 +142,7 @@ def _served(server: Server) -> str:
     )
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes event loops: uvloop where it is installed."""
     if sys.platform == "win32":
         return None

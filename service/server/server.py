@@ -1,6 +1,7 @@
 """The server: its ports, the models behind them, and their lives from start to drain.
 
 listen (NOT_SERVING) ─► load, check, warm up ─► SERVING
+with shared ports: load, check, warm up ─► listen (SERVING)
 SIGTERM ─► NOT_SERVING, calls are still taken for `drain_delay_s` ─► no new calls, those in flight
 end, `drain_s` at most ─► exit 0. A second SIGTERM cuts off what is left.
 """
@@ -9,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from service.api.inference import Inference
 from service.api.interceptors import CallInterceptor
 from service.api.open_inference import Control, OpenInferenceServicer
 from service.batching.decoder import Decoder
-from service.config import ServerConfig, num_cores
+from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError
 from service.http.app import Api
 from service.http.body import Bodies
@@ -58,8 +58,6 @@ logger = logging.getLogger(__name__)
 class Server:
     """The service on one event loop. `async with Server(config)` starts and drains it.
 
-    With `workers` it is two halves: `device.Device` loads and runs, `front_end.FrontEnd` answers.
-
     Attributes:
         port: The gRPC port, once it listens.
         http_port: The HTTP port, or None.
@@ -71,10 +69,15 @@ class Server:
         grace_s: How long calls in flight may take to end.
     """
 
-    shares_port = False
-    """Whether others of its kind listen on the same port."""
+    def __init__(self, config: ServerConfig, *, shares_port: bool = False) -> None:
+        """Serve nothing yet.
 
-    def __init__(self, config: ServerConfig) -> None:
+        Args:
+            config: What to serve, and where.
+            shares_port: Whether other servers listen on the same ports. A connection goes to one
+                of them, so this one joins them only when it can answer.
+        """
+        self._shares_port = shares_port
         self._closers = contextlib.AsyncExitStack()
         self._bucket: Bucket | None = None
         if url := bucket_url(config.repository):
@@ -92,10 +95,10 @@ class Server:
             config, self.metrics, run_failed=lambda instance: self.watchdog.run_failed(instance)
         )
         self.watchdog: Watchdog
-        self._quota: Callable[[str, int], Awaitable[float]] | None = None
         self._tokens = Tokens(config.tokens)
         self._http: Listener | None = None
         self._health = Health(("", CLASSIFIER, INFERENCE))
+        self._server: grpc.aio.Server
         self._loaded = False
         self._draining = False
         self._stopping = asyncio.Event()
@@ -129,7 +132,10 @@ class Server:
             raise
 
     async def listen(self) -> None:
-        """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead."""
+        """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead.
+
+        Shared ports are left alone until the models are loaded.
+        """
         config, metrics = self.config, self.metrics
         self.watchdog = Watchdog(config, metrics, self._update_health)
         tracing: Tracing = (
@@ -146,14 +152,11 @@ class Server:
                 f"/{INFERENCE}/ModelInfer": self.models.refusal,
             },
         )
-        server = grpc_port.new_server(config, interceptor, shares_port=self.shares_port)
-        decoder = Decoder(config.decode_threads or num_cores(), metrics)
+        server = grpc_port.new_server(config, interceptor, shares_port=self._shares_port)
+        self._server = server
+        decoder = Decoder(config.decode_threads or config.cores, metrics)
         inference = Inference(
-            decoder,
-            metrics,
-            max_bytes=config.max_bytes_in_flight,
-            tracing=tracing,
-            quota=self._quota,
+            decoder, metrics, max_bytes=config.max_bytes_in_flight, tracing=tracing
         )
         classifier = ClassifierServicer(
             self.models.find,
@@ -177,27 +180,25 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection == "on":
             reflection.enable_server_reflection(SERVICES, server)
-        self.port = grpc_port.bind(server, config, f"{config.host}:{config.port}", "--port")
         if config.http_port is not None:
             bodies = Bodies(
                 metrics, most=config.max_message_bytes, most_together=config.max_bytes_in_flight
             )
             api = Api(classifier, open_inference, interceptor, bodies, lambda: self._health.serving)
-            self._http = http_listener(config, api, shares_port=self.shares_port)
+            self._http = http_listener(config, api, shares_port=self._shares_port)
             self.http_port = self._http.port
         # Closed in the reverse order: calls end, then their models, then the threads, then metrics.
         if config.metrics_port is not None:
             self.metrics_port = self._closers.enter_context(
-                exposed(metrics, config.metrics_host or config.host, config.metrics_port)
+                exposed(metrics.registry, config.metrics_host or config.host, config.metrics_port)
             )
         self._closers.callback(decoder.close)
         self._closers.push_async_callback(self.models.close)
         self._closers.push_async_callback(self._stop_calls, server)
-        await server.start()
-        if self._http is not None:
-            await self._http.start()
+        if not self._shares_port:
+            await self._open_ports()
         if config.reflection not in ("on", "off"):
-            apart = grpc_port.new_server(config, interceptor, shares_port=self.shares_port)
+            apart = grpc_port.new_server(config, interceptor, shares_port=self._shares_port)
             reflection.enable_server_reflection(SERVICES, apart)
             self.reflection_port = grpc_port.bind(apart, config, config.reflection, "--reflection")
             self._closers.push_async_callback(apart.stop, None)
@@ -234,6 +235,8 @@ class Server:
             self._closers.callback(watching.cancel)
         self._loaded = True
         await self._update_health()
+        if self._shares_port:
+            await self._open_ports()
 
     async def drain(self) -> None:
         """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
@@ -261,6 +264,14 @@ class Server:
         serving = self._loaded and not self._draining and not faulty
         self.metrics.ready.set(serving)
         await self._health.set(serving=serving)
+
+    async def _open_ports(self) -> None:
+        config = self.config
+        address = f"{config.host}:{config.port}"
+        self.port = grpc_port.bind(self._server, config, address, "--port")
+        await self._server.start()
+        if self._http is not None:
+            await self._http.start()
 
     async def _stop_calls(self, server: grpc.aio.Server) -> None:
         """End the calls of both ports, within `grace_s`."""

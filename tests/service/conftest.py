@@ -28,19 +28,16 @@ import json, sys
 from pathlib import Path
 from service.config import ServerConfig
 from service.observability.logs import set_up
-from service.server.multiprocess.model_process import Device
 from service.server.process import run
-from service.server.server import Server
+from service.server.replicas import supervise
 settings = json.loads(sys.argv[1])
 for name in {"repository", "tokens"} & settings.keys():
     settings[name] = Path(settings[name])
 set_up(style="json")
 exec(settings.pop("before"))
-sys.exit(run(
-    ServerConfig(**settings),
-    build=Device if settings.get("workers") else Server,
-    ready=lambda line: print(line, flush=True),
-))
+config = ServerConfig(**settings)
+say = lambda line: print(line, flush=True)
+sys.exit((supervise if config.workers > 1 else run)(config, ready=say))
 """
 
 

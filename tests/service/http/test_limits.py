@@ -266,8 +266,8 @@ async def test_a_drain_answers_what_is_in_flight(publish, process, photo):
     assert 0 == await asyncio.to_thread(server.wait, 20)
 
 
-async def test_workers_share_the_http_port(publish, process, photo):
-    """Front ends in processes of their own all answer HTTP on the one port."""
+async def test_replicas_share_the_http_port(publish, process, photo):
+    """All replicas answer HTTP on the one port."""
     publish("food")
     server = process(http_port=(port := free_port()), workers=2)
     server.http_port = port

@@ -48,15 +48,19 @@ def test_two_servers_in_a_process_count_apart():
     """Each has a registry of its own; both can be scraped."""
     one, two = Metrics(), Metrics()
     one.bad_images.labels("broken").inc()
-    with exposed(one, "127.0.0.1", 0) as first, exposed(two, "127.0.0.1", 0) as second:
+    with (
+        exposed(one.registry, "127.0.0.1", 0) as first,
+        exposed(two.registry, "127.0.0.1", 0) as second,
+    ):
         assert 'hansang_bad_images_total{kind="broken"} 1.0' in scrape(first)
         assert 'hansang_bad_images_total{kind="broken"} 0.0' in scrape(second)
 
 
 def test_taken_port_is_a_clear_error():
     """The sentence names the port and the option."""
-    with exposed(Metrics(), "127.0.0.1", 0) as port, pytest.raises(UnavailableError) as caught:  # noqa: SIM117
-        with exposed(Metrics(), "127.0.0.1", port):
+    registry = Metrics().registry
+    with exposed(registry, "127.0.0.1", 0) as port, pytest.raises(UnavailableError) as caught:  # noqa: SIM117
+        with exposed(registry, "127.0.0.1", port):
             pass
     assert str(port) in str(caught.value)
     assert "--metrics-port" in str(caught.value)

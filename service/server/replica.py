@@ -1,0 +1,33 @@
+"""One replica of `hansang serve --workers N`: an ordinary server that a parent keeps.
+
+    python -m service.server.replica SOCKET CONFIG
+
+`replicas.py` starts it. SOCKET is the descriptor of the socket to the parent, CONFIG the settings
+as JSON; what goes over the socket, `process.run` says.
+"""
+
+import json
+import signal
+import socket
+import sys
+
+import terminal
+
+
+def main() -> None:
+    """Serve until the parent says otherwise, or is gone."""
+    # What the parent sends meanwhile waits in the socket until the server listens to it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    from service.config import ServerConfig
+    from service.observability.logs import set_up
+    from service.server.process import run
+
+    parent = socket.socket(fileno=int(sys.argv[1]))
+    config = ServerConfig.from_json(json.loads(sys.argv[2]))
+    set_up(style=config.log_format, level=config.log_level)
+    terminal.run(lambda: sys.exit(run(config, parent=parent)))
+
+
+if __name__ == "__main__":
+    main()
