@@ -1,4 +1,4 @@
-"""Flows: the best epoch of a run to the version that serves, if it earns the place; and back."""
+"""Flows: release the best epoch of a run if it is better than what serves; and roll back."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from pydantic import Field
 
+from flows.release_gate.candidate import Candidate, Release
+from flows.release_gate.evaluation import serving_version
 from flows.release_gate.gate import Rules
-from flows.release_gate.release_steps import Candidate, Release, serving_version
 from flows.tasks import tasks
 from flows.tasks.artifacts import candidate_table, publish_decision
 from flows.tasks.parameters import Places
@@ -74,12 +75,16 @@ def released(
     ask: bool = False,
     precision: str = "fp32",
 ) -> Release:
-    """Weigh and decide, within a flow."""
+    """Evaluate and decide within a flow, and show the decision in Prefect.
+
+    Raises:
+        ConflictError: Other releases were quicker, twice.
+    """
     for attempt in range(_ATTEMPTS):
-        # Of the inputs: measured against another champion, it is measured again.
+        # An input of the task: against another champion, the kept result does not hold.
         champion = serving_version(model, places.repository)
         candidate = Candidate(
-            **tasks.weigh(run_dir, model, places.repository, rules, champion, precision)
+            **tasks.evaluate(run_dir, model, places.repository, rules, champion, precision)
         )
         approved = refused = ""
         if ask and (candidate.promote or force):
@@ -92,7 +97,7 @@ def released(
             )
             break
         except ConflictError as error:
-            # Another release was quicker: what was measured does not hold any more.
+            # Another release was quicker, so the candidate was measured against the wrong one.
             if attempt + 1 == _ATTEMPTS:
                 raise
             get_run_logger().warning("%s", error)
@@ -101,7 +106,7 @@ def released(
 
 
 def outcome(decided: Release) -> State[Any]:
-    """Return the state that a flow ends in: a model that is kept out is no failure."""
+    """Return the state that a flow ends in: Released or Kept, for a refusal is no failure."""
     name = "Released" if decided.released else "Kept"
     return Completed(name=name, message=decided.reason, data=decided)
 
@@ -109,8 +114,8 @@ def outcome(decided: Release) -> State[Any]:
 def _ask(candidate: Candidate) -> Approval:
     text = f"{candidate_table(candidate)}\n\nIt waits for a week; after that nothing is released."
     form = Approval.with_initial_data(description=text, release=candidate.promote)
-    # A key of its own: the flow begins anew when it is answered, and finds the answer.
-    # Prefect takes lower case alone in a key, or loses the form.
+    # The flow runs again from the top once it is answered, and finds the answer by this key.
+    # Prefect accepts lower case only: with capitals it loses the form.
     key = f"approve-{runtime.flow_run.id}-{candidate.champion or 0}"
     return suspend_flow_run(wait_for_input=form, timeout=_APPROVAL_S, key=key)
 

@@ -1,13 +1,16 @@
 """`hansang finetune`: the weights of one set of photos, taken to another."""
 
+import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from terminal import print_json, print_table, progress, say, settings
+from flows.cli.finetune_tables import show_single, show_study
+from terminal import UserError, print_json, progress, say, settings
 from training.cli.options import (
     CacheDir,
     Device,
@@ -20,80 +23,88 @@ from training.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from training.data.cache import DatasetCache
     from training.finetuning.retention import Retention
-    from training.finetuning.strategies import Strategies
+    from training.finetuning.runner import Runner
+    from training.model.pretrained import Start
+
+Data = Annotated[
+    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+]
+Source = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="SOURCE",
+        help="A run directory, a released MODEL[:VERSION], a state dict (.safetensors, .pth)"
+        " under torchvision's names, or torchvision: its ImageNet weights.",
+    ),
+]
+Strategy = Annotated[
+    str,
+    typer.Option(
+        help="auto, linear-probe, last-layers, full, lp-ft, gradual, first-block or scratch."
+    ),
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.", show_default="30")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=32, max=512, help="Side in pixels.", show_default="the source's")
+]
+Run = Annotated[str | None, typer.Option(help="Run ID; what exists goes on.", show_default="new")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. transfer.views=4."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="The first seed.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, help="Seeds of the finalists.", show_default="3 with auto, else 1"),
+]
+Among = Annotated[
+    list[str] | None,
+    typer.Option(help="auto: a strategy to try; repeat it.", show_default="all of them"),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="auto: a strategy that is never dropped, e.g. scratch, to compare with."),
+]
+ReportForgetting = Annotated[
+    bool,
+    typer.Option(
+        "--report-forgetting", help="Probe the old classes before and after, on old photos."
+    ),
+]
+OldPhotos = Annotated[
+    Path | None,
+    typer.Option(help="The old photos, where the source is no run or its cache is gone."),
+]
+Features = Annotated[
+    bool, typer.Option(help="Keep what frozen parts make of photos; without, the same but slower.")
+]
+Repository = Annotated[Path, typer.Option(help="The model repository.")]
 
 
 def finetune(
-    data: Annotated[
-        Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
-    ],
-    source: Annotated[
-        str,
-        typer.Option(
-            "--from",
-            metavar="SOURCE",
-            help="A run directory, a released MODEL[:VERSION], a state dict (.safetensors, .pth)"
-            " under torchvision's names, or torchvision: its ImageNet weights.",
-        ),
-    ],
-    strategy: Annotated[
-        str,
-        typer.Option(
-            help="auto, linear-probe, last-layers, full, lp-ft, gradual, first-block or scratch."
-        ),
-    ] = "auto",
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of a full run.", show_default="30")
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=32, max=512, help="Side in pixels.", show_default="the source's"),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Run ID; what exists goes on.", show_default="new")
-    ] = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. transfer.views=4."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    seeds: Annotated[
-        int | None,
-        typer.Option(min=1, help="Seeds of the finalists.", show_default="3 with auto, else 1"),
-    ] = None,
-    among: Annotated[
-        list[str] | None,
-        typer.Option(help="auto: a strategy to try; repeat it.", show_default="all of them"),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="auto: a strategy that is never dropped, e.g. scratch, to compare with."),
-    ] = None,
-    report_forgetting: Annotated[
-        bool,
-        typer.Option(
-            "--report-forgetting", help="Probe the old classes before and after, on old photos."
-        ),
-    ] = False,
-    old_photos: Annotated[
-        Path | None,
-        typer.Option(help="The old photos, where the source is no run or its cache is gone."),
-    ] = None,
-    features: Annotated[
-        bool,
-        typer.Option(help="Keep what frozen parts make of photos; without, the same but slower."),
-    ] = True,
+    data: Data,
+    source: Source,
+    strategy: Strategy = "auto",
+    epochs: Epochs = None,
+    image_size: ImageSize = None,
+    run: Run = None,
+    setting: Set = None,
+    seed: Seed = 0, seeds: Seeds = None,
+    among: Among = None, keep: Keep = None,
+    report_forgetting: ReportForgetting = False, old_photos: OldPhotos = None,
+    features: Features = True,
     device: Device = "auto",
     placement: PlacementName = "auto",
     threads: Threads = None,
-    runs_dir: StudiesDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
-    repository: Annotated[Path, typer.Option(help="The model repository.")] = Path("models"),
+    runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
+    repository: Repository = Path("models"),
     tensorboard: Tensorboard = False,
     as_json: Json = False,
     stop_with_parent: StopWithParent = False,
-) -> None:
+) -> None:  # fmt: skip
     """Fine-tune trained weights to another set of photos, by one strategy or the best of all.
 
     auto measures how large the new set is and how well the old features tell its classes apart,
@@ -105,77 +116,154 @@ def finetune(
 
     Example: hansang finetune health --from runs/first --run health --seeds 3
     """
-    from training.loop.stopping import stop_at_end_of_input
-
-    if stop_with_parent:
-        threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     from flows.tasks.start import start_from
-    from training.data.prepare import prepare
     from training.finetuning.runner import Runner
-    from training.finetuning.search import STRATEGIES, config_for, search, single
     from training.recipes import recipe
 
+    if stop_with_parent:
+        _stop_with_parent()
     # A wrong name must not cost the time of reading photos.
     start = start_from(source, repository=repository, runs_dir=runs_dir)
-    overrides: dict[str, Any] = {**settings(setting or [])}
-    if threads is not None:
-        overrides["threads"] = threads
-    num_epochs = epochs or recipe("finetune").epochs
-    field = [name for name in STRATEGIES if not among or name in {*among, *(keep or [])}]
-    configs = [
-        config_for(name, start, epochs=num_epochs, image_size=image_size, overrides=overrides)
-        for name in ([strategy] if strategy != "auto" else [*field, *(among or []), *(keep or [])])
-    ]
+    overrides = _overrides(setting or [], threads)
+    epochs = epochs or recipe("finetune").epochs
+    strategies = [strategy] if strategy != "auto" else _strategies(among or [], keep or [])
+    size = _checked_size(strategies, start, epochs, image_size, overrides)
     say(f"from: {start.name}")
+    cache = _prepared(data, size, cache_dir)
+    runner = Runner(
+        cache=cache, start=start, image_size=size, overrides=overrides, device=device,
+        placement=placement, use_features=features, tensorboard=tensorboard,
+    )  # fmt: skip
+    study = _Study(
+        runner=runner, cache=cache, start=start, model=data.resolve().name,
+        old=_old_cache(old_photos, start, cache_dir) if report_forgetting else None,
+        run_dir=runs_dir / (run or _new_id(data, strategy)), epochs=epochs,
+        seeds=[seed + number for number in range(seeds or (3 if strategy == "auto" else 1))],
+    )  # fmt: skip
+    if strategy == "auto":
+        _run_all(study, strategies, keep or [], as_json)
+    else:
+        _run_one(study, strategy, as_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Study:
+    """What is trained, once the photos are prepared."""
+
+    runner: "Runner"
+    cache: "DatasetCache"
+    start: "Start"
+    """The weights that every run starts from."""
+    old: Path | None
+    """The cache of the photos that they learnt from, if forgetting is reported."""
+    model: str
+    """The name to release it under."""
+    run_dir: Path
+    epochs: int
+    """Of a full run."""
+    seeds: Sequence[int]
+
+
+def _stop_with_parent() -> None:
+    """Stop as for SIGTERM once standard input ends: whoever started this process is gone."""
+    from training.loop.stopping import stop_at_end_of_input
+
+    threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+
+
+def _overrides(items: Sequence[str], threads: int | None) -> dict[str, Any]:
+    """Return the settings that the command line changes."""
+    return {**settings(items), **({} if threads is None else {"threads": threads})}
+
+
+def _strategies(among: Sequence[str], keep: Sequence[str]) -> list[str]:
+    """Return the strategies that auto tries, in the order of the search; unknown names last."""
+    from training.finetuning.search import STRATEGIES
+
+    named = [*among, *keep]
+    known = [name for name in STRATEGIES if not among or name in named]
+    return [*known, *(name for name in named if name not in STRATEGIES)]
+
+
+def _checked_size(
+    strategies: Sequence[str],
+    start: "Start",
+    epochs: int,
+    image_size: int | None,
+    overrides: dict[str, Any],
+) -> int:
+    """Return the side of the squares in pixels, once the settings of every strategy are checked.
+
+    Raises:
+        TrainingError: A strategy or a setting is unknown, or has a value that it cannot have.
+    """
+    from training.finetuning.search import config_for
+
+    configs = [
+        config_for(name, start, epochs=epochs, image_size=image_size, overrides=overrides)
+        for name in strategies
+    ]
+    return configs[0].image_size
+
+
+def _prepared(data: Path, image_size: int, cache_dir: Path) -> "DatasetCache":
+    """Return the dataset cache of the new photos; say which photos were left out."""
+    from training.data.prepare import prepare
+
     with progress("prepare") as report:
-        cache = prepare(data, configs[0].image_size, cache_root=cache_dir, progress=report)
+        cache = prepare(data, image_size, cache_root=cache_dir, progress=report)
     for path, reason in cache.bad_files.items():
         say(f"left out: {path}: {reason}")
-    run_dir = runs_dir / (run or _new_id(data, strategy))
-    runner = Runner(
-        cache=cache, start=start, image_size=configs[0].image_size, overrides=overrides,
-        device=device, placement=placement, use_features=features, tensorboard=tensorboard,
-    )  # fmt: skip
-    old = None
-    if report_forgetting:
-        old = _old_cache(old_photos, start.photos, start.image_size, cache_dir)
-    wanted = seeds or (3 if strategy == "auto" else 1)
-    numbers = [seed + number for number in range(wanted)]
-    if strategy != "auto":
-        jobs = single(run_dir, strategy, num_epochs, numbers)
-        results = runner.run_all(jobs)
-        kept = None if old is None else _retention(start, jobs[0].run_dir, old)
-        _show_single(results, kept, as_json)
-        return
+    return cache
+
+
+def _run_one(study: _Study, strategy: str, as_json: bool) -> None:
+    """Train by one strategy, once for each seed, and print the results."""
+    from training.finetuning.search import single
+
+    jobs = single(study.run_dir, strategy, study.epochs, study.seeds)
+    results = study.runner.run_all(jobs)
+    show_single(results, _retention(study, jobs[0].run_dir), as_json)
+
+
+def _run_all(study: _Study, strategies: Sequence[str], keep: Sequence[str], as_json: bool) -> None:
+    """Search among the strategies, write the report, and print its figures."""
     from training.finetuning import strategies_page
+    from training.finetuning.search import search
     from training.finetuning.similarity import measure
     from training.finetuning.strategies import summarise
 
-    similarity = measure(cache, start)
+    similarity = measure(study.cache, study.start)
     for sentence in similarity.sentences:
         say(sentence)
-    jobs = search(run_dir, num_epochs, numbers, runner.run_all, strategies=field, keep=keep or ())
-    study = summarise(jobs)
-    kept = None if old is None else _retention(start, Path(study.recommended.runs[0]), old)
-    found = strategies_page.write(run_dir, start.name, study, similarity, kept)
+    jobs = search(
+        study.run_dir, study.epochs, study.seeds, study.runner.run_all,
+        strategies=strategies, keep=keep,
+    )  # fmt: skip
+    summary = summarise(jobs)
+    kept = _retention(study, Path(summary.recommended.runs[0]))
+    found = strategies_page.write(study.run_dir, study.start.name, summary, similarity, kept)
     if as_json:
         print_json(found)
         return
-    _show_study(study, kept)
+    show_study(summary, kept)
     say(f"report: {found['report']}")
-    say(f"release it: hansang release {found['release']} --model {data.resolve().name}")
+    say(f"release it: hansang release {found['release']} --model {study.model}")
 
 
-def _old_cache(
-    photos: Path | None, known: Path | None, image_size: int | None, cache_dir: Path
-) -> Path:
-    """Return the dataset cache of the old photos."""
-    from terminal import UserError
+def _old_cache(photos: Path | None, start: "Start", cache_dir: Path) -> Path:
+    """Return the dataset cache of the photos that the source learnt from.
+
+    Raises:
+        UserError: They were not given, and the source's own cache is gone or not known.
+    """
     from training.data.prepare import prepare
 
     if photos is not None:
+        size = start.image_size or 224
         with progress("prepare old photos") as report:
-            return prepare(photos, image_size or 224, cache_root=cache_dir, progress=report).path
+            return prepare(photos, size, cache_root=cache_dir, progress=report).path
+    known = start.photos
     if known is None or not (known / "manifest.json").is_file():
         raise UserError(
             "--report-forgetting needs the photos that the source learnt from, and"
@@ -185,55 +273,16 @@ def _old_cache(
     return known
 
 
-def _retention(start: Any, run_dir: Path, old: Path) -> "Retention":
-    import json
-
+def _retention(study: _Study, run_dir: Path) -> "Retention | None":
+    """Measure what a run kept of the old classes, and write it beside the run; None if unasked."""
     from training.files import write_text
     from training.finetuning.retention import retention
 
-    kept = retention(start, run_dir, old)
+    if study.old is None:
+        return None
+    kept = retention(study.start, run_dir, study.old)
     write_text(run_dir / "retention.json", json.dumps(kept.to_dict(), indent=2))
     return kept
-
-
-def _show_single(results: Sequence[Any], kept: "Retention | None", as_json: bool) -> None:
-    from training.cli.train import show
-
-    if as_json and kept is not None and len(results) == 1:
-        print_json({**results[0].to_dict(), "retention": kept.to_dict()})
-        return
-    show(list(results), as_json)
-    if kept is not None and not as_json:
-        print_table("Old classes", ["what", "value"], _retention_rows(kept))
-
-
-def _show_study(study: "Strategies", kept: "Retention | None") -> None:
-    from training.pages.page import percent, points, points_span, span
-
-    rows: list[list[object]] = []
-    for row in study.rows:
-        d = row.behind
-        behind = f"{points(d.value)} ({points_span((d.low, d.high))})" if d else "–"
-        rows.append([
-            row.strategy, f"{percent(row.val_top1)} ({span(row.interval)})", behind,
-            f"{row.epochs} × {row.seeds}", f"{row.time_s:.0f}", f"{row.num_trained / 1e6:.3g} M",
-            row.verdict,
-        ])  # fmt: skip
-    columns = ["strategy", "top-1 (95 %)", "behind (95 %)", "epochs", "s", "trained", "verdict"]
-    print_table("Fine-tuning", columns, rows)
-    if kept is not None:
-        print_table("Old classes", ["what", "value"], _retention_rows(kept))
-
-
-def _retention_rows(kept: "Retention") -> list[list[object]]:
-    from training.pages.page import percent, points, points_span
-
-    value = kept.change.value or 0.0
-    return [
-        ["probe before", percent(kept.before)],
-        ["probe after", percent(kept.after)],
-        ["change in points (95 %)", f"{points(value)} ({points_span(kept.change.interval)})"],
-    ]
 
 
 def _new_id(data: Path, strategy: str) -> str:

@@ -64,14 +64,14 @@ def release(
 
     Example: hansang release runs/first --model food42
     """
-    from flows.release_gate import release_steps
+    from flows.release_gate import publish
     from service.models.bucket import working_copy
     from training.buckets import mirror
 
     rules = _rules(rule)
     run = mirror.pulled(run)
     with progress("check") as report, working_copy(repository) as folder:
-        released = release_steps.release(
+        released = publish.release(
             run, model=model, repository=folder, keep=keep, rules=rules, force=force,
             precision=precision, progress=report,
         )  # fmt: skip

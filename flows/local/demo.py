@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.release_gate.release_steps import Release
+from flows.release_gate.candidate import Release
 from terminal import Progress, UserError, no_progress
 
 _START_S = 120.0

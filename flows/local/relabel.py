@@ -1,8 +1,10 @@
-"""Corrected answers into the data set: photos move to the class that a person says they are.
+"""Corrected answers become training data: photos move to the class that a person gave them.
 
-Each is moved or copied in one step, and written down after it, so a run that was cut off is given
-again and goes on. What a correction would break (a photo in two splits, a class that nobody meant)
-is refused before anything is moved.
+    read (CSV) ─► plan (every row is checked) ─► apply (move, copy, record)
+
+Each photo is moved or copied in one step and recorded after it. A run that was interrupted is
+therefore repeated with the same command, and does the rest. Corrections that would put a photo into
+two splits or make an unintended class are refused before anything is moved.
 
 <data>/.relabels.jsonl    what was moved, from where, when; oldest first
 """
@@ -26,7 +28,7 @@ _PHOTO, _LABEL = ("photo", "file"), ("label", "corrected")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """One photo's way into its class."""
+    """One photo that moves, or is copied, into the folder of its class."""
 
     source: Path
     target: Path
@@ -62,75 +64,96 @@ def read(path: Path) -> list[tuple[str, str]]:
 def plan(
     corrections: Sequence[tuple[str, str]], data: Path, *, new_classes: bool = False
 ) -> list[Move]:
-    """Return what is to be done; a photo that already lies where it should needs nothing.
+    """Return the moves that the corrections ask for; nothing is moved yet.
 
     Photos are named as the data set names them (`train/egg/1.jpg`), or by any path. Those of the
-    data set stay in their split; others are added to train.
+    data set stay in their split; others are added to train. A photo that already lies in its class
+    needs no move.
 
     Raises:
         UserError: A photo is not there or no picture, has two labels, lies in another split
-            already, or its class is not known; the message lists what is wrong.
+            already, or its class is not known; the message lists the first ten of them.
     """
-    from service.pixels.preprocessing import ImageError, load_square
-    from training.data.dataset import SPLITS
-
-    root = data.resolve()
-    splits = [name for name in SPLITS if (root / name).is_dir()]
-    folders = _classes(root, splits)
-    known = {label for _, label in folders}
+    photos = _Photos(data)
     wrong: list[str] = []
     moves: list[Move] = []
-    said: dict[Path, str] = {}
-    contents = _contents(root, splits)
+    labels: dict[Path, str] = {}
     for name, label in corrections:
-        inside = Path(os.path.normpath(root / name))
-        source = inside if inside.is_file() else Path(name).resolve()
-        if label not in known and not new_classes:
-            wrong.append(f"{name}: no class {label!r} (--new-classes makes it)")
-            continue
-        if label in (".", "..") or "/" in label or label.startswith("."):
-            wrong.append(f"{name}: {label!r} cannot be the name of a folder")
-            continue
-        if said.setdefault(source, label) != label:
-            wrong.append(f"{name}: it is given two labels, {said[source]!r} and {label!r}")
-            continue
-        mine = source.is_relative_to(root)
-        if not source.is_file():
-            if not _done(root, splits, name, label):
-                wrong.append(f"{name}: there is no such photo, in {data} or outside it")
-            continue
-        split = source.relative_to(root).parts[0] if mine and splits else ""
-        if splits and not mine:
-            split = "train"
         try:
-            load_square(source.read_bytes(), 8)
-        except ImageError as error:
+            move = _plan_one(photos, name, label, labels, new_classes=new_classes)
+        except _WrongError as error:
             wrong.append(f"{name}: {error}")
-            continue
-        digest = _digest(source)
-        others = [path for path in contents.get(digest, ()) if path != source]
-        if not mine and others:
-            if all(_label(path) == label for path in others):
-                continue  # it was added before
-            wrong.append(f"{name}: it is in the data set already, as {others[0]}; correct that one")
-            continue
-        folder = folders.get((split, label), root / split / label)
-        target = folder / (source.name if mine else f"{digest[:16]}{source.suffix.lower()}")
-        if target == source:
-            continue
-        if target.exists():
-            target = folder / f"{source.stem}-{digest[:8]}{source.suffix}"
-        moves.append(
-            Move(source=source, target=target, label=label, before=_label(source) if mine else "")
-        )
+        else:
+            moves += [move] if move else []
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError("nothing was moved: " + "; ".join(wrong[:10]) + more)
     return moves
 
 
+class _WrongError(Exception):
+    """A correction that cannot be done."""
+
+
+class _Photos:
+    """A folder of photos: its splits, its class folders, and its photos by their content."""
+
+    def __init__(self, data: Path) -> None:
+        from training.data.dataset import SPLITS
+
+        self.data = data
+        self.root = data.resolve()
+        self.splits = [name for name in SPLITS if (self.root / name).is_dir()]
+        self.folders = _classes(self.root, self.splits)
+        self.labels = {label for _, label in self.folders}
+        self.contents = _contents(self.root, self.splits)
+
+
+def _plan_one(
+    photos: _Photos, name: str, label: str, labels: dict[Path, str], *, new_classes: bool
+) -> Move | None:
+    """Return the move of one correction; None if the photo lies where it should.
+
+    `labels` holds the label that earlier corrections gave to each photo.
+    """
+    from service.pixels.preprocessing import ImageError, load_square
+
+    root = photos.root
+    inside = Path(os.path.normpath(root / name))
+    source = inside if inside.is_file() else Path(name).resolve()
+    if label not in photos.labels and not new_classes:
+        raise _WrongError(f"no class {label!r} (--new-classes makes it)")
+    if label in (".", "..") or "/" in label or label.startswith("."):
+        raise _WrongError(f"{label!r} cannot be the name of a folder")
+    if labels.setdefault(source, label) != label:
+        raise _WrongError(f"it is given two labels, {labels[source]!r} and {label!r}")
+    if not source.is_file():
+        if _done(root, photos.splits, name, label):
+            return None
+        raise _WrongError(f"there is no such photo, in {photos.data} or outside it")
+    try:
+        load_square(source.read_bytes(), 8)
+    except ImageError as error:
+        raise _WrongError(str(error)) from error
+    mine = source.is_relative_to(root)
+    digest = _digest(source)
+    others = [path for path in photos.contents.get(digest, ()) if path != source]
+    if not mine and others:
+        if all(_label(path) == label for path in others):
+            return None  # it was added before
+        raise _WrongError(f"it is in the data set already, as {others[0]}; correct that one")
+    split = (source.relative_to(root).parts[0] if mine else "train") if photos.splits else ""
+    folder = photos.folders.get((split, label), root / split / label)
+    target = folder / (source.name if mine else f"{digest[:16]}{source.suffix.lower()}")
+    if target == source:
+        return None
+    if target.exists():
+        target = folder / f"{source.stem}-{digest[:8]}{source.suffix}"
+    return Move(source=source, target=target, label=label, before=_label(source) if mine else "")
+
+
 def apply(moves: Sequence[Move], data: Path) -> None:
-    """Move photos of the data set, copy others in, and write each down.
+    """Move photos of the data set, copy others in, and record each in `.relabels.jsonl`.
 
     Raises:
         UserError: The data set cannot be written to.
@@ -164,7 +187,7 @@ def apply(moves: Sequence[Move], data: Path) -> None:
 
 
 def _classes(root: Path, splits: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Return (split, label) → folder, however a Mac has spelt its name."""
+    """Return (split, label in NFC) → folder; a Mac writes folder names in NFD."""
     return {
         (split, _nfc(folder.name)): folder
         for split in splits or [""]
@@ -183,18 +206,17 @@ def _contents(root: Path, splits: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _done(root: Path, splits: Sequence[str], name: str, label: str) -> bool:
-    """Return whether a photo of the data set was moved to its class before."""
+    """Return whether an earlier run moved this photo to this class."""
     try:
         lines = (root / HISTORY).read_text("utf-8").splitlines()
     except FileNotFoundError:
         lines = []
-    told = [json.loads(line) for line in lines if line]
-    if any(line["from"] == name and line["label"] == label for line in told):
+    moves = [json.loads(line) for line in lines if line]
+    if any(move["from"] == name and move["label"] == label for move in moves):
         return True
-    # Moved, and killed before it was written down.
+    # A kill may have come between the move and its record.
     parts = Path(name).parts
-    place = root.joinpath(*(parts[:1] if splits else ()), label, parts[-1])
-    return place.is_file()
+    return root.joinpath(*(parts[:1] if splits else ()), label, parts[-1]).is_file()
 
 
 def _label(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What is new since the last training: whether it is enough for another one, and fit for it."""
+"""What changed in the photos since the last training: how much, and whether they are clean."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Change:
         return (self.added + self.removed) / self.photos if self.known else 1.0
 
     def describe(self, wanted: float) -> str:
-        """Say it in a sentence."""
+        """Return the change as a sentence, beside the share that a training needs."""
         return (
             f"{self.added} photos are new or relabelled and {self.removed} are gone since the last"
             f" run: {self.share:.2%} of {self.photos}, and {wanted:.2%} are worth a training"
@@ -34,7 +34,7 @@ class Change:
 
 
 def require_clean(sheet: Mapping[str, Any]) -> None:
-    """Refuse photos that the data sheet has something against.
+    """Refuse photos in which the data sheet found problems.
 
     Raises:
         UserError: They leak between splits, stand under two labels, or cannot be read.
@@ -56,7 +56,7 @@ def require_clean(sheet: Mapping[str, Any]) -> None:
 
 
 def since_last_run(cache: Path, model: str, repository: Path) -> Change:
-    """Compare a cache with that of the last run that was weighed, released or not."""
+    """Compare a cache with that of the last run that was evaluated, released or not."""
     from service.models.bucket import working_copy
     from service.models.repository import ModelRepository
 

@@ -1,9 +1,10 @@
-"""Whether a new model earns the place of the one that serves: rules and sums, no models, no files.
+"""Whether a new model (challenger) may replace the one that serves (champion).
 
-Both answered the same held-out photos. What counts is only where they differ: `gained` photos the
-challenger alone has right, `lost` photos the champion alone. McNemar's exact test asks how likely
-so one-sided a count is if both were equally good; the bootstrap asks the same of the mean recall of
-the classes, so that a class of few photos weighs as much as one of many.
+Pure rules and sums: no models, no files. Both answered the same held-out photos, and only the
+photos on which they differ count: the challenger alone is right on the `gained` ones, the champion
+alone on the `lost` ones. McNemar's exact test gives the probability of counts this one-sided if
+both were equally good. The bootstrap instead compares the mean recall of the classes, in which a
+class of few photos counts as much as one of many.
 
 Sources: McNemar 1947; Efron & Tibshirani 1993, chapter 13 (percentile intervals of paired data).
 """
@@ -69,7 +70,7 @@ class ClassRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the rules say, and the numbers they say it by."""
+    """What the rules decided, and the numbers behind it."""
 
     promote: bool
     reason: str
@@ -107,7 +108,7 @@ def judge(
     same_weights: bool = False,
     rules: Rules | None = None,
 ) -> Verdict:
-    """Decide by the answers to the same photos.
+    """Decide by the answers of both models to the same photos.
 
     Args:
         truth: The label of each photo.
@@ -115,9 +116,8 @@ def judge(
         champion: What the serving model answered; None if nothing serves.
         labels: The classes of the new model.
         champion_labels: The classes of the serving one.
-        same_weights: Whether the serving one is the same epoch of the same run, in another
-            precision: then no worse is enough, for it cannot be better.
-        rules: What is asked for.
+        same_weights: Whether both are the same epoch of the same run, in two precisions.
+        rules: What a release must reach; the defaults if None.
     """
     rules = rules or Rules()
     right = np.array([t == c for t, c in zip(truth, challenger, strict=True)], bool)
@@ -134,27 +134,18 @@ def judge(
     added = tuple(label for label in labels if label not in known)
     removed = tuple(label for label in champion_labels if label not in known)
     p_value = mcnemar(gained, lost, one_sided=True)
-    changed = bool(added or removed)
-    why = "the class list changed" if changed else "the same weights in another precision"
+    exempt = _exempt(bool(added or removed), same_weights)
+    passes, grounds = _compared(rules, gained, lost, p_value, difference, interval, exempt)
     refusals = [
+        *([] if passes else [grounds]),
         *_too_low(float(right.mean()), rules),
         *_collapsed(both, rules),
         *_not_learnt([row for row in rows if row.label in added], rules),
     ]
-    if changed or same_weights:
-        # The class list is a person's decision: what both know must not be worse.
-        worse = mcnemar(lost, gained, one_sided=True) < rules.alpha
-        if worse:
-            refusals.insert(0, f"worse on the classes that both know (-{lost} +{gained} photos)")
-        grounds = f"{why}, and what both know is no worse (+{gained} -{lost})"
-    else:
-        better, grounds = _better(rules, gained, lost, p_value, difference, interval)
-        if not better:
-            refusals.insert(0, grounds)
     return Verdict(
         promote=not refusals,
         reason="; ".join(refusals) or grounds,
-        case="changed classes" if changed else "same classes",
+        case="changed classes" if added or removed else "same classes",
         photos=int(shared.sum()),
         challenger_top1=float(right[shared].mean()),
         champion_top1=float(before[shared].mean()),
@@ -197,14 +188,31 @@ def _first(
     )
 
 
-def _better(
+def _exempt(changed: bool, same_weights: bool) -> str:
+    """Return why a challenger need not be better, only no worse; an empty string if it must."""
+    if changed:
+        # The class list is a person's decision.
+        return "the class list changed"
+    return "the same weights in another precision" if same_weights else ""
+
+
+def _compared(
     rules: Rules,
     gained: int,
     lost: int,
     p_value: float,
     difference: float,
     interval: tuple[float, float],
+    exempt: str,
 ) -> tuple[bool, str]:
+    """Return whether the comparison allows a release, and the sentence that says why.
+
+    A challenger must be better, unless `exempt` says why being no worse is enough.
+    """
+    if exempt:
+        if mcnemar(lost, gained, one_sided=True) < rules.alpha:
+            return False, f"worse on the classes that both know (-{lost} +{gained} photos)"
+        return True, f"{exempt}, and what both know is no worse (+{gained} -{lost})"
     if rules.test == "mcnemar":
         counts = f"+{gained} -{lost} photos, p {p_value:.3g}"
         if p_value < rules.alpha:
@@ -226,7 +234,7 @@ def _collapsed(rows: Sequence[ClassRow], rules: Rules) -> list[str]:
     found = []
     for row in rows:
         drop = (row.champion or 0) - (row.challenger or 0)
-        # A hair more than the amount is rounding, not more.
+        # The tolerance keeps a drop of exactly the limit from failing by rounding.
         if drop > rules.max_recall_drop + 1e-9 and row.lost - row.gained >= rules.min_photos_lost:
             found.append(
                 f"class {row.label!r} collapses: recall {row.champion:.1%} to {row.challenger:.1%}"
@@ -262,15 +270,15 @@ def _row(
 
 
 def _mean_recall(rows: Sequence[ClassRow], alpha: float) -> tuple[float, tuple[float, float]]:
-    """Return the difference of the mean recalls and its interval, resampling within classes."""
+    """Return the difference of the mean recalls and its bootstrap interval (1 - 2·alpha)."""
     random = np.random.default_rng(_SEED)
     sums = np.zeros(_RESAMPLES)
     difference = 0.0
     for row in rows:
-        # A photo is gained, lost or neither: drawing photos with replacement is a multinomial.
+        # Each photo is gained, lost or neither, so resampling photos is a multinomial draw.
         shares = np.array([row.gained, row.lost, row.photos - row.gained - row.lost]) / row.photos
-        drawn = random.multinomial(row.photos, shares, _RESAMPLES)
-        sums += (drawn[:, 0] - drawn[:, 1]) / row.photos
+        resampled = random.multinomial(row.photos, shares, _RESAMPLES)
+        sums += (resampled[:, 0] - resampled[:, 1]) / row.photos
         difference += (row.gained - row.lost) / row.photos
     low, high = np.quantile(sums / len(rows), [alpha, 1 - alpha])
     return difference / len(rows), (float(low), float(high))

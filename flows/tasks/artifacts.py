@@ -12,7 +12,7 @@ from prefect.artifacts import (
     create_table_artifact,
 )
 
-from flows.release_gate.release_steps import Candidate, Release
+from flows.release_gate.candidate import Candidate, Release
 from flows.tasks.links import link
 
 _CURVES = ("accuracy", "loss")

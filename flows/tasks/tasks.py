@@ -7,7 +7,8 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from flows.release_gate import release_steps
+from flows.release_gate import evaluation, publish
+from flows.release_gate.candidate import Candidate, Release
 from flows.release_gate.gate import Rules
 from flows.tasks.children import died, run_child
 from flows.tasks.parameters import Places
@@ -17,7 +18,7 @@ from terminal import Progress
 
 
 def _log_every(percent: int) -> Progress:
-    """Report to the run's log, once every `percent` of the work."""
+    """Return a progress that logs a line to the run each time another `percent` is done."""
     logger = get_run_logger()
     reported = 0
 
@@ -34,10 +35,10 @@ def _log_every(percent: int) -> Progress:
 @task
 def inspect(data: Path, out: Path) -> dict[str, Any]:
     """Make the data sheet of a folder of photos: what is there, and what is wrong."""
-    from training.datasheet.inspection import inspect as look
+    from training.datasheet.inspection import inspect as examine
     from training.datasheet.sheet import write
 
-    sheet = look(data, progress=_log_every(25))
+    sheet = examine(data, progress=_log_every(25))
     write(sheet, out)
     return sheet.to_dict()
 
@@ -67,14 +68,14 @@ def train(arguments: list[str]) -> dict[str, Any]:
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
 def finetune(arguments: list[str]) -> dict[str, Any]:
-    """Run `hansang finetune` for one strategy and one seed; as `train` in all else."""
+    """Run `hansang finetune` for one strategy and one seed; stopped and retried as `train`."""
     result: dict[str, Any] = run_child(["-m", "hansang", "finetune", *arguments])
     return result
 
 
 @task
 def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
-    """Measure how large new photos are, and how like those that the weights learnt from."""
+    """Measure how many new photos there are, and how well the old features tell them apart."""
     from training.data.prepare import prepare as build
     from training.finetuning.search import config_for
     from training.finetuning.similarity import measure
@@ -88,8 +89,8 @@ def similarity(data: Path, source: str, image_size: int | None, places: Places) 
     return found
 
 
-@task(persist_result=True, result_serializer="json", task_run_name="weigh {run_dir}")
-def weigh(
+@task(persist_result=True, result_serializer="json", task_run_name="evaluate {run_dir}")
+def evaluate(
     run_dir: Path,
     model: str,
     repository: Path,
@@ -103,7 +104,7 @@ def weigh(
     """
     with working_copy(repository) as folder:
         return asdict(
-            release_steps.weigh(
+            evaluation.evaluate(
                 run_dir,
                 model=model,
                 repository=folder,
@@ -116,16 +117,16 @@ def weigh(
 
 @task
 def decide(
-    candidate: release_steps.Candidate,
+    candidate: Candidate,
     repository: Path,
     keep: int,
     force: str = "",
     approved: str = "",
     refused: str = "",
-) -> release_steps.Release:
-    """Publish a candidate that is better, and write down what was decided."""
+) -> Release:
+    """Publish a candidate if it is better, and record what was decided."""
     with working_copy(repository) as folder:
-        decided = release_steps.decide(
+        decided = publish.decide(
             candidate, repository=folder, keep=keep, force=force, approved=approved, refused=refused
         )
     path = decided.path and repository / decided.path.relative_to(folder)
@@ -134,7 +135,7 @@ def decide(
 
 @task
 def rollback(model: str, repository: Path, reason: str) -> int:
-    """Make the version serve that served before."""
+    """Make the previously served version serve again; return its number."""
     from service.models.repository import ModelRepository
 
     with working_copy(repository) as folder:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.release_gate.release_steps import Release, release
+from flows.release_gate.candidate import Release
+from flows.release_gate.publish import release
 from service.client import Classifier
 from service.config import ServerConfig
 from service.errors import ModelContractError

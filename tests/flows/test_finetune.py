@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.release_gate.release_steps import release
+from flows.release_gate.publish import release
 from flows.tasks.start import start_from
 from service.client import Classifier
 from service.config import ServerConfig

@@ -1,4 +1,4 @@
-"""A run weighed beside what serves, published or kept out, and written down; killed at any line."""
+"""A run is measured beside what serves, then published or kept out; killed at any line."""
 
 import json
 import os
@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.release_gate import release_steps, served
+from flows.release_gate import evaluation, measure
+from flows.release_gate.candidate import Release
 from flows.release_gate.gate import Rules
+from flows.release_gate.held_out import held_out
+from flows.release_gate.publish import decide, release
 from service.errors import ConflictError
 from service.models.repository import ModelRepository
 from terminal import UserError
@@ -27,7 +30,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.data.prepare import prepare
     from training.loop.trainer import train
 
-    home = tmp_path_factory.mktemp("weighed")
+    home = tmp_path_factory.mktemp("measured")
     cache = prepare(photos, 32, cache_root=home / "cache")
     config = TrainConfig(image_size=32, epochs=2, batch_size=16, threads=1)
     train(config, cache, home / "runs" / "first", device="cpu")
@@ -49,9 +52,9 @@ def serve(repository: Path, path: Path, *, always: int, **build) -> int:
 
 
 @pytest.fixture(scope="module")
-def first(run, tmp_path_factory) -> release_steps.Release:
+def first(run, tmp_path_factory) -> Release:
     """The release of the run where nothing serves yet."""
-    return release_steps.release(run, repository=tmp_path_factory.mktemp("models"))
+    return release(run, repository=tmp_path_factory.mktemp("models"))
 
 
 def test_the_first_release_is_measured_written_down_and_served(first):
@@ -75,8 +78,8 @@ def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, fir
     """Photos decoded again by the service's code give the accuracy that the run counted."""
     from service.models.model import Model
 
-    photos = served.held_out(run, None)
-    answered = served.answers(Model(first.path, device="cpu"), photos.files)
+    photos = held_out(run, None)
+    answered = measure.answers(Model(first.path, device="cpu"), photos.files)
 
     right = np.mean([a == b for a, b in zip(answered.predicted, photos.truth, strict=True)])
     assert json.loads((run / "result.json").read_text())["test_top1"] == pytest.approx(right)
@@ -84,8 +87,8 @@ def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, fir
 
 def test_the_same_run_again_is_kept_out_unless_forced(run, first):
     """It is no better than itself; a person's reason overrides, and both are in the history."""
-    kept = release_steps.release(run, repository=first.repository)
-    forced = release_steps.decide(kept.candidate, repository=first.repository, force="a full disk")
+    kept = release(run, repository=first.repository)
+    forced = decide(kept.candidate, repository=first.repository, force="a full disk")
 
     assert (False, 1) == (kept.released, kept.version)
     assert "not better beyond chance: +0 -0 photos" in kept.reason
@@ -103,7 +106,7 @@ def test_another_image_size_is_measured_on_the_same_photos_and_a_slow_model_kept
     """The champion sees squares of its own size; beside its three products a ResNet is slow."""
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0, image_size=64)
 
-    candidate = release_steps.weigh(run, repository=tmp_path / "models")
+    candidate = evaluation.evaluate(run, repository=tmp_path / "models")
 
     assert (32, 64) == candidate.image_sizes
     assert 6 == candidate.verdict["photos"]
@@ -117,13 +120,13 @@ def test_speed_is_compared_per_pixel_and_may_have_an_absolute_limit():
     rules = Rules(max_slowdown=1.5, max_ms=50)
 
     def slow(new, old, sizes):
-        return bool(release_steps._too_slow([(new, new), (old, old)], sizes, rules))
+        return bool(evaluation._too_slow([(new, new), (old, old)], sizes, rules))
 
     assert not slow(14, 10, (64, 64))
     assert slow(16, 10, (64, 64))
     assert not slow(46, 10, (128, 64))
     assert slow(16, 10, (32, 64)), "fewer pixels are no excuse"
-    assert "50 ms are allowed" in release_steps._too_slow([(51, 1)], (64, None), rules)
+    assert "50 ms are allowed" in evaluation._too_slow([(51, 1)], (64, None), rules)
 
 
 def test_another_class_list_is_measured_on_what_both_know(run, labels, tmp_path):
@@ -131,7 +134,7 @@ def test_another_class_list_is_measured_on_what_both_know(run, labels, tmp_path)
     known = (*labels[:2], "없어진 음식")
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=known, always=2)
 
-    candidate = release_steps.weigh(
+    candidate = evaluation.evaluate(
         run, repository=tmp_path / "models", rules=Rules(max_slowdown=1e9)
     )
 
@@ -147,7 +150,7 @@ def test_a_champion_that_came_meanwhile_is_not_replaced_unmeasured(first, labels
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0)
 
     with pytest.raises(ConflictError, match="began to serve meanwhile"):
-        release_steps.decide(first.candidate, repository=tmp_path / "models")
+        decide(first.candidate, repository=tmp_path / "models")
     assert 1 == ModelRepository(tmp_path / "models").serving("food42")
 
 
@@ -172,7 +175,7 @@ def test_photos_that_changed_or_were_learnt_are_not_measured_on(run, photos, tmp
     (copy / "config.json").write_text(json.dumps(about | {"cache": str(cache)}))
     champion = Model(tiny_onnx.build(tmp_path / "x.onnx"), device="cpu")
 
-    found = served.held_out(copy, champion)
+    found = held_out(copy, champion)
 
     assert 5 == len(found.files)
     assert {"the serving model was trained on it": 1} == found.left_out
@@ -180,7 +183,7 @@ def test_photos_that_changed_or_were_learnt_are_not_measured_on(run, photos, tmp
     for file in found.files[:2]:
         file.write_bytes(b"another photo")
     with pytest.raises(UserError, match="2 of the 6 test photos"):
-        served.held_out(copy, champion)
+        held_out(copy, champion)
 
 
 EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "4"
@@ -191,12 +194,13 @@ KILLER = """
 import dataclasses, json, os, shutil, signal, sys
 from pathlib import Path
 import storage
-from flows.release_gate import release_steps
+from flows.release_gate import publish
+from flows.release_gate.candidate import Candidate
 from service import files
 from service.models import history, repository
 home, what = Path(sys.argv[1]), sys.argv[2]
-candidate = release_steps.Candidate(**json.loads((home / "candidate.json").read_text()))
-watched = {m.__file__ for m in (release_steps, files, history, repository, storage)}
+candidate = Candidate(**json.loads((home / "candidate.json").read_text()))
+watched = {m.__file__ for m in (publish, files, history, repository, storage)}
 number = 0
 while True:
     root = home / f"{what}-{number}"
@@ -215,7 +219,7 @@ while True:
             return trace
         sys.settrace(trace)
         if what == "publish":
-            release_steps.decide(candidate, repository=root)
+            publish.decide(candidate, repository=root)
         else:
             repository.ModelRepository(root).rollback("food42", reason="it was bad")
         os._exit(0)

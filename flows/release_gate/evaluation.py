@@ -1,0 +1,188 @@
+"""The first step of a release: a run's best epoch is exported and measured, and nothing changes.
+
+run directory ─► held-out photos ─► export ─► both models' answers ─► gate's rules
+              ─► a call over gRPC ─► speed ─► Candidate
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.release_gate.candidate import Candidate
+from flows.release_gate.gate import Rules, Verdict, judge
+from flows.release_gate.traffic import reference
+from storage import bucket_url
+from terminal import Progress, no_progress
+
+if TYPE_CHECKING:
+    from flows.release_gate.held_out import HeldOut
+    from flows.release_gate.measure import Answers
+    from service.models.model import Model
+
+EXPORT = "export/model.onnx"
+"""Where in a run directory the exported model lies."""
+
+
+def serving_version(model: str, repository: Path) -> int | None:
+    """Return the number of the version that serves; None if none does."""
+    from service.errors import NotFoundError
+    from service.models.bucket import Bucket
+    from service.models.repository import ModelRepository
+
+    if url := bucket_url(repository):
+        return Bucket(url, Path()).serving().get(model)
+    try:
+        return ModelRepository(repository).serving(model)
+    except NotFoundError:
+        return None
+
+
+def evaluate(
+    run_dir: Path,
+    *,
+    model: str = "food42",
+    repository: Path = Path("models"),
+    rules: Rules | None = None,
+    precision: str = "fp32",
+    progress: Progress = no_progress,
+) -> Candidate:
+    """Export the best epoch of a run and measure it beside the version that serves.
+
+    Nothing of the model repository is changed.
+
+    Raises:
+        TrainingError: The run has no best epoch, or the parity gate refused the exported file.
+        UserError: The photos are gone, or a server does not answer with the file as it should.
+    """
+    # These load onnxruntime and torch; the command line and the flows import this module first.
+    from flows.release_gate.held_out import held_out
+    from flows.release_gate.measure import smoke
+    from service.models.model import Model
+    from training.export.onnx_export import export
+
+    rules = rules or Rules()
+    version = serving_version(model, repository)
+    champion, unusable = _open_champion(model, version, repository)
+    # Before the export: photos that are gone are known at once, and not after minutes.
+    photos = held_out(run_dir, champion)
+    (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
+    exported = export(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
+    challenger = Model(exported.path, device="cpu")
+    answered, verdict = _compare(challenger, champion, photos, rules, progress)
+    smoke_photos = smoke(exported.path, photos.files)
+    times, slow = _measure_speed(challenger, champion, rules)
+    promote, reason = verdict.promote, verdict.reason + unusable
+    if slow:
+        promote, reason = False, slow if promote else f"{reason}; {slow}"
+    return Candidate(
+        model=model,
+        run_dir=str(run_dir),
+        onnx=str(exported.path),
+        champion=version,
+        promote=promote,
+        reason=reason,
+        epoch=exported.epoch,
+        val_top1=exported.val_top1,
+        photos_checked=exported.photos_checked,
+        max_difference=exported.max_difference,
+        split=photos.split,
+        left_out=photos.left_out,
+        dataset_hash=photos.dataset_hash,
+        image_sizes=_sizes(challenger, champion),
+        verdict=verdict.to_dict(),
+        speed_ms=(times[0], times[1] if len(times) > 1 else None),
+        smoke_photos=smoke_photos,
+        reference=reference(answered.predicted, answered.confidence),
+        precision=asdict(exported.cost),
+    )
+
+
+def _open_champion(model: str, version: int | None, repository: Path) -> tuple["Model | None", str]:
+    """Return the model that serves, or None and a clause that says why it cannot be asked."""
+    from service.errors import ModelContractError
+    from service.models.model import Model
+    from service.models.repository import ModelRepository
+
+    if version is None:
+        return None, ""
+    try:
+        return Model(ModelRepository(repository).path(model, version), device="cpu"), ""
+    except ModelContractError as error:
+        # Made for other pixels, or damaged: nothing can be compared with it, or serve it.
+        return None, f"; version {version} cannot be asked: {error}"
+
+
+def _compare(
+    challenger: "Model",
+    champion: "Model | None",
+    photos: "HeldOut",
+    rules: Rules,
+    progress: Progress,
+) -> tuple["Answers", Verdict]:
+    """Return the challenger's answers, and what the rules say of them beside the champion's."""
+    from flows.release_gate.measure import answers
+
+    answered = answers(challenger, photos.files, progress)
+    before = answers(champion, photos.files, progress) if champion else None
+    verdict = judge(
+        photos.truth,
+        answered.predicted,
+        before.predicted if before else None,
+        labels=answered.labels,
+        champion_labels=before.labels if before else (),
+        same_weights=champion is not None and _same_weights(challenger, champion),
+        rules=rules,
+    )
+    return answered, verdict
+
+
+def _measure_speed(
+    challenger: "Model", champion: "Model | None", rules: Rules
+) -> tuple[list[tuple[float, float]], str]:
+    """Return the times of both (see `speed`), and why the challenger is too slow if so."""
+    from flows.release_gate.measure import speed
+
+    models = [each for each in (challenger, champion) if each]
+    sizes = _sizes(challenger, champion)
+    times = speed(models)
+    slow = _too_slow(times, sizes, rules)
+    if slow:
+        # The machine may have been busy for a moment: only what is slow twice is slow.
+        times = speed(models)
+        slow = _too_slow(times, sizes, rules)
+    return times, slow
+
+
+def _same_weights(one: "Model", other: "Model") -> bool:
+    """Return whether two files hold the same epoch of the same run, in two precisions."""
+
+    def source(model: "Model") -> tuple[str | None, ...]:
+        return tuple(model.properties.get(key) for key in ("run_id", "epoch", "dataset_hash"))
+
+    def precision(model: "Model") -> str:
+        return model.properties.get("precision", "fp32")
+
+    known = bool(source(one)[0])
+    return known and source(one) == source(other) and precision(one) != precision(other)
+
+
+def _sizes(challenger: "Model", champion: "Model | None") -> tuple[int, int | None]:
+    return challenger.metadata.image_size, champion.metadata.image_size if champion else None
+
+
+def _too_slow(times: list[tuple[float, float]], sizes: tuple[int, int | None], rules: Rules) -> str:
+    """Return why a model is too slow; an empty string if it is not."""
+    alone = times[0][0]
+    if rules.max_ms is not None and alone > rules.max_ms:
+        return f"too slow: {alone:.1f} ms for one photo, and {rules.max_ms:g} ms are allowed"
+    if len(times) < 2 or sizes[1] is None:
+        return ""
+    # More pixels are a person's choice, and cost in proportion; the rest must not grow.
+    pixels = max((sizes[0] / sizes[1]) ** 2, 1)
+    slower = max(new / old for new, old in zip(times[0], times[1], strict=True))
+    if slower > rules.max_slowdown * pixels:
+        return (
+            f"too slow: {slower:.2f} times what serves, and {rules.max_slowdown * pixels:.2f} are"
+            " allowed"
+        )
+    return ""

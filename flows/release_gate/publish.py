@@ -1,0 +1,93 @@
+"""The last step of a release: a candidate is published, or its refusal is written down."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from flows.release_gate.candidate import Candidate, Release
+from flows.release_gate.evaluation import evaluate
+from flows.release_gate.gate import Rules
+from terminal import Progress, no_progress
+
+
+def decide(
+    candidate: Candidate,
+    *,
+    repository: Path = Path("models"),
+    keep: int = 5,
+    force: str = "",
+    refused: str = "",
+    approved: str = "",
+) -> Release:
+    """Publish a candidate if the rules promote it, and record what was decided and why.
+
+    Args:
+        candidate: What `evaluate` returned.
+        repository: The model repository.
+        keep: Versions to keep.
+        force: A reason to release it whatever the rules say; parity and the contract still hold.
+        refused: A person's reason to keep it out.
+        approved: Who approved it, and why.
+
+    Raises:
+        ConflictError: Another version began to serve since it was measured.
+        ServiceError: The model repository refused it.
+    """
+    from service.models.repository import ModelRepository
+
+    store = ModelRepository(repository)
+    reason = candidate.reason
+    if force and not candidate.promote:
+        reason = f"forced: {force} (the rules: {reason})"
+    if approved:
+        reason = f"{reason}; approved: {approved}"
+    if refused:
+        reason = f"refused: {refused} (the rules: {reason})"
+    released = (candidate.promote or bool(force)) and not refused
+    record = {**candidate.summary(), "reason": reason}
+    version = candidate.champion
+    if released:
+        version = store.publish(
+            candidate.model,
+            Path(candidate.onnx),
+            keep=keep,
+            record=record,
+            files={"release.json": json.dumps(asdict(candidate), ensure_ascii=False, indent=1)},
+            instead_of=candidate.champion,
+        )
+    else:
+        store.note(candidate.model, "kept", {"version": version, **record})
+    return Release(
+        model=candidate.model,
+        released=released,
+        reason=reason,
+        version=version,
+        path=store.path(candidate.model, version) if version else None,
+        repository=repository,
+        candidate=candidate,
+    )
+
+
+def release(
+    run_dir: Path,
+    *,
+    model: str = "food42",
+    repository: Path = Path("models"),
+    keep: int = 5,
+    rules: Rules | None = None,
+    force: str = "",
+    precision: str = "fp32",
+    progress: Progress = no_progress,
+) -> Release:
+    """Measure the best epoch of a run; publish it if it is better than what serves.
+
+    Raises:
+        TrainingError: As `evaluate`.
+        UserError: As `evaluate`.
+        ServiceError: As `decide`.
+    """
+    candidate = evaluate(
+        run_dir, model=model, repository=repository, rules=rules, precision=precision,
+        progress=progress,
+    )  # fmt: skip
+    return decide(candidate, repository=repository, keep=keep, force=force)
