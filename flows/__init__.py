@@ -1,12 +1,19 @@
-"""Prefect flows over the road: the only room that may import both training and service.
+"""Prefect flows from a folder of photos to a serving model; the verbs that need both sides.
 
-`steps.py` and `demo.py` are plain functions for the command line; the other modules wrap the
-same functions for Prefect.
+Only this package may import both `training` and `service`. Each flow is a module here; what the
+flows are made of lies in the folders:
+
+    pipeline = prepare ─► train (tune, finetune) ─► release        drift   (each is a flow)
+        │
+        ├─► tasks/          Prefect tasks; trainings run as child processes
+        ├─► release_gate/   is the new model better than the one that serves? (no Prefect)
+        ├─► prefect_setup/  deployments, work pools, a worker, locks
+        └─► local/, cli/    one machine without Prefect; the verbs of the command line
 """
 
 import os
 
-# Prefect reads these once, when it is imported. Whoever set them outside is left alone.
+# Prefect reads these once, when it is imported. Values from outside win.
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -1,4 +1,4 @@
-"""Flow: whether the service still sees what the model was measured on."""
+"""Flow: compare the service's traffic with the photos that its model was measured on."""
 
 from typing import Any
 
@@ -20,13 +20,13 @@ def drift(
     places: Places = Places(),  # noqa: B008  # frozen
     rules: traffic.DriftRules = traffic.DriftRules(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
-    """Look at the service's counters; raise the event `hansang.drift` if the traffic is another.
+    """Read the service's counters; raise the event `hansang.drift` if the traffic has drifted.
 
     Args:
         model: Name of the model.
         metrics: The service's /metrics.
         places: Where the model repository lies.
-        rules: When traffic is called another one.
+        rules: When traffic counts as drifted.
     """
     found = traffic.check_drift(model, metrics, places.repository, rules)
     get_run_logger().info("%s: %s", model, found.reason)
@@ -44,7 +44,7 @@ def drift(
 
 
 def raise_event(model: str, found: traffic.Drift) -> None:
-    """Tell Prefect, whose automations may tell people, or start the pipeline."""
+    """Send the event to Prefect, whose automations may notify people or start the pipeline."""
     emit_event(
         EVENT,
         resource={"prefect.resource.id": f"hansang.model.{model}", "prefect.resource.name": model},
@@ -53,7 +53,7 @@ def raise_event(model: str, found: traffic.Drift) -> None:
 
 
 def raise_event_from_anywhere(model: str, found: traffic.Drift) -> None:
-    """Tell Prefect outside a flow, and wait until the event is sent."""
+    """Send the event from outside a flow, and wait until it is sent."""
     from prefect.events.worker import EventsWorker
 
     raise_event(model, found)

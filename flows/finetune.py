@@ -1,4 +1,4 @@
-"""Flow: trained weights to another set of photos, a strategy per task."""
+"""Flow: fine-tune trained weights to another set of photos, one task a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,7 @@ def finetune(
     else:
         jobs = finetuning.single(study_dir, search.strategy, epochs, numbers)
         run_all(jobs)
-    # A study of one run is that run's folder: its own report stays.
+    # The folder of a study of one run is the run's own, whose report must stay.
     folder = study_dir if len(jobs) > 1 else study_dir / "study"
     folder.mkdir(parents=True, exist_ok=True)
     found = strategies_page.write(folder, source, summarise(jobs), similarity, None)

@@ -1,4 +1,4 @@
-"""Flow: the whole road, from a folder of photos to a serving version."""
+"""Flow: from a folder of photos to a serving version."""
 
 from pathlib import Path
 from typing import Any
@@ -29,21 +29,21 @@ def pipeline(
     force: str = "",
     ask: bool = False,
 ) -> State[Any]:
-    """Inspect, prepare, train, release what is better; the same run id goes on where it was.
+    """Inspect, prepare, train, and release what is better; the same run id resumes.
 
     Args:
         data: The folder of photos.
         run_id: Names the run directory; the flow run's own id if empty.
         training: How to train.
         model: Name of the model in the repository.
-        places: Where things lie.
+        places: Folders of runs, caches and models.
         nightly: When photos are refused, and when too few have changed.
         rules: What a model must reach to be released.
         force: A reason to release it whatever the rules say.
         ask: Wait for a person's approval before a release.
     """
     run_id = run_id or str(runtime.flow_run.id)
-    # A run that another machine began is fetched; training does so again, and pushes.
+    # A run that another machine started is fetched here; training fetches again, and uploads.
     run_dir = mirror.pulled(places.runs_dir / run_id)
     sheet = run_dir / "sheet"
     found = tasks.inspect(data, sheet)

@@ -19,7 +19,7 @@ def train(
     run_id: str | None = None,
     places: Places = Places(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
-    """Train ResNet18; killed or cancelled at any moment, the same run id resumes it exactly."""
+    """Train ResNet18. Killed or cancelled at any moment, the same run id resumes it exactly."""
     # The flow run's id survives its retries, so a retried run finds its own checkpoint.
     return trained(data, training, run_id or str(runtime.flow_run.id), places)
 
@@ -35,9 +35,9 @@ def trained(data: Path, training: Training, run_id: str, places: Places) -> dict
 
 
 def publish(run_dir: Path) -> None:
-    """Show a run in Prefect."""
+    """Publish a run's artifacts in Prefect; a failure is logged and costs nothing else."""
     try:
         publish_run(run_dir)
     except Exception as error:
-        # A run that is trained never fails for what shows it.
+        # The run is trained; it must not fail because its artifacts cannot be shown.
         get_run_logger().warning("the run's artifacts were not published: %s", error)

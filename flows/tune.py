@@ -1,7 +1,7 @@
-"""Flow: a search, a task for each trial.
+"""Flow: a hyperparameter search, one task a trial.
 
-Every worker of a study is equal: this flow, the command line and other machines' flows may work on
-one study at the same time, if they name the same --storage and see the same folder of runs.
+All workers of a study are equal. This flow, the command line and flows on other machines may work
+on one study at a time, if they use the same --storage and see the same folder of runs.
 """
 
 import os
@@ -37,7 +37,7 @@ def tune(
     study: str | None = None,
     places: Places = Places(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
-    """Search for better settings; cancelled or killed, the same study goes on where it was."""
+    """Search for better settings. Cancelled or killed, the same study resumes where it was."""
     name = study or f"{data.resolve().name}-tune"
     tasks.prepare(data, search.image_size, places.cache_dir)
     arguments = [
@@ -45,13 +45,13 @@ def tune(
         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),
     ]  # fmt: skip
     with _storage(search.storage), stopping_children():
-        _do(arguments, search)
+        _run_trials(arguments, search)
         return _publish(places.runs_dir / name, os.environ.get("HANSANG_STORAGE"))
 
 
 @contextmanager
 def _storage(url: str | None) -> Iterator[None]:
-    """Name the storage to the processes that are started within."""
+    """Pass the study's storage to child processes, by the environment."""
     before = os.environ.get("HANSANG_STORAGE")
     if url is not None:
         os.environ["HANSANG_STORAGE"] = url
@@ -64,7 +64,7 @@ def _storage(url: str | None) -> Iterator[None]:
             os.environ["HANSANG_STORAGE"] = before
 
 
-def _do(arguments: list[str], search: Search) -> None:
+def _run_trials(arguments: list[str], search: Search) -> None:
     begun = 0
     pending: list[Any] = []
     while True:
@@ -76,7 +76,7 @@ def _do(arguments: list[str], search: Search) -> None:
         done = next(iter(as_completed(pending)))
         pending.remove(done)
         if done.result() is None:
-            # The study has all its trials: what still runs ends, and nothing new begins.
+            # The study has all its trials: those that run finish, and no more are started.
             begun = -1
     if search.final:
         final(arguments, search)
@@ -85,7 +85,7 @@ def _do(arguments: list[str], search: Search) -> None:
 @task(task_run_name="trial, the {turn}. here", retries=2, retry_delay_seconds=10,
       retry_condition_fn=died)  # fmt: skip
 def trial(arguments: list[str], turn: int) -> dict[str, Any] | State[Any] | None:  # noqa: ARG001
-    """Do the study's next trial, or take up one that a dead worker left; None if all are done.
+    """Run the study's next trial, or resume one that a dead worker left; None if all are done.
 
     Its state says what became of it: Completed or Pruned.
 
@@ -131,7 +131,7 @@ def _publish(folder: Path, storage: str | None) -> dict[str, Any]:
     try:
         _show(folder, page, numbers)
     except Exception as error:
-        # A search that is done never fails for what shows it.
+        # The search is done; it must not fail because its artifacts cannot be shown.
         get_run_logger().warning("the study's artifacts were not published: %s", error)
     return numbers
 

@@ -105,3 +105,18 @@ def test_the_walk_through_runs(tmp_path: Path) -> None:
 
     assert 0 == walk.returncode, output[-4000:]
     assert 5 == len([line for line in output.splitlines() if line.startswith("[(")][:5])
+
+
+def test_the_makefile_names_only_tests_that_exist() -> None:
+    """A test that was moved is moved in the lists of `make test-serve` and the like, too."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    listed = [
+        prefix + name
+        for prefix, names in re.findall(r"\$\(addprefix (tests/[^,]*), ([^)]*)\)", makefile)
+        for name in names.split()
+    ]
+    named = re.findall(r"(?<![\w/])tests/[\w/.]+", makefile.replace("$(addprefix tests/", ""))
+
+    assert len(listed) > 10
+    assert len(named) > 3
+    assert [] == [name for name in [*listed, *named] if not (ROOT / name).exists()]

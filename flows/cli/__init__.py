@@ -1,1 +1,7 @@
-"""The verbs of the command line that use both training and the service."""
+"""The verbs of the command line that need both training and the service.
+
+Each verb imports what is heavy only when it runs, so that `hansang --help` stays quick.
+
+    pipeline (release, pipeline, demo) ─► flows.pipeline, release_gate, local.demo
+    finetune ─► training.finetuning          operations (deploy, up, drift, relabel)
+"""

@@ -87,10 +87,10 @@ def up(
 
     Example: hansang up
     """
-    from flows.local.up import Town
+    from flows.local.up import LocalStack
     from flows.prefect_setup.pools import num_gpus
 
-    Town(
+    LocalStack(
         home=home.resolve(), data=data, model=model, repository=repository,
         gpus=num_gpus() if gpus is None else gpus, server_port=server_port, port=port,
         http_port=http_port, metrics_port=metrics_port, reports_port=reports_port, logs=logs,

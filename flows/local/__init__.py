@@ -1,1 +1,6 @@
-"""What the command line does on one machine without Prefect: demo, up, traffic, relabel."""
+"""What runs on one machine without a Prefect deployment: the demo, `hansang up`, relabelling.
+
+demo     draw ─► train ─► release ─► serve ─► classify
+up       Prefect server ─► workers ─► service, started and stopped in order
+relabel  corrected answers ─► photos in the folder of their class
+"""

@@ -1,4 +1,4 @@
-"""The whole road on drawn photos: draw, inspect, prepare, train, release, serve, classify."""
+"""The parts of `hansang demo` that no flow has: serve, classify every photo, sum up."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What the service said of every validation photo."""
+    """How the service answered the validation photos."""
 
     photos: int
     correct: int
@@ -48,7 +48,7 @@ def serving(repository: Path, port: int) -> Iterator[str]:
     """Run `hansang serve` as a process of its own; yield its address; stop it with SIGTERM.
 
     Raises:
-        UserError: The service did not become ready; the message ends with what it said.
+        UserError: The service did not become ready; the message ends with its log.
     """
     from service.client import Classifier
     from service.errors import ServiceError

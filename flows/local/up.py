@@ -19,7 +19,7 @@ from flows.tasks.links import RUNS, SETTING
 from terminal import UserError, print_table, say
 
 SERVER_SETTINGS: Mapping[str, str] = {
-    # A lease in memory would hold its place for ever once the server is started again.
+    # A lease kept in memory would hold its slot for ever after a restart of the server.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
         "prefect.server.concurrency.lease_storage.filesystem"
     ),
@@ -33,8 +33,8 @@ _STOP_S = 40.0
 
 
 @dataclass(kw_only=True)
-class Town:
-    """The processes of one machine."""
+class LocalStack:
+    """Prefect's server, workers, the service and the reports' web server, as child processes."""
 
     home: Path
     data: str
@@ -48,7 +48,7 @@ class Town:
     reports_port: int
     logs: Path
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _asked: bool = False
+    _stopping: bool = False
 
     def run(self) -> None:
         """Start everything, print the addresses, wait for a signal, stop everything.
@@ -57,11 +57,11 @@ class Town:
             UserError: Something did not start, or ended by itself; its log's end is quoted.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
+            signal.signal(number, self._stop)
         self.logs.mkdir(parents=True, exist_ok=True)
         try:
             self._start_all()
-            while not self._asked:
+            while not self._stopping:
                 self._require_alive()
                 time.sleep(0.5)
         finally:
@@ -78,7 +78,7 @@ class Town:
                         env={**SERVER_SETTINGS, "PREFECT_SERVER_UI_API_URL": url})  # fmt: skip
             os.environ["PREFECT_API_URL"] = url
         self._wait_for("server", f"{url}/health")
-        if self._asked:
+        if self._stopping:
             return
         say("deploying")
         # Prefect reads its settings when it is imported: the URL must be set before.
@@ -131,7 +131,7 @@ class Town:
 
     def _wait_for(self, name: str, url: str) -> None:
         deadline_s = time.monotonic() + _START_S
-        while not self._asked:
+        while not self._stopping:
             self._require_alive()
             try:
                 with urllib.request.urlopen(url, timeout=5):  # noqa: S310  # our own server
@@ -143,15 +143,15 @@ class Town:
 
     def _require_alive(self) -> None:
         for name, process in self._running.items():
-            if process.poll() is not None and not self._asked:
+            if process.poll() is not None and not self._stopping:
                 log = self.logs / f"{name}.log"
                 said = log.read_text("utf-8", "replace").strip().splitlines()[-8:]
                 raise UserError(
                     f"{name} ended with {process.returncode}; {log} ends with:\n" + "\n".join(said)
                 )
 
-    def _ask(self, number: int, frame: object) -> None:  # noqa: ARG002
-        self._asked = True
+    def _stop(self, number: int, frame: object) -> None:  # noqa: ARG002
+        self._stopping = True
 
     def _stop_all(self) -> None:
         # The server last: runs that are stopped must be able to say so.

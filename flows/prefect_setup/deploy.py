@@ -2,9 +2,9 @@
 
 pools (a GPU each, limit 1; one for light work) ─► prefect.yaml ─► automations
 
-Everything is found by its name, so doing it again changes nothing. Where the pool of light work is
-there and no pool of processes (deploy/kubernetes makes one of Jobs), it is left as it is and takes
-every flow: its cluster, and no limit of ours, finds each one its place.
+Everything is found by its name, so a second deploy changes nothing. If the pool of light work
+exists and is not of type `process` (deploy/kubernetes makes one of Jobs), it is left as it is and
+takes every flow. The cluster then decides where each one runs.
 """
 
 import os
@@ -33,7 +33,7 @@ _HEARTBEATS_MISSED_S = 95.0
 
 _SECOND_REPORT_S = 30.0
 MAX_RETRIES = 3
-"""Times that a crashed run is begun again."""
+"""Times that a crashed run is started again."""
 
 _COMPARED = (
     "parameters", "schedules", "tags", "work_pool_name", "concurrency_limit",
@@ -104,12 +104,12 @@ def deploy(
 
 
 def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[AutomationCore]:
-    """Return what a server must do of itself: find dead runs, and begin crashed ones again.
+    """Return two automations: one finds dead runs, one starts crashed runs again.
 
-    Both are for flow runs with the tag `hansang` alone. The second waits: a worker reports a dead
-    process twice, some seconds apart, and the second report would crash what is begun again. It
-    takes runs that began once to three times. One that never began (its code cannot be imported)
-    or that crashes for the fourth time stays Crashed, with its reason.
+    Both apply only to flow runs with the tag `hansang`. The second waits some seconds: a worker
+    reports a dead process twice, and the second report would crash the run that was started again.
+    It takes runs that started one to three times. A run that never started (its code cannot be
+    imported) and one that crashes for the fourth time stay Crashed, with their reason.
     """
     ended = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused", "Cancelling")
     ours = ("Released", "Kept", "Unchanged", "AwaitingRetry", "Scheduled")
@@ -185,7 +185,7 @@ def connected() -> Iterator[SyncPrefectClient]:
 
 
 def _other_type(client: SyncPrefectClient) -> str:
-    """Return the type of the pool of light work; nothing if it is not there, or of processes."""
+    """Return the type of the pool of light work; an empty string if it is `process` or missing."""
     try:
         found = client.read_work_pool(LIGHT_POOL).type
     except ObjectNotFound:
@@ -218,7 +218,7 @@ def _pool(client: SyncPrefectClient, name: str, limit: int, env: Mapping[str, st
 
 
 def _apply(file: Path, *, home: Path, data: str, model: str, pool: str, gpus: int) -> None:
-    """Let Prefect apply its own file."""
+    """Run `prefect deploy --all` on prefect.yaml."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all",
          "--prefect-file", str(file.resolve())],
@@ -257,7 +257,7 @@ def _difference(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str
 
 
 def _plain(value: Any) -> Any:
-    """Leave out what the server gives anew each time: ids and times."""
+    """Return a value without what the server sets anew each time: ids and times."""
     if isinstance(value, dict):
         dropped = ("id", "created", "updated", "deployment_id", "anchor_date")
         return {key: _plain(each) for key, each in value.items() if key not in dropped}
@@ -269,7 +269,7 @@ def _automation(client: SyncPrefectClient, wanted: AutomationCore) -> Change:
     if not found:
         client.create_automation(wanted)
         return Change(kind="automation", name=wanted.name, what="created")
-    # By what it does; the trigger's id is the server's.
+    # Compared by content: the server gives each trigger an id of its own.
     now, then = (
         AutomationCore.model_validate(each.model_dump()).model_dump(mode="json")
         for each in (wanted, found[0])

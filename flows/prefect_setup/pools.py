@@ -1,4 +1,4 @@
-"""The work pools: one place for each GPU, or for the CPU, and some for light work."""
+"""The work pools: one with a limit of 1 for each GPU (or the CPU), and one for light work."""
 
 import glob
 
@@ -7,7 +7,7 @@ LIGHT_LIMIT = 4
 
 
 def heavy_pools(gpus: int) -> list[str]:
-    """Return the pools of trainings: a GPU each; one for the CPU where there is none."""
+    """Return the names of the pools that train: one for each GPU, or one for the CPU."""
     return [f"hansang-gpu-{number}" for number in range(gpus)] or ["hansang-cpu"]
 
 

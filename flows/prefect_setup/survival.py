@@ -1,8 +1,9 @@
-"""One GPU, one training; one run, one process: what holds when everything else has failed.
+"""Locks of this machine: one training per GPU, and one process per run.
 
-Prefect's side is set up by `hansang deploy`: pools of one place, a run whose heartbeat stops set
-Crashed, a Crashed run begun again. A server that was away may call a run dead that lives; so the
-one that is begun again waits here until the first has ended, and finds its work done.
+`hansang deploy` sets up Prefect's side: pools with a limit of one, a run whose heartbeat stops is
+set Crashed, and a Crashed run is started again. A server that was away may call a living run dead.
+The run that is started again therefore waits here until the first one has ended, and finds its
+work done.
 """
 
 import fcntl
@@ -30,10 +31,11 @@ def gpu() -> str | None:
 
 @contextmanager
 def holding(name: str | None, say: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-    """Wait until nobody else on this machine holds a name; yield the lock's descriptor.
+    """Hold a named lock of this machine; wait for it first, and yield its descriptor to pass on.
 
-    A child that inherits it holds the name for as long as it lives, also when this process is
-    killed: the next training waits until the last one has saved its checkpoint. No name, no lock.
+    A child that inherits the descriptor holds the lock as long as it lives, even if this process is
+    killed: the next training waits until the last one has saved its checkpoint. Without a name
+    there is no lock, and no descriptor.
     """
     if name is None:
         yield ()

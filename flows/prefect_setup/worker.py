@@ -20,14 +20,14 @@ from uuid import UUID
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TRAINING = b"\0-m\0training\0"
-"""A training process is stopped by its flow, and again told it would take it for a hurry."""
+"""In a training's command line. Its flow stops it; a second signal would make it skip saving."""
 
 _RUN = b"PREFECT__FLOW_RUN_ID="
 
 
 def run(command: Sequence[str]) -> int:
     """Run a worker until it and all that it began have ended; return its exit code."""
-    # What loses its parent becomes our child, as it would for the first process of a container.
+    # Orphans become our children, as they do for the first process of a container.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     worker = subprocess.Popen(command)
     stopped: set[UUID] = set()
@@ -74,10 +74,10 @@ def _descendants(root: int) -> list[int]:
 
 
 def _give_back(runs: set[UUID]) -> None:
-    """Schedule runs that were stopped, unless they have ended.
+    """Schedule the runs that were stopped, unless they have ended.
 
-    Else they would stay Running until the server misses their heartbeats. And a server that is
-    started again in between holds back for 15 minutes what follows from an event before its start.
+    Otherwise they stay Running until the server misses their heartbeats. A server that restarts in
+    between also delays automations on events before its start by 15 minutes.
     """
     from prefect.client.orchestration import get_client
     from prefect.states import AwaitingRetry
@@ -89,7 +89,7 @@ def _give_back(runs: set[UUID]) -> None:
                 if found.state and found.state.is_running() and "hansang" in found.tags:
                     client.set_flow_run_state(run, AwaitingRetry(message="its worker was stopped"))
     except Exception as error:
-        # The heartbeats are still missed: later, but the run is found.
+        # The server finds the runs later, when it misses their heartbeats.
         print(f"cannot give back {len(runs)} runs: {error!r}", file=sys.stderr)
 
 

@@ -1,4 +1,5 @@
-"""Whether a run replaces the model that serves.
+"""Whether a run replaces the model that serves, and whether what serves has drifted since.
 
-run ─► release_steps (weigh) ─► served (both models answer) ─► gate (rules) ─► published | kept
+run ─► evaluation (held_out, measure) ─► gate (rules) ─► candidate ─► publish
+/metrics ─► traffic ─► drift or none           photos ─► changes ─► is a training due?
 """

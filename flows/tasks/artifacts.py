@@ -1,4 +1,4 @@
-"""What Prefect shows of a run and of its photos: summary, curves, classes, links to the pages."""
+"""Prefect artifacts of runs, data sheets and releases: summaries, curves, tables, links."""
 
 import base64
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def publish_pictures(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         picture = folder / "plots" / f"{name}.png"
         if picture.is_file():
-            # Inside the artifact: a browser may not open files of the machine that trained.
+            # Embedded: a browser may not open files of the machine that trained.
             data = base64.b64encode(picture.read_bytes()).decode()
             create_image_artifact(
                 f"data:image/png;base64,{data}", description=f"{name} of {folder.name}"
@@ -68,7 +68,7 @@ def publish_sheet(found: dict[str, Any], page: Path) -> None:
 
 
 def candidate_table(candidate: Candidate) -> str:
-    """Return what was measured of a candidate as markdown, with a link to the run's report."""
+    """Return a candidate's measurements as markdown, with a link to the run's report."""
     verdict = candidate.verdict
     own, before = candidate.speed_ms
 
@@ -124,7 +124,7 @@ def candidate_table(candidate: Candidate) -> str:
 
 
 def publish_decision(decided: Release) -> None:
-    """Publish what became of a candidate: the numbers, every class, links."""
+    """Publish the decision about a candidate: the numbers, every class, links."""
     candidate = decided.candidate
     what = f"released as version {decided.version}" if decided.released else "kept out"
     create_markdown_artifact(

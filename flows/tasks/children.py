@@ -1,7 +1,7 @@
-"""Trainings as processes of their own, for tasks that wait for them.
+"""Trainings as child processes, and tasks that wait for them.
 
-A crash in one (out of memory, a driver fault) is a failed task and not a dead flow, and stopping
-the flow leaves a checkpoint.
+If a training crashes (out of memory, a driver fault), its task fails and the flow lives on. If the
+flow is stopped, the training saves a checkpoint first.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _STOP_S = 25.0
 
 
 class _Children:
-    """Processes that run, and whether any more may begin."""
+    """The child processes of one flow; after `stop`, no more may start."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -57,9 +57,9 @@ _children: ContextVar[_Children] = ContextVar("children", default=_Children())  
 
 @contextmanager
 def stopping_children() -> Iterator[None]:
-    """Stop what tasks run in threads when an exception leaves the block, such as a cancellation.
+    """Stop the children of tasks in threads when an exception, such as a cancellation, leaves.
 
-    A signal is raised in the main thread alone, while the others wait for their children.
+    Python raises a signal in the main thread only; the other threads wait for their children.
     """
     children = _Children()
     token = _children.set(children)
@@ -73,7 +73,10 @@ def stopping_children() -> Iterator[None]:
 
 
 def died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
-    """Retry what a resumed run may mend (a kill, a crash), never what a person must mend."""
+    """Return whether a task may be retried: after a kill or a crash, not after a `UserError`.
+
+    A resumed run may get past a crash; a `UserError` needs a person. Nor is a stopped flow retried.
+    """
     if _children.get().stopped:
         return False
     try:
@@ -96,7 +99,7 @@ def run_child(arguments: list[str]) -> Any:
     """
     say = get_run_logger().info
     run = arguments[arguments.index("--run") + 1] if "--run" in arguments else None
-    # A name may hold anything; what stands for it in a lock's name may not.
+    # A run's name may hold any character; the lock's file name may not.
     name = run and f"run-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
     with holding(name, say) as its, holding(gpu(), say) as gpus:
         return _run(arguments, (*its, *gpus))
@@ -118,7 +121,8 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
         encoding="utf-8",
         errors="replace",
         pass_fds=locks,
-        # A signal to our group is ours to pass on: the child would be killed while it saves.
+        # We pass signals on ourselves. Sent to the whole group, a second one would kill the child
+        # while it saves.
         start_new_session=not on_terminal,
     ) as process:
         # Both pipes are read at once: the child would stand still at one that is full.

@@ -1,4 +1,8 @@
-"""Where a browser finds what a flow wrote: Prefect's pages may not open files of a machine."""
+"""Addresses under which a browser finds what a flow wrote.
+
+A page of Prefect may not open `file://` addresses, so a web server (`hansang up` starts one) or a
+bucket serves the runs.
+"""
 
 import os
 from pathlib import Path
@@ -7,13 +11,13 @@ from urllib.parse import quote
 from storage import bucket_url
 
 SETTING = "HANSANG_REPORTS_URL"
-"""The address of a web server that serves the folder `runs` of the home; none if it is not set."""
+"""Environment variable: the address of a web server that serves the home's folder `runs`."""
 
 RUNS = Path("runs")
 
 
 def link(path: Path) -> str:
-    """Return the address of a page, or of a folder; a `file://` one where nothing serves it."""
+    """Return the address of a page or a folder; `file://…` where no web server serves it."""
     if url := bucket_url(path):
         return url
     base, whole = os.environ.get(SETTING), path.resolve()

@@ -1,4 +1,4 @@
-"""What deployments ask for: pydantic models, so that the UI of Prefect shows and checks a form."""
+"""Parameters of the flows: pydantic models, which Prefect's UI shows and checks as forms."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _CONFIG = ConfigDict(frozen=True, extra="forbid")
 
 
 class Places(BaseModel):
-    """Where things lie, on the machine that runs the flow."""
+    """Folders on the machine that runs the flow, or prefixes in a bucket."""
 
     model_config = _CONFIG
 
@@ -20,7 +20,7 @@ class Places(BaseModel):
 
 
 class Training(BaseModel):
-    """How to train."""
+    """How a run is trained; the fields become options of `python -m training`."""
 
     model_config = _CONFIG
 
@@ -44,7 +44,7 @@ class Training(BaseModel):
 
 
 class Search(BaseModel):
-    """How to search for better settings; all workers of a study have the same."""
+    """How to search for better settings; every worker of a study must have the same values."""
 
     model_config = _CONFIG
 
@@ -78,7 +78,7 @@ class Search(BaseModel):
 
 
 class Finetuning(BaseModel):
-    """How to take trained weights to other photos."""
+    """How trained weights are fine-tuned to other photos."""
 
     model_config = _CONFIG
 
@@ -102,7 +102,7 @@ class Finetuning(BaseModel):
 
 
 class Nightly(BaseModel):
-    """When new photos are worth a training, and when they are refused."""
+    """When a nightly run trains, and which photos it refuses."""
 
     model_config = _CONFIG
 

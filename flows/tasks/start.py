@@ -1,4 +1,4 @@
-"""What a fine-tuning starts from, by whatever name a person gives it."""
+"""The weights that a fine-tuning starts from, found by the name that a person gives."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
