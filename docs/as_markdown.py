@@ -24,8 +24,8 @@ API = {
         "service.models.model:Model.predict",
     ),
     "Release": (
-        "flows.release_gate.release_steps:weigh",
-        "flows.release_gate.release_steps:decide",
+        "flows.release_gate.evaluation:evaluate",
+        "flows.release_gate.publish:decide",
         "service.models.repository:ModelRepository.publish",
         "service.models.repository:ModelRepository.rollback",
     ),
