@@ -5,9 +5,13 @@ import dataclasses
 import importlib
 import inspect
 import textwrap
+import tomllib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 API = {
     "Train": (
@@ -62,6 +66,36 @@ def fields_of(cls: Any) -> dict[str, tuple[str, str]]:
             text = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
             found[field.target.id] = (ast.unparse(field.annotation), " ".join(text.split()))
     return found
+
+
+def rooms() -> Iterator[str]:
+    """Give every folder of the three packages: what it is, and its modules."""
+    for package in ("training", "service", "flows"):
+        rows = []
+        for init in sorted(ROOT.glob(f"{package}/**/__init__.py")):
+            about = ast.get_docstring(ast.parse(init.read_text("utf-8"))) or ""
+            modules = sorted(path.stem for path in init.parent.glob("[!_]*.py"))
+            name = init.parent.relative_to(ROOT)
+            rows.append(
+                (f"`{name}/`", " ".join(about.split("\n\n")[0].split()), ", ".join(modules))
+            )
+        yield table(("folder", "what it is", "modules"), rows) + "\n"
+
+
+def layers() -> Iterator[str]:
+    """Give the order of the rooms that import-linter holds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    rows = [
+        (f"`{contract['containers'][0]}`", " → ".join(map(code, contract["layers"])))
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    yield table(("package", "its rooms, from top to bottom"), rows)
+
+
+def code(names: str) -> str:
+    """Return names that `|` parts as code."""
+    return ", ".join(f"`{name.strip()}`" for name in names.split("|"))
 
 
 def python_api() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Fills the pages of docs/reference/ from the code that they describe.
+"""Fills the tables of docs/reference/ and docs/architecture.md from the code.
 
 A page is written by hand; what stands between these two lines is made here:
 
@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+sys.path[:0] = map(str, Path(__file__).parents[:2])
 
-from as_markdown import fields_of, python_api, table
+from as_markdown import ROOT, fields_of, layers, python_api, rooms, table
 
-REFERENCE = ROOT / "docs" / "reference"
 _BLOCK = re.compile(r"(?<=<!-- generated: )(\w+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 
 # -- the command line ----------------------------------------------------------------------------
@@ -209,6 +207,8 @@ BLOCKS: dict[str, Callable[[], Iterator[str]]] = {
     "rules": rules,
     "metrics": metrics,
     "python_api": python_api,
+    "rooms": rooms,
+    "layers": layers,
 }
 
 
@@ -224,7 +224,7 @@ def filled(page: str) -> str:
 def main() -> int:
     """Write the pages, or with `--check` name those that have drifted."""
     drifted = []
-    for path in sorted(REFERENCE.glob("*.md")):
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         page = path.read_text("utf-8")
         if (made := filled(page)) != page:
             drifted.append(path.relative_to(ROOT))
