@@ -50,7 +50,7 @@ def server(trained: tuple[Path, str]) -> Iterator[tuple[int, int]]:
     port, metrics = free_port(), free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "hansang", "serve", "--host", "127.0.0.1", "--port", str(port),
-         "--metrics-port", str(metrics)],
+         "--http-port", "0", "--metrics-port", str(metrics)],
         cwd=folder,
     )  # fmt: skip
     try:
