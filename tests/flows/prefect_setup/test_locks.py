@@ -1,5 +1,6 @@
 """One GPU, one training: whoever else wants it waits, also when the first was killed."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -48,12 +49,24 @@ def _ended(pid: int) -> bool:
 
 
 def test_another_gpu_is_free(tmp_path, monkeypatch):
-    """Two GPUs, two trainings; no GPU, no lock."""
+    """Two GPUs, two trainings, at once; no GPU, no lock; and afterwards both are free again."""
     monkeypatch.setenv("HANSANG_LOCKS", str(tmp_path))
     began_s = time.monotonic()
     with holding("gpu-0", print), holding("gpu-1", print), holding(None, print) as none:
         assert () == none
+        assert [True, True, False] == [_is_locked(tmp_path, f"gpu-{n}") for n in range(3)]
+    assert [False, False] == [_is_locked(tmp_path, f"gpu-{n}") for n in range(2)]
     assert time.monotonic() - began_s < 1
+
+
+def _is_locked(folder: Path, name: str) -> bool:
+    """Return whether somebody holds the lock of this name."""
+    with (folder / f"hansang-{os.getuid()}-{name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def test_the_pool_says_which_gpu_it_is(monkeypatch):
