@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.config import ServerConfig
+from service.models.model import Model
 from service.observability.metrics import REJECTIONS
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +60,10 @@ def test_every_variable_of_the_environment_is_explained() -> None:
 
 
 def test_the_notebook_of_the_python_api_runs(tmp_path: Path) -> None:
-    """Its lines load photos, train, evaluate, export and classify, in an empty folder."""
+    """Its lines load photos, train, evaluate, export and classify, in an empty folder.
+
+    What its model file says of itself stands in the model contract.
+    """
     page = (REFERENCE / "python-api.md").read_text("utf-8")
     code = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert code
@@ -68,6 +72,9 @@ def test_the_notebook_of_the_python_api_runs(tmp_path: Path) -> None:
     )
     assert 0 == ran.returncode, ran.stderr
     assert "of the validation photos" in ran.stdout
+    properties = Model(tmp_path / "model.onnx").properties
+    contract = (REFERENCE / "model-contract.md").read_text("utf-8")
+    assert set(properties) <= set(re.findall(r"`(\w+)`", contract))
 
 
 def slugs(page: Path) -> set[str]:

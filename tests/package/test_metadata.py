@@ -70,3 +70,17 @@ def test_the_changelog_and_the_images_name_the_version():
     assert re.search(rf"^## {re.escape(version)}\b", changelog, re.MULTILINE)
     assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()
     assert tags in ([], [f"v{version}"])
+
+
+def test_the_license_goes_wherever_the_code_goes():
+    """The package names its license files, the fonts' among them, and images carry them."""
+    files = PROJECT["license-files"]
+    assert {"LICENSE", "NOTICE", "training/pages/typefaces/OFL.txt"} == set(files)
+    assert all((ROOT / file).is_file() for file in files)
+
+    ignored = (ROOT / ".dockerignore").read_text()
+    copied = re.findall(r"^COPY .*hansang\.py.*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert 2 == len(copied)
+    for name in ("LICENSE", "NOTICE"):
+        assert f"!{name}\n" in ignored
+        assert all(f" {name} " in line for line in copied)
