@@ -55,13 +55,15 @@ def test_commands_of_pages_exist(name: str) -> None:
             assert asked <= options, (span, asked - options)
 
 
-def test_modules_of_pages_exist() -> None:
-    """What a page runs by `python -m` can be run."""
+def test_programs_of_pages_exist() -> None:
+    """What a page runs by `python -m`, or as a file, can be run."""
     for name, page in PAGES.items():
         for module in re.findall(
             r"python3? -m ((?:training|service|flows|benchmarks)[\w.]*)", page
         ):
             assert importlib.util.find_spec(module.rstrip(".")), f"{name} names {module}"
+        for file in re.findall(r"(?:python3?|node) ((?:benchmarks|examples)/[\w/]+\.\w+)", page):
+            assert (ROOT / file).is_file(), f"{name} names {file}"
 
 
 def test_make_targets_of_pages_exist() -> None:
