@@ -28,11 +28,11 @@ from benchmarks.gpu_stages import rig
 from benchmarks.gpu_stages.profiling import spent
 from service.pixels.preprocessing import resize_size
 from training.config import TrainConfig
-from training.data.augmentation import draw
+from training.data.augment_parameters import sample_parameters
 from training.data.cache import Split
-from training.data.loader import Feed, feed_for
-from training.data.sampler import Order
-from training.loop.step import Engine
+from training.data.loader import Loader, loader_for
+from training.data.sampler import Sampler
+from training.loop.learner import Learner, StepData
 
 Found = dict[str, Any]
 
@@ -57,7 +57,7 @@ CLASSES = 42
 
 
 class Bench:
-    """The measurements; photos and engines are made once."""
+    """The measurements; photos and learners are made once."""
 
     def __init__(self, device: str) -> None:
         """Make the photos."""
@@ -71,14 +71,14 @@ class Bench:
             images[start : start + 256] = some[: len(images) - start]
         targets = np.arange(self.scale.photos) % CLASSES
         self.split = Split(images, targets, ("",) * self.scale.photos)
-        self._feeds: dict[str, Feed] = {}
-        self._engines: dict[tuple[Any, ...], Engine] = {}
+        self._loaders: dict[str, Loader] = {}
+        self._learners: dict[tuple[Any, ...], Learner] = {}
 
-    def feed(self, placement: Any = "auto") -> Feed:
+    def loader(self, placement: Any = "auto") -> Loader:
         """Return the photos in their place."""
-        if placement not in self._feeds:
-            self._feeds[placement] = feed_for(self.split, self.device, placement)
-        return self._feeds[placement]
+        if placement not in self._loaders:
+            self._loaders[placement] = loader_for(self.split, self.device, placement)
+        return self._loaders[placement]
 
     def config(self, batch: int, compiling: str, **changes: Any) -> TrainConfig:
         """Return a run's config."""
@@ -86,15 +86,15 @@ class Bench:
             image_size=self.scale.size, batch_size=batch, compile=compiling, precision="bf16"
         ).with_overrides(changes)
 
-    def engine(self, batch: int, compiling: str, **changes: Any) -> Engine:
-        """Return an engine; bare and ours have the same one, so that it is compiled once."""
+    def learner(self, batch: int, compiling: str, **changes: Any) -> Learner:
+        """Return a learner; bare and ours have the same one, so that it is compiled once."""
         key = (batch, compiling, *sorted(changes.items()))
-        if key not in self._engines:
-            self._engines.clear()
+        if key not in self._learners:
+            self._learners.clear()
             rig.give_back()
             config = self.config(batch, compiling, **changes)
-            self._engines[key] = Engine(config, CLASSES, self.device)
-        return self._engines[key]
+            self._learners[key] = Learner(config, CLASSES, self.device)
+        return self._learners[key]
 
     def rate(self, step: Any) -> float:
         """Return steps a second."""
@@ -104,14 +104,14 @@ class Bench:
         """Measure a large copy, a large bf16 product, and taking a batch out of the photos."""
         copies, products = self._copies(), self._products()
         batch = self.scale.batches[0]
-        order = Order(self.split.targets, batch, seed=0)
-        feed = self.feed()
-        taken = feed.batches(order.rows(step) for step in itertools.count())
+        sampler = Sampler(self.split.targets, batch, seed=0)
+        loader = self.loader()
+        taken = loader.batches(sampler.rows(step) for step in itertools.count())
         batches = self.rate(lambda: next(taken))
         taken.close()  # type: ignore[attr-defined]
         one = self.split.images[0].nbytes * batch
         return {
-            "photos": feed.description,
+            "photos": loader.description,
             "copy_gb_per_s": round(2 * self.scale.copy_bytes * copies / 1e9, 1),
             "bf16_tflop_per_s": round(2 * self.scale.product_side**3 * products / 1e12, 1),
             "batch_out_of_photos_gb_per_s": round(2 * one * batches / 1e9, 1),
@@ -131,31 +131,31 @@ class Bench:
 
     def bare(self, batch: int, compiling: str, *, step: bool, **changes: Any) -> float:
         """Return photos a second of the network alone, on fixed inputs, with or without a step."""
-        engine = self.engine(batch, compiling, **changes)
+        learner = self.learner(batch, compiling, **changes)
         size = self.scale.size
         inputs = torch.randn(batch, 3, size, size, device=self.device)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         targets = (torch.arange(batch) % CLASSES).to(self.device)
-        engine.model.train()
+        learner.model.train()
 
         def once() -> None:
-            engine.optimizer.zero_grad(set_to_none=compiling != "graphs")
+            learner.optimizer.zero_grad(set_to_none=compiling != "graphs")
             with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=engine.precision == "bf16"
+                self.device.type, dtype=torch.bfloat16, enabled=learner.precision == "bf16"
             ):
-                logits = engine._network(inputs)
+                logits = learner._network(inputs)
             F.cross_entropy(logits.float(), targets, label_smoothing=0.1).backward()
             if step:
-                engine.optimizer.step()
+                learner.optimizer.step()
 
         return batch * self.rate(once)
 
     def ours(self, batch: int, compiling: str, placement: Any = "auto", **changes: Any) -> float:
         """Return photos a second of the trainer's loop."""
-        engine = self.engine(batch, compiling, **changes)
-        order = Order(self.split.targets, batch, seed=0)
+        learner = self.learner(batch, compiling, **changes)
+        sampler = Sampler(self.split.targets, batch, seed=0)
         steps = itertools.count()
-        batches = self.feed(placement).batches(order.rows(step) for step in itertools.count())
+        batches = self.loader(placement).batches(sampler.rows(step) for step in itertools.count())
         loss_sum = torch.zeros((), device=self.device)
         bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
 
@@ -163,9 +163,10 @@ class Bench:
             nonlocal loss_sum, bad_step
             number = next(steps)
             images, targets = next(batches)
-            draws = draw(batch, engine.config.augment, seed=0, step=number)
-            loss = engine.step(images, targets, draws, size=self.scale.size, lr=0.01)
-            engine.follow(number)
+            parameters = sample_parameters(batch, learner.config.augment, seed=0, step=number)
+            data = StepData(images, targets, parameters, size=self.scale.size)
+            loss = learner.step(data, lr=0.01)
+            learner.update_average(number)
             loss_sum += loss
             bad_step = torch.where((bad_step < 0) & ~torch.isfinite(loss), number, bad_step)
 
@@ -198,14 +199,15 @@ class Bench:
     def profile(self, compiling: str) -> Found:
         """Name what the device spends a step on, and how long it waits for the host."""
         batch = self.scale.batches[0]
-        engine = self.engine(batch, compiling)
-        order = Order(self.split.targets, batch, seed=0)
-        batches = self.feed().batches(order.rows(step) for step in range(8))
+        learner = self.learner(batch, compiling)
+        sampler = Sampler(self.split.targets, batch, seed=0)
+        batches = self.loader().batches(sampler.rows(step) for step in range(8))
 
         def steps(count: int) -> Iterator[None]:
             for number, (images, targets) in enumerate(itertools.islice(batches, count)):
-                draws = draw(batch, engine.config.augment, seed=0, step=number)
-                engine.step(images, targets, draws, size=self.scale.size, lr=0.01)
+                parameters = sample_parameters(batch, learner.config.augment, seed=0, step=number)
+                data = StepData(images, targets, parameters, size=self.scale.size)
+                learner.step(data, lr=0.01)
                 yield
 
         list(steps(3))

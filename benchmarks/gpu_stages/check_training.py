@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-import training.loop.step as engines
+import training.loop.learner as learners
 from benchmarks.gpu_stages import rig
 from benchmarks.gpu_stages.machine import c_compiler, python_h
 from benchmarks.gpu_stages.made import Made
 from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig, TrainConfig
-from training.data.augmentation import augment, draw
+from training.data.augment_parameters import sample_parameters
+from training.data.augmentation import augment
 from training.distributed.world import ALONE
 from training.errors import RunError, StoppedError
 from training.loop.batch_finder import find_micro_batch
-from training.loop.step import Engine
+from training.loop.learner import Learner, StepData
 from training.loop.trainer import train
 from training.runs import checkpoint
 
@@ -47,7 +48,7 @@ class Training:
         """Take the same fp32 steps on the CPU and on the device."""
         scale, rows = self.scale, []
         config = self.made.config(**{"precision": "fp32", "optimizer.ema": 0.9})
-        both = [Engine(config, 7, torch.device(name)) for name in ("cpu", self.device)]
+        both = [Learner(config, 7, torch.device(name)) for name in ("cpu", self.device)]
         random = np.random.default_rng(0)
         side = resize_size(scale.size)
         for step in range(3):
@@ -55,14 +56,13 @@ class Training:
                 random.integers(0, 256, (scale.batch, side, side, 3), dtype=np.uint8)
             )
             targets = torch.arange(scale.batch) % 7
-            draws = draw(scale.batch, config.augment, seed=0, step=step)
+            parameters = sample_parameters(scale.batch, config.augment, seed=0, step=step)
             losses = []
-            for engine in both:
-                where = engine.device
-                loss = engine.step(
-                    images.to(where), targets.to(where), draws, size=scale.size, lr=0.01
-                )
-                engine.follow(step)
+            for learner in both:
+                where = learner.device
+                data = StepData(images.to(where), targets.to(where), parameters, size=scale.size)
+                loss = learner.step(data, lr=0.01)
+                learner.update_average(step)
                 losses.append(loss.item())
             apart = _apart(both[0].model, both[1].model)
             rows.append(
@@ -81,10 +81,10 @@ class Training:
         images = torch.from_numpy(
             np.random.default_rng(1).integers(0, 256, (64, side, side, 3), dtype=np.uint8)
         )
-        draws = draw(64, config, seed=0, step=0)
+        parameters = sample_parameters(64, config, seed=0, step=0)
         size = self.scale.size
-        ours, share = augment(images, size, size, config, draws)
-        theirs, other = augment(images.to(self.device), size, size, config, draws)
+        ours, share = augment(images, size, size, config, parameters)
+        theirs, other = augment(images.to(self.device), size, size, config, parameters)
         apart = (ours - theirs.cpu()).abs()
         assert torch.allclose(share, other.cpu(), atol=1e-5)
         # A level that falls on the other side of a threshold (solarize, equalize) may differ.
@@ -168,14 +168,15 @@ class Training:
                     **{"compile": mode, "precision": "fp32", "micro_batch_size": micro},
                     batch_size=batch,
                 )
-                engine = Engine(config, 7, torch.device(self.device))
+                learner = Learner(config, 7, torch.device(self.device))
                 for step in range(4):
-                    draws = draw(batch, config.augment, seed=0, step=step)
+                    parameters = sample_parameters(batch, config.augment, seed=0, step=step)
                     # Another rate each step: a graph must not keep the first one.
-                    loss = engine.step(images, targets, draws, size=size, lr=5e-4 / (1 + step))
-                reference = reference or engine
+                    data = StepData(images, targets, parameters, size=size)
+                    loss = learner.step(data, lr=5e-4 / (1 + step))
+                reference = reference or learner
                 row = {"compile": mode, "micro": micro, "loss": round(loss.item(), 5),
-                       "weights_apart": _apart(reference.model, engine.model)}  # fmt: skip
+                       "weights_apart": _apart(reference.model, learner.model)}  # fmt: skip
                 rows.append(row)
                 assert row["weights_apart"] < 1e-4, rows
         return {"rows": rows}
@@ -195,20 +196,20 @@ class Training:
         return {"batch": 2**14, "with_2_gib": found.micro_batch_size}
 
     def _out_of_memory_rehearsed(self) -> Found:
-        whole = Engine._loss
+        whole = Learner._loss
 
-        def small(self: Engine, images: Any, *rest: Any) -> Any:
-            if len(images) > 4:
+        def small(self: Learner, data: StepData, rows: slice) -> Any:
+            if len(data.targets[rows]) > 4:
                 raise torch.OutOfMemoryError("rehearsed")
-            return whole(self, images, *rest)
+            return whole(self, data, rows)
 
-        engines.Engine._loss = small  # type: ignore[method-assign]
+        learners.Learner._loss = small  # type: ignore[method-assign]
         try:
             found = find_micro_batch(self.made.config(), self.made.cache, "cpu", ALONE)
         except RunError as error:
             raise AssertionError(f"the search ended: {error}") from error
         finally:
-            engines.Engine._loss = whole  # type: ignore[method-assign]
+            learners.Learner._loss = whole  # type: ignore[method-assign]
         assert found.micro_batch_size == 4, found.micro_batch_size
         return {"rehearsed_with_room_for": 4}
 

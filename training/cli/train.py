@@ -100,7 +100,7 @@ def train(
     from training.data.prepare import prepare
     from training.distributed.world import joined
     from training.loop.trainer import train as train_run
-    from training.model.device import device_of
+    from training.model.device import device_for
     from training.reports.tracking import tracked, write_report
     from training.runs import run_directory
 
@@ -111,7 +111,7 @@ def train(
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen |= settings(setting or [])
     results = []
-    with joined(cuda=device_of(device).type == "cuda") as world, ExitStack() as ended:
+    with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as ended:
         for number in range(seeds):
             run_dir = runs_dir / (run if seeds == 1 else f"{run}-seed{(seed or 0) + number}")
             if seeds > 1:

@@ -1,20 +1,14 @@
-"""Augmentation: each photo's own random parameters, applied as batched operations on the device.
+"""Augmentation: batched operations on the device, each photo with random parameters of its own.
 
-The parameters are drawn on the CPU from (seed, step) for the whole batch, then cut to the part
-that a device computes: every device, every resumed run and every number of machines sees the
-same photos. Each ingredient has its own columns, so one that is turned on leaves the others alone.
-
-uint8 squares → turn, crop and flip in one resampling → colour → TrivialAugment → erasing → mixing
+uint8 squares → rotation, crop, flip (one resampling) → colour → TrivialAugment → erasing → mixing
 
 Shapes: B batch, C side of the cached square, S side of the model's square.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,53 +16,38 @@ from torch.nn import functional as F
 from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig
 from training.data import trivial_augment
-from training.data.loader import onto
+from training.data.augment_parameters import AugmentParameters, Column
+from training.data.loader import to_device
 from training.data.normalisation import MEAN
 
-_LOG_RATIO = math.log(4 / 3)
-_COLUMNS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """The random parameters of a batch, on the CPU; cut as the batch is, or picked by row."""
-
-    uniform: Tensor
-    """[B, columns], from 0 to 1."""
-    share: Tensor
-    """[B], the part of a mixed photo that is its own; 1 where nothing is mixed."""
-    cut: Tensor
-    """[B], whether the rest is a rectangle (CutMix) rather than a fade (mixup)."""
-
-    def __getitem__(self, rows: slice | Tensor) -> "Draws":
-        return Draws(self.uniform[rows], self.share[rows], self.cut[rows])
-
-
-def draw(batch: int, config: AugmentConfig, *, seed: int, step: int, late: bool = False) -> Draws:
-    """Draw the parameters of a step; `late` leaves out what the last epochs go without."""
-    random = np.random.Generator(np.random.Philox(key=[seed, step]))
-    uniform = torch.from_numpy(random.random((batch, _COLUMNS), np.float32))
-    share, cut = torch.ones(batch), torch.zeros(batch, dtype=torch.bool)
-    if (config.mixup or config.cutmix) and not late:
-        both = bool(config.mixup and config.cutmix)
-        cut = uniform[:, 19] < 0.5 if both else torch.full((batch,), bool(config.cutmix))
-        alpha = np.where(cut.numpy(), config.cutmix or 1, config.mixup or 1)
-        share = torch.from_numpy(random.beta(alpha, alpha).astype(np.float32))
-    return Draws(uniform, share, cut)
+_LOG_CROP_RATIO = math.log(4 / 3)
+"""Crops are up to a third wider than high, or higher than wide (Szegedy et al. 2015)."""
+_LOG_ERASING_RATIO = math.log(3.3)
 
 
 def augment(
-    images: Tensor, size: int, image_size: int, config: AugmentConfig, draws: Draws, *,
+    images: Tensor, size: int, image_size: int, config: AugmentConfig,
+    parameters: AugmentParameters, *,
     late: bool = False, chosen: Tensor | None = None, compiled: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return float (B, 3, S, S) in 0..255 from uint8 (B, C, C, 3), and each photo's own share.
+    """Return the augmented photos, and the part of each that is its own where photos are mixed.
 
-    A photo's partner is its neighbour (0 and 1, 2 and 3, …), so that pairs are never cut apart.
-    `chosen` (B,) says which photos are augmented; the others are cut as in validation.
-    With `compiled`, what would pass over all the pixels again and again is fused.
+    Args:
+        images: uint8 (B, C, C, 3).
+        size: S, the side to train at.
+        image_size: The side that is validated at; a smaller `size` shrinks the photos first.
+        config: What is done, and how strongly.
+        parameters: The random parameters of these photos.
+        late: Leave out TrivialAugment, erasing and mixing, as in the last `off_epochs`.
+        chosen: (B,), which photos are augmented; the others are the centre, as in validation.
+        compiled: Fuse the operations on colour, which else pass over all pixels several times.
+
+    Returns:
+        float (B, 3, S, S) from 0 to 255, and (B,) from 0 to 1. A photo is mixed with its neighbour
+        (0 with 1, 2 with 3, …), so a cut into micro-batches of even size parts no pair.
     """
     device = images.device
-    uniform = onto(device, draws.uniform)
+    uniform = to_device(device, parameters.uniform)
     pixels = images.permute(0, 3, 1, 2).float()
     if size < image_size:
         # The whole square shrinks first: a crop that is sampled at half its pixels would alias.
@@ -76,54 +55,45 @@ def augment(
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
     start = (pixels.shape[-1] - size) // 2
     plain = pixels[..., start : start + size, start : start + size]
-    operation = trivial_augment.choose(draws.uniform, 0.0 if late else config.trivial)
-    pixels = _geometry(pixels, size, config, uniform, operation.matrices())
+    operations = trivial_augment.choose(parameters.uniform, 0.0 if late else config.trivial)
+    pixels = _geometry(pixels, size, config, uniform, operations.matrices())
     if config.brightness or config.contrast or config.saturation:
         spreads = (config.brightness, config.contrast, config.saturation)
-        pixels = (_fused() if compiled else _colour)(pixels, *spreads, uniform[:, 5:8])
-    pixels = operation.apply(pixels)
+        pixels = (_compiled_colour() if compiled else _colour)(pixels, *spreads, uniform)
+    pixels = operations.apply(pixels)
     if config.erasing and not late:
-        erased = _rectangle(uniform[:, 12:16], 0.02 + 0.31 * uniform[:, 16], size)
-        erased &= (uniform[:, 17] < config.erasing)[:, None, None, None]
-        # Zero once it is normalised. Channel by channel: a tensor made here would make CUDA wait.
-        pixels = torch.stack(
-            [
-                channel.masked_fill(erased[:, 0], 255 * mean)
-                for channel, mean in zip(pixels.unbind(1), MEAN, strict=True)
-            ],
-            1,
-        )
-    share = onto(device, draws.share)
+        pixels = _erase(pixels, uniform, config.erasing)
+    share = to_device(device, parameters.share)
     if chosen is not None:
         pixels = torch.where(chosen[:, None, None, None], pixels, plain)
         share = torch.where(chosen, share, 1.0)
     if (config.mixup or config.cutmix) and not late:
-        return _mix(pixels, share, draws, uniform)
+        return _mix(pixels, share, to_device(device, parameters.cut), uniform)
     return pixels, torch.ones(len(pixels), device=device)
 
 
 def partners(values: Tensor) -> Tensor:
-    """Return, for each row of (B, …), its neighbour's."""
+    """Return, for each row of (B, …), the row of the photo that it is mixed with."""
     return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)
 
 
 def _geometry(
     pixels: Tensor, size: int, config: AugmentConfig, uniform: Tensor, moved: Tensor | None
 ) -> Tensor:
-    """Crop, flip and turn with one resampling, or cut the centre where nothing moves."""
+    """Crop, flip and rotate in one resampling; `moved` are TrivialAugment's maps, (B, 2, 3)."""
     if config.crop_area == 1 and not config.rotation and moved is None:
         start = (pixels.shape[-1] - size) // 2
         pixels = pixels[..., start : start + size, start : start + size]
-        flipped = uniform[:, 4] < config.flip
+        flipped = uniform[:, Column.FLIP] < config.flip
         return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
     maps = _crop_and_flip(config, uniform, size / pixels.shape[-1])
     if config.rotation:
-        angle = (2 * uniform[:, 8] - 1) * math.radians(config.rotation)
+        angle = (2 * uniform[:, Column.ANGLE] - 1) * math.radians(config.rotation)
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1)
         maps[:, :, :2] = maps[:, :, :2] @ turn.reshape(-1, 2, 2)
     if moved is not None:
-        # The operation moves the cropped photo, so its map comes first on the way back.
-        moved = onto(maps.device, moved)
+        # Maps go from output to input: the operation on the cropped photo is applied first.
+        moved = to_device(maps.device, moved)
         maps[:, :, 2:] += maps[:, :, :2] @ moved[:, :, 2:]
         maps[:, :, :2] = maps[:, :, :2] @ moved[:, :, :2]
     grid = F.affine_grid(maps, [len(pixels), 3, size, size], align_corners=False)
@@ -131,17 +101,22 @@ def _geometry(
 
 
 def _crop_and_flip(config: AugmentConfig, uniform: Tensor, centre: float) -> Tensor:
-    """Return random resized crops (Szegedy et al. 2015) and flips as affine maps, (B, 2, 3)."""
+    """Return random resized crops and flips as affine maps, (B, 2, 3), output to input.
+
+    `centre` is the width and height of the crop where crops are off, as a part of the square.
+    """
+    x: Tensor | float = 0.0
+    y: Tensor | float = 0.0
     if config.crop_area < 1:
-        area = config.crop_area + (1 - config.crop_area) * uniform[:, 0]
-        root = torch.exp((2 * uniform[:, 1] - 1) * _LOG_RATIO / 2)
+        area = config.crop_area + (1 - config.crop_area) * uniform[:, Column.CROP_AREA]
+        root = torch.exp((2 * uniform[:, Column.CROP_RATIO] - 1) * _LOG_CROP_RATIO / 2)
         width = (area.sqrt() * root).clamp(max=1)
         height = (area.sqrt() / root).clamp(max=1)
+        x, y = 2 * uniform[:, Column.CROP_X] - 1, 2 * uniform[:, Column.CROP_Y] - 1
     else:
-        width = height = torch.full_like(uniform[:, 0], centre)
-    x, y = (2 * uniform[:, 2] - 1, 2 * uniform[:, 3] - 1) if config.crop_area < 1 else (0.0, 0.0)
+        width = height = torch.full_like(uniform[:, Column.CROP_AREA], centre)
     maps = torch.zeros(len(uniform), 2, 3, device=uniform.device)
-    maps[:, 0, 0] = width * torch.where(uniform[:, 4] < config.flip, -1.0, 1.0)
+    maps[:, 0, 0] = width * torch.where(uniform[:, Column.FLIP] < config.flip, -1.0, 1.0)
     maps[:, 0, 2] = x * (1 - width)
     maps[:, 1, 1] = height
     maps[:, 1, 2] = y * (1 - height)
@@ -154,36 +129,54 @@ def _colour(
     def factor(column: int, spread: float) -> Tensor:
         return 1 + (2 * uniform[:, column, None, None, None] - 1) * spread
 
-    pixels = pixels * factor(0, brightness)
+    pixels = pixels * factor(Column.BRIGHTNESS, brightness)
     mean = trivial_augment.grey(pixels).mean((2, 3), keepdim=True)
-    pixels = torch.lerp(mean, pixels, factor(1, contrast))
-    return torch.lerp(trivial_augment.grey(pixels), pixels, factor(2, saturation)).clamp_(0, 255)
+    pixels = torch.lerp(mean, pixels, factor(Column.CONTRAST, contrast))
+    grey = trivial_augment.grey(pixels)
+    return torch.lerp(grey, pixels, factor(Column.SATURATION, saturation)).clamp_(0, 255)
 
 
 @cache
-def _fused() -> Callable[..., Tensor]:
-    fused: Callable[..., Tensor] = torch.compile(_colour, dynamic=False)
-    return fused
+def _compiled_colour() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(_colour, dynamic=False)
+    return compiled
 
 
-def _rectangle(place: Tensor, area: Tensor, size: int) -> Tensor:
-    """Return masks (B, 1, S, S) of rectangles: `area` of the photo, 0.3 to 3.3 wide by high."""
-    ratio = torch.exp((2 * place[:, 2] - 1) * math.log(3.3) / 2)
-    width = (area.sqrt() * ratio).clamp(max=1) * size
-    height = (area.sqrt() / ratio).clamp(max=1) * size
-    left, top = place[:, 0] * (size - width), place[:, 1] * (size - height)
-    at = torch.arange(size, device=place.device) + 0.5
+def _erase(pixels: Tensor, uniform: Tensor, probability: float) -> Tensor:
+    """Blank a rectangle of 2 to 33 % of some photos (Zhong et al. 2017)."""
+    area = 0.02 + 0.31 * uniform[:, Column.ERASING_AREA]
+    erased = _rectangles(uniform, uniform[:, Column.ERASING_RATIO], area, pixels.shape[-1])
+    erased &= (uniform[:, Column.ERASING] < probability)[:, None, None, None]
+    # The mean, which is 0 once normalised. A tensor of three means would make CUDA wait.
+    return torch.stack(
+        [
+            channel.masked_fill(erased[:, 0], 255 * mean)
+            for channel, mean in zip(pixels.unbind(1), MEAN, strict=True)
+        ],
+        1,
+    )
+
+
+def _rectangles(uniform: Tensor, ratio: Tensor, area: Tensor, size: int) -> Tensor:
+    """Return masks (B, 1, S, S) of a rectangle each, of `area` as a part of the photo.
+
+    `ratio` (B,) from 0 to 1 decides width by height, from 0.3 to 3.3; 0.5 is a square.
+    """
+    root = torch.exp((2 * ratio - 1) * _LOG_ERASING_RATIO / 2)
+    width = (area.sqrt() * root).clamp(max=1) * size
+    height = (area.sqrt() / root).clamp(max=1) * size
+    left = uniform[:, Column.RECTANGLE_X] * (size - width)
+    top = uniform[:, Column.RECTANGLE_Y] * (size - height)
+    at = torch.arange(size, device=uniform.device) + 0.5
     across = (at > left[:, None]) & (at < (left + width)[:, None])
     down = (at > top[:, None]) & (at < (top + height)[:, None])
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 
-def _mix(pixels: Tensor, share: Tensor, draws: Draws, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each photo with its neighbour; the share of a cut photo is what the rectangle leaves."""
-    cut = onto(pixels.device, draws.cut)
-    # The middle column is the ratio: a square keeps the area exact.
-    place = torch.stack([uniform[:, 12], uniform[:, 13], torch.full_like(share, 0.5)], 1)
-    other = _rectangle(place, 1 - share, pixels.shape[-1]).float()
+def _mix(pixels: Tensor, share: Tensor, cut: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each photo with its partner; the share of a cut photo is what the rectangle leaves."""
+    # Squares, since a long rectangle would be cut at the edge and lose some of its area.
+    other = _rectangles(uniform, torch.full_like(share, 0.5), 1 - share, pixels.shape[-1]).float()
     other = torch.where(cut[:, None, None, None], other, (1 - share)[:, None, None, None])
     share = torch.where(cut, 1 - other[:, 0].mean((-2, -1)), share)
     return torch.lerp(pixels, partners(pixels), other), share

@@ -1,8 +1,10 @@
-"""Where the photos lie while a model learns, and how a batch gets to the device.
+"""Where the photos lie while a model learns, and how batches get to the device.
 
 memory-mapped   on a CPU: rows are read from the page cache, one batch ahead
-resident        on a CUDA device that has room: a batch is an index, nothing is copied
-pinned          on one that has not: read one batch ahead, copied on a second stream
+resident        on CUDA, where the photos fit: a batch is an index, and nothing is copied
+pinned          on CUDA, where they do not: read one batch ahead, copied on a second stream
+
+No worker processes: the cache holds decoded pixels, and augmentation is the device's work.
 
 Shapes: B batch, C side of the cached square.
 """
@@ -25,17 +27,17 @@ from training.errors import ConfigError
 Placement = Literal["auto", "resident", "pinned", "memory-mapped"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
 Batch = tuple[Tensor, Tensor]
-_ROOM = 0.5
+_RESIDENT_SHARE = 0.5
 """Share of a device's free memory that photos may take; the rest is the model's."""
-_UNDER_WAY = 2
-"""Batches that the device may still be at work on, while the next one is read."""
+_IN_FLIGHT = 2
+"""Batches that the device may still compute on while the next one is read."""
 
 
 def placement_of(name: str) -> Placement:
     """Return a placement by name.
 
     Raises:
-        ConfigError: There is none; those that there are, are listed.
+        ConfigError: There is no such placement; the message lists those that there are.
     """
     for known in PLACEMENTS:
         if name == known:
@@ -43,67 +45,73 @@ def placement_of(name: str) -> Placement:
     raise ConfigError(f"placement must be one of {', '.join(PLACEMENTS)}, not {name!r}")
 
 
-class Feed(Protocol):
-    """A split, ready to give batches on a device."""
+class Loader(Protocol):
+    """A split that gives batches on a device."""
 
     num_photos: int
     description: str
-    """Where the photos lie and why, in words."""
+    """Where the photos lie and how they get to the device, in words."""
     waited_s: float
-    """Time spent in waiting for batches, in all."""
+    """Seconds spent in waiting for batches, in all."""
 
     def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
-        """Yield uint8 (B, C, C, 3) and int64 (B) on the device for each list of rows."""
+        """Yield a batch for each array of rows: uint8 (B, C, C, 3) and int64 targets (B,).
+
+        Of a split of cached features, float32 features instead of pixels.
+        """
 
 
-def feed_for(split: Split, device: torch.device, placement: Placement = "auto") -> Feed:
-    """Return the feed that suits the split's size and the device.
+def loader_for(split: Split, device: torch.device, placement: Placement = "auto") -> Loader:
+    """Return the loader that suits the split's size and the device.
 
     Raises:
-        ConfigError: The placement asked for is not possible.
+        ConfigError: The device cannot have this placement.
     """
     if device.type == "cpu":
         if placement not in ("auto", "memory-mapped"):
             raise ConfigError(f"placement {placement} needs a CUDA device; use memory-mapped")
-        return _Ahead(split, device)
+        return _PrefetchingLoader(split, device)
     free, _ = torch.cuda.mem_get_info(device)
-    fits = split.images.nbytes < _ROOM * free
+    fits = split.images.nbytes < _RESIDENT_SHARE * free
     if placement == "memory-mapped":
         raise ConfigError("placement memory-mapped is a CPU's; use pinned or resident with CUDA")
     if placement == "resident" or (placement == "auto" and fits):
-        return _shared.get((id(split), device)) or _Resident(split, device)
-    return _Ahead(split, device)
+        return _shared.get((id(split), device)) or _ResidentLoader(split, device)
+    return _PrefetchingLoader(split, device)
 
 
 def resident_bytes(split: Split, device: torch.device) -> int:
-    """Return what a split will take of the device's memory, if it is placed by itself."""
+    """Return the bytes of device memory that placement `auto` gives a split; 0 if none."""
     if device.type == "cpu":
         return 0
     free, _ = torch.cuda.mem_get_info(device)
-    return split.images.nbytes if split.images.nbytes < _ROOM * free else 0
+    return split.images.nbytes if split.images.nbytes < _RESIDENT_SHARE * free else 0
 
 
-def onto(device: torch.device, tensor: Tensor) -> Tensor:
-    """Return a CPU tensor on the device, copied in turn with the device's work.
+def to_device(device: torch.device, tensor: Tensor) -> Tensor:
+    """Return a CPU tensor on the device, copied in the order of the device's work, without waiting.
 
-    From memory that is not pinned CUDA copies only what is small without waiting. The pinned copy
-    is kept until the device has read it, by torch's own allocator.
+    CUDA would wait for a copy from memory that is not pinned. torch's allocator keeps the pinned
+    copy until the device has read it.
     """
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-_shared: dict[tuple[int, torch.device], "_Resident"] = {}
+_shared: dict[tuple[int, torch.device], "_ResidentLoader"] = {}
 
 
 @contextmanager
 def sharing(splits: Mapping[str, Split], device: torch.device) -> Iterator[None]:
-    """Let all runs of this process have one resident copy, where the device has room for it."""
+    """Let all runs in the block use one resident copy of train and val, where the device has room.
+
+    For searches, which train one run after another on the same photos.
+    """
     for name in ("train", "val"):
-        feed = feed_for(splits[name], device)
-        if isinstance(feed, _Resident):
-            _shared[id(splits[name]), device] = feed
+        loader = loader_for(splits[name], device)
+        if isinstance(loader, _ResidentLoader):
+            _shared[id(splits[name]), device] = loader
     try:
         yield
     finally:
@@ -114,18 +122,20 @@ def _size(split: Split) -> str:
     return f"{len(split.targets):,} photos ({split.images.nbytes / 2**20:,.0f} MiB)"
 
 
-class _Resident:
+class _ResidentLoader:
+    """Holds the whole split in the device's memory."""
+
     def __init__(self, split: Split, device: torch.device) -> None:
         self.num_photos = len(split.targets)
         self.description = f"{_size(split)} resident on {torch.cuda.get_device_name(device)}"
         self.waited_s = 0.0
         self._device = device
-        # Photos are uint8, and features of them float32.
-        kind = torch.from_numpy(np.empty(0, split.images.dtype)).dtype
-        self._images = torch.empty(split.images.shape, dtype=kind, device=device)
-        # In parts: a whole copy in host memory would hold the array twice.
+        # Photos are uint8, cached features float32.
+        dtype = torch.from_numpy(np.empty(0, split.images.dtype)).dtype
+        self._images = torch.empty(split.images.shape, dtype=dtype, device=device)
+        # In parts: a copy of the whole array would hold it in host memory a second time.
         for start in range(0, len(split.targets), 1024):
-            # A copy: torch warns of arrays that cannot be written to, as mapped files are.
+            # A copy: torch warns of arrays that cannot be written to, such as mapped files.
             part = np.array(split.images[start : start + 1024])
             self._images[start : start + 1024] = torch.from_numpy(part).to(device)
         self._targets = torch.from_numpy(split.targets).to(device)
@@ -133,13 +143,13 @@ class _Resident:
     def batches(self, rows: Iterable[NDArray[np.int64]]) -> Iterator[Batch]:
         for chosen in rows:
             started_s = time.perf_counter()
-            index = onto(self._device, torch.from_numpy(chosen))
+            index = to_device(self._device, torch.from_numpy(chosen))
             batch = self._images[index], self._targets[index]
             self.waited_s += time.perf_counter() - started_s
             yield batch
 
 
-class _Ahead:
+class _PrefetchingLoader:
     """Reads the next batch in a thread, and on CUDA copies it on a stream of its own."""
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -163,19 +173,19 @@ class _Ahead:
                 batch = coming.result()
                 if self._stream is not None:
                     # Before the next copy begins, which this batch need not wait for.
-                    here = torch.cuda.current_stream(self._device)
-                    here.wait_stream(self._stream)
+                    computing = torch.cuda.current_stream(self._device)
+                    computing.wait_stream(self._stream)
                     for tensor in batch:
-                        tensor.record_stream(here)
+                        tensor.record_stream(computing)
                 chosen = next(todo, None)
                 coming = None if chosen is None else reader.submit(self._read, chosen)
                 self.waited_s += time.perf_counter() - started_s
                 yield batch
                 if self._stream is not None:
-                    # Reading may be faster than learning, and nothing else waits for the device:
-                    # batches that lie ready would fill it. So no more than a few are under way.
-                    consumed.append(here.record_event())
-                    if len(consumed) > _UNDER_WAY:
+                    # Nothing else waits for the device, so a reader that is faster than the model
+                    # would fill its memory with batches.
+                    consumed.append(computing.record_event())
+                    if len(consumed) > _IN_FLIGHT:
                         consumed.popleft().synchronize()
 
     def _read(self, rows: NDArray[np.int64]) -> Batch:
@@ -184,4 +194,4 @@ class _Ahead:
         if self._stream is None:
             return images, targets
         with torch.cuda.stream(self._stream):
-            return onto(self._device, images), onto(self._device, targets)
+            return to_device(self._device, images), to_device(self._device, targets)

@@ -1,7 +1,7 @@
 """Which photos each step sees: a function of (seed, epoch), for any number of processes.
 
-Epochs follow each other in one endless line, which is cut into batches: what is left of an epoch
-begins the next one's first batch, so no photo is ever left out.
+Epochs follow each other in one endless sequence, which is cut into batches. The rest of an epoch
+that fills no batch begins the first batch of the next, so no photo is left out.
 
 Shapes: N photos, K classes.
 """
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Order:
-    """The batches of a run, by step."""
+class Sampler:
+    """The photos of each step of a run."""
 
     def __init__(
         self,
@@ -23,13 +23,17 @@ class Order:
         seed: int,
         weights: NDArray[np.float32] | None = None,
     ) -> None:
-        """With weights of classes (K,), photos are drawn by weight, N an epoch."""
+        """Sample from photos with these targets (N,).
+
+        With `weights` of the classes (K,), an epoch is N photos in proportion to the weights, some
+        repeated and some missing; without, each photo once.
+        """
         self.batch_size = min(batch_size, len(targets))
         self._num_photos = len(targets)
         self._seed = seed
-        self._chances = None if weights is None else weights[targets].astype(np.float64)
-        # A batch needs at most two epochs.
-        self._epoch = lru_cache(2)(self._order_of)
+        self._weights = None if weights is None else weights[targets].astype(np.float64)
+        # A batch takes photos of two epochs at most.
+        self._epoch = lru_cache(2)(self._rows_of_epoch)
 
     def steps_before(self, epoch: int) -> int:
         """Return how many steps come before an epoch (from 0)."""
@@ -37,22 +41,22 @@ class Order:
 
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the photos of a step, (batch_size,)."""
-        epoch, place = divmod(step * self.batch_size, self._num_photos)
-        rows = self._epoch(epoch)[place : place + self.batch_size]
+        epoch, start = divmod(step * self.batch_size, self._num_photos)
+        rows = self._epoch(epoch)[start : start + self.batch_size]
         if len(rows) == self.batch_size:
             return rows
         return np.concatenate([rows, self._epoch(epoch + 1)[: self.batch_size - len(rows)]])
 
-    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+    def _rows_of_epoch(self, epoch: int) -> NDArray[np.int64]:
         random = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-        if self._chances is None:
+        if self._weights is None:
             return random.permutation(self._num_photos)
-        # Points at equal distances on the sum of chances: each photo is drawn as often as its due,
-        # rounded up or down (systematic sampling), not now and then far more often.
-        edges = np.cumsum(self._chances) * (self._num_photos / self._chances.sum())
+        # Systematic sampling: points at equal distances on the running sum of the weights. Each
+        # photo comes as often as its weight says, rounded up or down, and never far more often.
+        edges = np.cumsum(self._weights) * (self._num_photos / self._weights.sum())
         points = np.arange(self._num_photos) + random.random()
-        drawn = np.searchsorted(edges, points, side="right").clip(max=self._num_photos - 1)
-        return random.permutation(drawn)
+        rows = np.searchsorted(edges, points, side="right").clip(max=self._num_photos - 1)
+        return random.permutation(rows)
 
 
 def class_weights(

@@ -1,7 +1,7 @@
-"""TrivialAugment, wide: one random operation of random strength a photo (arXiv 2103.10158).
+"""TrivialAugment, wide: one random operation of random strength for each photo (arXiv 2103.10158).
 
-Which photo gets which operation is drawn on the CPU, so nothing waits for the device. What moves
-pixels is an affine map that joins the crop's; the rest works on the rows that drew it.
+The CPU knows which photo gets which operation, so nothing waits for the device. Operations that
+move pixels become affine maps, which join the crop's; the others change the rows that have them.
 
 Shapes: B batch, S side of the model's square.
 """
@@ -14,19 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.loader import onto
+from training.data.augment_parameters import Column
+from training.data.loader import to_device
 
 _MOVES = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 _COLOURS = ("brightness", "contrast", "saturation", "sharpness", "posterize", "solarize",
             "autocontrast", "equalize")  # fmt: skip
 OPERATIONS = ("identity", *_MOVES, *_COLOURS)
-_OP, _STRENGTH, _SIGN, _COIN = 9, 10, 11, 18
-"""Columns of the batch's uniform numbers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What each photo of a batch drew, on the CPU."""
+class Operations:
+    """The operation of each photo of a batch, on the CPU."""
 
     operation: Tensor
     """[B], positions in `OPERATIONS`."""
@@ -36,7 +35,7 @@ class Chosen:
     """[B], -1 or 1."""
 
     def matrices(self) -> Tensor | None:
-        """Return affine maps (B, 2, 3), output to input; None if nothing moves."""
+        """Return affine maps (B, 2, 3), output to input; None if no photo has an operation."""
         if not (self.operation > 0).any():
             return None
         maps = torch.eye(2, 3).repeat(len(self.operation), 1, 1)
@@ -46,12 +45,12 @@ class Chosen:
             ("shear_x", 0, 1, 0.99), ("shear_y", 1, 0, 0.99),
             ("translate_x", 0, 2, 64 / 224), ("translate_y", 1, 2, 64 / 224),
         ):  # fmt: skip
-            drew = self.operation == OPERATIONS.index(name)
-            maps[drew, row, column] = signed[drew] * reach
-        drew = self.operation == OPERATIONS.index("rotate")
-        angle = signed[drew] * math.radians(135)
-        maps[drew, 0, 0] = maps[drew, 1, 1] = angle.cos()
-        maps[drew, 0, 1], maps[drew, 1, 0] = -angle.sin(), angle.sin()
+            has = self.operation == OPERATIONS.index(name)
+            maps[has, row, column] = signed[has] * reach
+        has = self.operation == OPERATIONS.index("rotate")
+        angle = signed[has] * math.radians(135)
+        maps[has, 0, 0] = maps[has, 1, 1] = angle.cos()
+        maps[has, 0, 1], maps[has, 1, 0] = -angle.sin(), angle.sin()
         return maps
 
     def apply(self, pixels: Tensor) -> Tensor:
@@ -60,19 +59,23 @@ class Chosen:
             rows = (self.operation == OPERATIONS.index(name)).nonzero()[:, 0]
             if not len(rows):
                 continue
-            there = onto(pixels.device, rows)
-            strength = onto(pixels.device, (self.strength * self.sign)[rows])
-            changed = _FUNCTIONS[name](pixels[there], strength[:, None, None, None])
-            pixels = pixels.index_copy(0, there, changed.clamp(0, 255))
+            index = to_device(pixels.device, rows)
+            strength = to_device(pixels.device, (self.strength * self.sign)[rows])
+            changed = _FUNCTIONS[name](pixels[index], strength[:, None, None, None])
+            pixels = pixels.index_copy(0, index, changed.clamp(0, 255))
         return pixels
 
 
-def choose(uniform: Tensor, probability: float) -> Chosen:
-    """Choose an operation for each photo by its uniform numbers (B, columns)."""
-    operation = (uniform[:, _OP] * len(OPERATIONS)).long().clamp(max=len(OPERATIONS) - 1)
-    operation = torch.where(uniform[:, _COIN] < probability, operation, 0)
-    strength = (uniform[:, _STRENGTH] * 31).floor().clamp(max=30) / 30
-    return Chosen(operation, strength, torch.where(uniform[:, _SIGN] < 0.5, -1.0, 1.0))
+def choose(uniform: Tensor, probability: float) -> Operations:
+    """Return the operations that uniform numbers (B, Column.COUNT) decide.
+
+    A photo gets one with this probability, else the identity.
+    """
+    last = len(OPERATIONS) - 1
+    operation = (uniform[:, Column.OPERATION] * len(OPERATIONS)).long().clamp(max=last)
+    operation = torch.where(uniform[:, Column.TRIVIAL_AUGMENT] < probability, operation, 0)
+    strength = (uniform[:, Column.STRENGTH] * 31).floor().clamp(max=30) / 30
+    return Operations(operation, strength, torch.where(uniform[:, Column.SIGN] < 0.5, -1.0, 1.0))
 
 
 def grey(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many photos a device can take at a time."""
+"""`--batch-size auto`: the largest micro-batch that fits the device's memory, found by trying."""
 
 import dataclasses
 import gc
@@ -7,60 +7,67 @@ import torch
 
 from terminal import say
 from training.config import TrainConfig
-from training.data.augmentation import draw
+from training.data.augment_parameters import sample_parameters
 from training.data.cache import DatasetCache
 from training.data.loader import resident_bytes
 from training.distributed.world import World
-from training.loop.step import Engine
-from training.model.device import device_of, largest_micro_batch
+from training.loop.learner import Learner, StepData
+from training.model.device import device_for, largest_micro_batch
 
 
 def find_micro_batch(
-    config: TrainConfig, cache: DatasetCache, device: str, world: World
+    config: TrainConfig, cache: DatasetCache, device_name: str, world: World
 ) -> TrainConfig:
-    """Return the config with the largest micro-batch whose step the device has memory for.
+    """Return the config with the largest micro-batch that fits: the whole batch, its half, ….
 
-    Found by trying: a step of the whole batch, then of its half, and so on.
+    Every process tries, and all take the smallest that one of them found.
 
     Raises:
         RunError: Not even two photos fit.
     """
-    where = device_of(device, world.local_rank)
-    side = cache.splits["train"].images.shape[1]
+    device = device_for(device_name, world.local_rank)
 
     def fits(size: int) -> bool:
-        # Each process alone: they agree on the smallest afterwards.
-        trial = dataclasses.replace(
-            config, batch_size=size, micro_batch_size=0, compile="off", start_scale=1.0
-        )
-        too_large = False
-        try:
-            engine = Engine(trial, len(cache.labels), where)
-            images = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=where)
-            engine.step(
-                images, torch.zeros(size, dtype=torch.int64, device=where),
-                draw(size, trial.augment, seed=0, step=0),
-                size=trial.size_at(trial.epochs), lr=0.0,
-            )  # fmt: skip
-            del engine, images
-        except RuntimeError as error:
-            # cuDNN says it in its own words, where no engine is left for the little memory.
-            if not (isinstance(error, torch.OutOfMemoryError) or "unable to find" in str(error)):
-                raise
-            too_large = True
+        out_of_memory = _runs_out_of_memory(config, cache, device, size)
         gc.collect()
-        if where.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
-        return not world.any(too_large)
+        return not world.any(out_of_memory)
 
-    # The photos that will lie on the device take their place first.
-    placed = sum(resident_bytes(cache.splits[name], where) for name in ("train", "val"))
-    held = torch.empty(placed, dtype=torch.uint8, device=where)
-    share = world.part(config.batch_size)
-    each = largest_micro_batch(share.stop - share.start, fits) * world.size
+    # A run places the photos on the device first, so their memory is taken here, too.
+    resident = sum(resident_bytes(cache.splits[name], device) for name in ("train", "val"))
+    held = torch.empty(resident, dtype=torch.uint8, device=device)
+    part = world.part(config.batch_size)
+    micro_batch_size = largest_micro_batch(part.stop - part.start, fits) * world.size
     del held
-    if each == config.batch_size:
+    if micro_batch_size == config.batch_size:
         return config
     if world.leads:
-        say(f"batch: {config.batch_size} photos, {each} at a time")
-    return dataclasses.replace(config, micro_batch_size=each)
+        say(f"batch: {config.batch_size} photos, {micro_batch_size} at a time")
+    return dataclasses.replace(config, micro_batch_size=micro_batch_size)
+
+
+def _runs_out_of_memory(
+    config: TrainConfig, cache: DatasetCache, device: torch.device, size: int
+) -> bool:
+    """Try a step of `size` black photos."""
+    side = cache.splits["train"].images.shape[1]
+    # Alone: a process that runs out of memory must not leave the others waiting for gradients.
+    trial = dataclasses.replace(
+        config, batch_size=size, micro_batch_size=0, compile="off", start_scale=1.0
+    )
+    try:
+        learner = Learner(trial, len(cache.labels), device)
+        data = StepData(
+            torch.zeros(size, side, side, 3, dtype=torch.uint8, device=device),
+            torch.zeros(size, dtype=torch.int64, device=device),
+            sample_parameters(size, trial.augment, seed=0, step=0),
+            size=trial.size_at(trial.epochs),
+        )
+        learner.step(data, lr=0.0)
+    except RuntimeError as error:
+        # With too little memory cuDNN may find no algorithm, and says so in its own words.
+        if isinstance(error, torch.OutOfMemoryError) or "unable to find" in str(error):
+            return True
+        raise
+    return False

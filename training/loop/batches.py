@@ -1,4 +1,7 @@
-"""What each step learns from: photos, fixed views of them, or what frozen parts make of these.
+"""The batch plan of a run: what each step learns from.
+
+photos ────────────────────────────────► loader ─► StepData
+photos ─► frozen parts ─► features ────► loader ─► StepData     in phases with fixed views
 
 Shapes: N photos, V views, B batch.
 """
@@ -12,59 +15,63 @@ from numpy.typing import NDArray
 
 from terminal import say
 from training.config import TrainConfig
-from training.data.augmentation import Draws, draw
+from training.data.augment_parameters import AugmentParameters, sample_parameters
 from training.data.cache import DatasetCache
-from training.data.loader import Batch, Feed, Placement, feed_for
-from training.data.sampler import Order
+from training.data.loader import Loader, Placement, loader_for
+from training.data.sampler import Sampler
 from training.distributed.world import World
-from training.loop.step import Engine
-from training.model.cached_features import cached_features, view_draws
+from training.loop.learner import Learner, StepData
+from training.model.cached_features import cached_features, view_parameters
 from training.model.stages import Phase, phase_at
 
 
-class Lessons:
-    """The batches of a run and their augmentation, phase by phase."""
+class BatchPlan:
+    """What the steps of a run learn from, phase by phase; call `enter` before an epoch's steps."""
 
     def __init__(
         self,
         config: TrainConfig,
         cache: DatasetCache,
-        engine: Engine,
-        order: Order,
+        learner: Learner,
+        sampler: Sampler,
         placement: Placement,
         world: World,
         *,
         use_features: bool = True,
         after_batch: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
-        """`use_features=False` computes the frozen parts at each step, for the same result."""
+        """Place the photos of a run.
+
+        Without `use_features`, the frozen parts are computed at each step, for the same result.
+        `after_batch` is called with (views done, views in all) while features are made.
+        """
         self._config = config
         self._cache = cache
-        self._engine = engine
-        self._order = order
+        self._learner = learner
+        self._sampler = sampler
         self._placement = placement
         self._world = world
         self._use_features = use_features
         self._after_batch = after_batch
-        self._part = world.part(order.batch_size)
+        self._part = world.part(sampler.batch_size)
         self._num_photos = len(cache.splits["train"].targets)
-        self.photos = feed_for(cache.splits["train"], engine.device, placement)
-        self.val_photos = feed_for(cache.splits["val"], engine.device, placement)
-        self.feed, self.val_feed = self.photos, self.val_photos
+        self.photos = loader_for(cache.splits["train"], learner.device, placement)
+        self.val_photos = loader_for(cache.splits["val"], learner.device, placement)
+        self.train_loader, self.val_loader = self.photos, self.val_photos
         self.features_s = 0.0
-        """Time spent in making features since it was last set to 0."""
+        """Seconds spent in making features since this was last set to 0."""
         self._phase: Phase | None = None
-        self._views: Draws | None = None
+        self._views: AugmentParameters | None = None
 
     def enter(self, epoch: int) -> None:
-        """Prepare what an epoch learns from; must come before its batches."""
+        """Prepare what an epoch learns from: in a new phase, freeze parts and make features."""
         phase = phase_at(self._config, epoch)
         if phase == self._phase:
             return
-        self.feed, self.val_feed, self._views = self.photos, self.val_photos, None
-        self._engine.enter(phase)
+        self.train_loader, self.val_loader, self._views = self.photos, self.val_photos, None
+        self._learner.enter(phase)
         if phase.views:
-            self._views = view_draws(self._num_photos, phase.views, self._engine.augment)
+            self._views = view_parameters(self._num_photos, phase.views, self._learner.augment)
             if self._use_features:
                 started_s = time.perf_counter()
                 self._take_features(phase)
@@ -72,33 +79,37 @@ class Lessons:
         self._phase = phase
 
     def size_at(self, epoch: int) -> int:
-        """Return the side that is trained at; with fixed views it is the last one throughout."""
+        """Return the side that an epoch trains at, in pixels; fixed views have the last one."""
         return self._config.size_at(self._config.epochs if self._views is not None else epoch)
 
-    def late_at(self, epoch: int) -> bool:
-        """Return whether an epoch is one of the last, which go without some augmentation."""
+    def steps(self, start: int, stop: int, epoch: int) -> Iterator[StepData]:
+        """Yield what each step of an epoch learns from: this process's part of its batch."""
+        # Features lie view by view, one for each row. Photos lie there once, for all views.
+        num_rows = self.train_loader.num_photos
+        rows = (self._rows(step) % num_rows for step in range(start, stop))
+        size, late = self.size_at(epoch), self._is_late(epoch)
+        for step, (images, targets) in enumerate(self.train_loader.batches(rows), start):
+            parameters = self._parameters(step, late)
+            yield StepData(images, targets, parameters, size=size, late=late)
+
+    def _is_late(self, epoch: int) -> bool:
         off = self._config.augment.off_epochs
         return self._views is None and epoch >= self._config.epochs - off
 
-    def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """Yield this process's part of the batch of each step."""
-        # Features lie view by view, and there are as many as views; photos are there once.
-        there = self.feed.num_photos
-        return self.feed.batches(self.rows(step) % there for step in range(start, stop))
-
-    def draws(self, step: int, epoch: int) -> Draws:
-        """Return the augmentation of this process's part of a step."""
+    def _parameters(self, step: int, late: bool) -> AugmentParameters:
         if self._views is not None:
-            return self._views[torch.from_numpy(self.rows(step))]
-        batch, config = self._order.batch_size, self._config
-        late = self.late_at(epoch)
-        return draw(batch, config.augment, seed=config.seed, step=step, late=late)[self._part]
+            return self._views[torch.from_numpy(self._rows(step))]
+        batch, config = self._sampler.batch_size, self._config
+        parameters = sample_parameters(
+            batch, config.augment, seed=config.seed, step=step, late=late
+        )
+        return parameters[self._part]
 
-    def rows(self, step: int) -> NDArray[np.int64]:
+    def _rows(self, step: int) -> NDArray[np.int64]:
         """Return this process's photos of a step, each in one of its views, as view x N + photo."""
-        rows = self._order.rows(step)
+        rows = self._sampler.rows(step)
         if self._phase is not None and self._phase.views:
-            # Another stream than the order's and the augmentation's, which have [seed, number].
+            # The sampler and the augmentation use the key [seed, number] with counter 0.
             random = np.random.Generator(np.random.Philox(key=[self._config.seed, step], counter=1))
             rows = rows + self._num_photos * random.integers(self._phase.views, size=len(rows))
         return rows[self._part]
@@ -109,25 +120,25 @@ class Lessons:
         if not self._world.share(mine is not None):
             say("no room for the features of the frozen parts: they are computed at each step")
             return
-        feeds = mine or self._features(phase)
-        if feeds is not None:
-            self.feed, self.val_feed = feeds
-            self._engine.enter(phase, cached=True)
+        loaders = mine or self._features(phase)
+        if loaders is not None:
+            self.train_loader, self.val_loader = loaders
+            self._learner.enter(phase, cached=True)
 
-    def _features(self, phase: Phase) -> tuple[Feed, Feed] | None:
-        """Return feeds of what the frozen parts make of both splits; None without room."""
-        config, engine = self._config, self._engine
-        found = []
+    def _features(self, phase: Phase) -> tuple[Loader, Loader] | None:
+        """Return loaders of the frozen parts' output on train and val; None without room for it."""
+        config, learner = self._config, self._learner
+        loaders = []
         for split, views in (("train", phase.views), ("val", 0)):
             features = cached_features(
-                self._cache, split, engine.model, phase.frozen, image_size=config.image_size,
-                views=views, size=config.size_at(config.epochs), config=engine.augment,
-                # As the steps compute; validation is in fp32.
-                bf16=engine.precision == "bf16" and split == "train",
+                self._cache, split, learner.model, phase.frozen, image_size=config.image_size,
+                views=views, size=config.size_at(config.epochs), config=learner.augment,
+                # Training features are computed as steps compute; validation is always in fp32.
+                bf16=learner.precision == "bf16" and split == "train",
                 after_batch=self._after_batch,
             )  # fmt: skip
             if features is None:
                 return None
-            found.append(feed_for(features, engine.device, self._placement))
-        # The mirror image of a photo has features of its own.
-        return found[0], self.val_photos if config.flip_average else found[1]
+            loaders.append(loader_for(features, learner.device, self._placement))
+        # Flip averaging also needs the features of the mirrored photo, which are not made.
+        return loaders[0], self.val_photos if config.flip_average else loaders[1]

@@ -1,4 +1,4 @@
-"""The optimizer of a run: which parameters decay, and which parts of the network learn how fast."""
+"""The optimizer of a run: which parameters decay, and how fast each part of the network learns."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,14 @@ from training.config import TrainConfig, TransferConfig
 from training.model.stages import HEAD, part_of
 
 
-def optimizer_of(
+def optimizer_for(
     config: TrainConfig, model: nn.Module, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return the optimizer that a config names, fused; on CUDA its rate is a tensor."""
+    """Return the optimizer that a config names, fused.
+
+    Each parameter group has `scale`, its share of the learning rate. On CUDA the rate of a group is
+    a tensor: set it in place.
+    """
     settings = config.optimizer
     # Decay on norms and biases only costs accuracy (He et al. 2019, bag of tricks).
     groups = [
@@ -35,18 +39,19 @@ def optimizer_of(
             fused=True,
         )  # fmt: skip
     if device.type == "cuda":
-        # A number would be compiled into a graph anew each time that it changes. Each group has a
-        # tensor of its own: the groups share what is given to the optimizer.
+        # A plain number would be compiled into a graph, again for each value. A tensor that is
+        # given to the optimizer would be shared by all groups, so each group gets its own here.
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(settings.lr, device=device)
     return optimizer
 
 
 @contextmanager
-def as_they_lie(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Let an optimizer see weights with the channels innermost in the order of memory, for a step.
+def channels_last_as_contiguous(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let an optimizer see channels-last weights as contiguous tensors, for one step on a CPU.
 
-    On a CPU the fused optimizers copy what lies otherwise, which takes as long as the step itself.
+    The fused CPU optimizers copy tensors that are not contiguous, which takes as long as the step
+    itself. The weights are permuted to the order of their memory, and back afterwards.
     """
     weights = [
         weight
@@ -55,28 +60,28 @@ def as_they_lie(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         if weight.ndim == 4 and weight.grad is not None and not weight.is_contiguous()
     ]
 
-    def all_of(weight: Tensor) -> Iterator[Tensor]:
-        """Yield what belongs to a weight and lies as it does; the first step makes some of it."""
+    def tensors_of(weight: Tensor) -> Iterator[Tensor]:
+        """Yield the weight, its gradient and its optimizer state, which the first step creates."""
         yield weight
         yield weight.grad  # type: ignore[misc]
         yield from (value for value in optimizer.state[weight].values() if value.ndim == 4)
 
     for weight in weights:
-        for tensor in all_of(weight):
+        for tensor in tensors_of(weight):
             tensor.data = tensor.data.permute(0, 2, 3, 1)
     try:
         yield
     finally:
         for weight in weights:
-            for tensor in all_of(weight):
+            for tensor in tensors_of(weight):
                 tensor.data = tensor.data.permute(0, 3, 1, 2)
 
 
 def _by_part(model: nn.Module, transfer: TransferConfig) -> list[tuple[float, list[nn.Parameter]]]:
-    """Return (share of the learning rate, parameters): a part of the model each, or all at once.
+    """Return (share of the learning rate, parameters) of each part of the model.
 
-    Parts that begin to learn later need groups of their own, decay or not: fused SGD cannot step
-    parameters with and without momentum in one group.
+    From scratch, all parameters are one group. Otherwise each part has its own, since fused SGD
+    cannot step parameters with momentum and parameters that only begin to learn in one group.
     """
     if transfer.strategy == "scratch" and transfer.layer_decay == 1:
         return [(1.0, list(model.parameters()))]

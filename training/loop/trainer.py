@@ -1,7 +1,9 @@
-"""`train`: a run from its first step to its last, through any number of deaths in between."""
+"""`train`: a run from its first step to its last, continued after any number of kills."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from training.distributed.world import ALONE, World
 from training.errors import RunError, SettingsError
 from training.loop.finish import finish
 from training.loop.run import Run
-from training.model.device import device_of, out_of_memory
+from training.model.device import device_for, out_of_memory
 from training.model.pretrained import Start
 from training.runs import run_directory
 from training.runs.checkpoint import DamagedError
 from training.runs.result import TrainResult
 
 AfterEpoch = Callable[[Sequence[Mapping[str, Any]], Callable[[], float]], None]
-"""Is given the lines of `metrics.jsonl`, and what returns the top-1 as if the run ended here."""
+"""Is given the lines of `metrics.jsonl`, and a function that returns the annealed preview."""
 
 
 def train(
@@ -40,62 +42,85 @@ def train(
     after_epoch: AfterEpoch | None = None,
     progress: Progress = no_progress,
 ) -> TrainResult:
-    """Train, or go on with the run that began in `run_dir`.
+    """Train in `run_dir`, or continue the run that began there.
 
-    With `extend`, a run that exists may be given more epochs; nothing else of it may change.
-    `start` gives the weights that `config.transfer` names. Without `use_features`, parts that are
-    frozen are computed at each step, for the same result in more time. `after_epoch` is called when
-    an epoch's checkpoint is saved, and once when a run goes on; what it raises ends the run there,
-    and it can go on later.
+    Args:
+        config: The settings; of a run that exists, the same that it began with.
+        cache: The photos.
+        run_dir: The run directory; made if it is not there.
+        device: `auto`, `cuda` or `cpu`.
+        placement: Where the photos lie, see `training/data/loader.py`.
+        extend: Allow a run that exists more epochs than it began with.
+        start: The weights that `config.transfer` names.
+        use_features: Keep the output of frozen parts instead of computing it at each step; the
+            result is the same.
+        world: The processes that train this run together.
+        should_stop: Is asked after each batch; the run then saves a checkpoint and stops.
+        after_epoch: Is called after each epoch's save, and once when a run continues. What it
+            raises ends the run there, and the run can continue later.
+        progress: Is called with steps.
 
     Raises:
-        StoppedError: `should_stop` said so; a checkpoint was saved.
-        DivergedError: The loss is not finite.
-        RunError: The directory is in use, of another run, or not writable; the device has too
-            little memory.
-        ConfigError: The device cannot be had, or the batch not be shared by the processes.
+        StoppedError: `should_stop` said so; a checkpoint is saved.
+        DivergedError: The loss or a weight is not finite.
+        SettingsError: The batch does not fit the device's memory.
+        RunError: The directory is in use, holds another run, or cannot be written.
+        ConfigError: The device is not available, or the processes cannot share the batch equally.
     """
-
-    def to_the_end() -> TrainResult:
-        about = None
-        if world.leads:
-            cores = len(os.sched_getaffinity(0))
-            about = run_directory.open_or_create(
-                run_dir, config, cache, config.threads or max(cores // world.size, 1),
-                extend=extend, start=None if start is None else start.about,
-            )  # fmt: skip
-        about = world.share(about)
-        # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
-        torch.set_num_threads(about["threads"])
-        where = device_of(device, world.local_rank)
-        run = Run(
-            config, cache, run_dir, where, placement, start, use_features, world, should_stop,
-            progress,
-        )  # fmt: skip
-        run.resume()
-        if run.history and after_epoch is not None:
-            after_epoch(run.history, run.as_if_ended)
-        while run.unfinished:
-            run.train_epoch()
-            run.end_epoch()
-            if after_epoch is not None:
-                after_epoch(run.history, run.as_if_ended)
-        return finish(run)
-
-    with run_directory.locked(run_dir, world.leads):
+    attempt = partial(
+        _train_to_the_end, config, cache, run_dir, device, extend, after_epoch,
+        placement=placement, start=start, use_features=use_features, world=world,
+        should_stop=should_stop, progress=progress,
+    )  # fmt: skip
+    with run_directory.locked(run_dir, world.leads), _explaining_failures(config, run_dir):
         try:
-            try:
-                return to_the_end()
-            except DamagedError as error:
-                if world.leads:
-                    say(f"warning: {error}; the best epoch is trained again")
-            # Once: what is damaged again and again is for people. Here the first run is forgotten.
-            return to_the_end()
-        except torch.OutOfMemoryError as error:
-            each = config.micro_batch_size or config.batch_size
-            raise SettingsError(out_of_memory(config.batch_size, each)) from error
-        except OSError as error:
-            raise RunError(
-                f"{run_dir} cannot be written: {error.strerror or error}; free some space or mend"
-                " the folder, and run the same command again: it goes on from the last checkpoint"
-            ) from error
+            return attempt()
+        except DamagedError as error:
+            if world.leads:
+                say(f"warning: {error}; the best epoch is trained again")
+        # Once more; a checkpoint that is damaged again points at the disk, and is an error. Outside
+        # of the handler, whose traceback would keep the first run's memory.
+        return attempt()
+
+
+def _train_to_the_end(
+    config: TrainConfig, cache: DatasetCache, run_dir: Path, device: str, extend: bool,
+    after_epoch: AfterEpoch | None, *, start: Start | None, world: World, **options: Any,
+) -> TrainResult:  # fmt: skip
+    """Resume or begin, train every epoch that is left, and finish."""
+    about = None
+    if world.leads:
+        cores = len(os.sched_getaffinity(0))
+        about = run_directory.open_or_create(
+            run_dir, config, cache, config.threads or max(cores // world.size, 1),
+            extend=extend, start=None if start is None else start.about,
+        )  # fmt: skip
+    about = world.share(about)
+    # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
+    torch.set_num_threads(about["threads"])
+    where = device_for(device, world.local_rank)
+    run = Run(config, cache, run_dir, where, start=start, world=world, **options)
+    run.resume()
+    if run.history and after_epoch is not None:
+        after_epoch(run.history, run.annealed_preview)
+    while run.unfinished:
+        run.train_epoch()
+        run.end_epoch()
+        if after_epoch is not None:
+            after_epoch(run.history, run.annealed_preview)
+    return finish(run)
+
+
+@contextmanager
+def _explaining_failures(config: TrainConfig, run_dir: Path) -> Iterator[None]:
+    """Turn a full memory and a failing disk into errors that say what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        micro_batch_size = config.micro_batch_size or config.batch_size
+        raise SettingsError(out_of_memory(config.batch_size, micro_batch_size)) from error
+    except OSError as error:
+        raise RunError(
+            f"{run_dir} cannot be written: {error.strerror or error}; free some space or mend"
+            " the folder, and run the same command again: it goes on from the last checkpoint"
+        ) from error

@@ -1,10 +1,10 @@
-"""What the frozen parts of a network make of every photo, kept on the disk: made once, read often.
+"""The output of frozen parts on every photo, kept on the disk: made once, read in every epoch.
 
 <caches>/features/<dataset cache>-<split>-<key>.npy     float32 [V x N, ...], view by view
 
-The key is a hash of all that decides the values: the frozen weights, the photos, the views. So
-runs that freeze the same parts share a file, and a resumed run finds its own. Files are absent or
-complete; the least recently used are removed when all together exceed `MOST_BYTES`.
+The key is a hash of all that decides the values: the frozen weights, the photos, the views. So runs
+that freeze the same parts share a file, and a resumed run finds its own. A file is absent or
+complete. The least recently used ones are removed when all together exceed `MOST_BYTES`.
 
 Shapes: N photos, V views, B batch, C side of the cached square, S side of the model's square.
 """
@@ -24,24 +24,25 @@ from torch import Tensor, nn
 
 from service.pixels.preprocessing import centre_crop
 from training.config import AugmentConfig
-from training.data.augmentation import Draws, augment, draw
+from training.data.augment_parameters import AugmentParameters, sample_parameters
+from training.data.augmentation import augment
 from training.data.cache import DatasetCache, Split
 from training.files import replacing
 from training.model.resnet import Normalise
 from training.model.stages import split as split_model
 
 MOST_BYTES = 8 * 2**30
-"""Of all features together; what would not fit is computed anew at each step instead."""
+"""Of all features together. Features that would not fit are computed at each step instead."""
 
 _BATCH = 64
 _SEED = 0
-"""Of the views. The same for every seed of a run, so that seeds share their features."""
+"""Of the views; the same for every seed of a run, so that seeds share their features."""
 
 
-def view_draws(num_photos: int, views: int, config: AugmentConfig) -> Draws:
-    """Return the random parameters of each photo in each view, (V x N, ...), view by view."""
-    made = [draw(num_photos, config, seed=_SEED, step=view) for view in range(views)]
-    return Draws(
+def view_parameters(num_photos: int, views: int, config: AugmentConfig) -> AugmentParameters:
+    """Return the augmentation of each photo in each view, (V x N), view by view."""
+    made = [sample_parameters(num_photos, config, seed=_SEED, step=view) for view in range(views)]
+    return AugmentParameters(
         torch.cat([of.uniform for of in made]),
         torch.cat([of.share for of in made]),
         torch.cat([of.cut for of in made]),
@@ -61,41 +62,56 @@ def cached_features(
     bf16: bool = False,
     after_batch: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Split | None:
-    """Return the output of a model's first `frozen` parts on a split, made now or before.
+    """Return the output of a model's first `frozen` parts on a split, from the disk if it is there.
 
-    Without `views`, of the centre of each photo, as it is validated; with them, of so many
-    augmented views at `size`, as (V x N, ...). With `bf16`, as a step that computes in it would
-    have them. None if there is no room for it.
+    Args:
+        cache: The photos; features lie beside it.
+        split: The name of the split.
+        model: A ResNet18.
+        frozen: How many parts from the first.
+        image_size: The side that is validated at, in pixels.
+        views: Augmented views of each photo; 0 takes the centre of each, as in validation.
+        size: The side of the views, in pixels.
+        config: The augmentation of the views.
+        bf16: Compute in bf16, as a training step would, instead of fp32.
+        after_batch: Is called with (photos done, photos in all).
+
+    Returns:
+        Features instead of images, (V x N, ...) with their targets; None without room for them.
     """
     photos = cache.splits[split]
     frozen_model = split_model(model, frozen)[0]
-    tensors = dict(frozen_model.state_dict())
+    weights = dict(frozen_model.state_dict())
     device = next(frozen_model.parameters()).device
-    about = [
+    decides = [
         cache.dataset_hash, split, image_size, views, size, device.type, bf16,
         # Sums on a CPU depend on the number of threads.
         torch.get_num_threads() if device.type == "cpu" else 0,
         asdict(config) if config and views else None,
     ]  # fmt: skip
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    key.update(digest(tensors).encode())
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
+    key.update(digest(weights).encode())
     folder = cache.path.parent / "features"
     path = folder / f"{cache.path.name}-{split}-{key.hexdigest()[:16]}.npy"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        # One builder at a time; the system lets go of the lock of a killed one.
+        # One builder at a time; the system releases the lock of a killed one.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            draws = view_draws(len(photos.targets), views, config) if config and views else None
-            batches = _outputs(frozen_model.eval(), photos, image_size, size, config, draws, bf16)
+            parameters = None
+            if config and views:
+                parameters = view_parameters(len(photos.targets), views, config)
+            batches = _outputs(
+                frozen_model.eval(), photos, image_size, size, config, parameters, bf16
+            )
             first = next(batches)
             total = max(views, 1) * len(photos.targets)
-            if not _make_room(folder, first[0].nbytes * total):
+            if not _free_space(folder, first[0].nbytes * total):
                 return None
             _write(path, first, batches, total, after_batch)
         os.utime(path)
-    images = np.load(path, mmap_mode="r", allow_pickle=False)
-    return Split(images, np.tile(photos.targets, max(views, 1)), photos.files)
+    features = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Split(features, np.tile(photos.targets, max(views, 1)), photos.files)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -115,25 +131,27 @@ def _outputs(
     image_size: int,
     size: int,
     config: AugmentConfig | None,
-    draws: Draws | None,
+    parameters: AugmentParameters | None,
     bf16: bool,
 ) -> Iterator[np.ndarray]:
-    """Yield the output batch by batch; batches never straddle two views."""
+    """Yield the output batch by batch; a batch has photos of one view only."""
     device = next(frozen.parameters()).device
     normalise = Normalise().to(device)
     num_photos = len(photos.targets)
-    wanted = torch.tensor(config.classes if config else (), dtype=torch.int64)
-    for view in range(1 if draws is None else len(draws.share) // num_photos):
+    augmented = torch.tensor(config.classes if config else (), dtype=torch.int64)
+    for view in range(1 if parameters is None else len(parameters.share) // num_photos):
         for start in range(0, num_photos, _BATCH):
             stop = min(start + _BATCH, num_photos)
             images = torch.from_numpy(np.array(photos.images[start:stop])).to(device)
-            if draws is None or config is None:
+            if parameters is None or config is None:
                 pixels = centre_crop(images, image_size).permute(0, 3, 1, 2).float()  # type: ignore
             else:
                 rows = slice(view * num_photos + start, view * num_photos + stop)
                 targets = torch.from_numpy(photos.targets[start:stop]).to(device)
-                chosen = torch.isin(targets, wanted.to(device)) if config.classes else None
-                pixels, _ = augment(images, size, image_size, config, draws[rows], chosen=chosen)
+                chosen = torch.isin(targets, augmented.to(device)) if config.classes else None
+                pixels, _ = augment(
+                    images, size, image_size, config, parameters[rows], chosen=chosen
+                )
             inputs = normalise(pixels).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
                 outputs = frozen(inputs)
@@ -147,7 +165,8 @@ def _write(
     total: int,
     after_batch: Callable[[int, int], None],
 ) -> None:
-    # Written from front to back, not mapped: a disk that fills up is an error, never a SIGBUS.
+    # Written from front to back. A mapped file on a full disk would kill the process by SIGBUS;
+    # a write raises an error.
     with replacing(path) as temporary, temporary.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (total, *first.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
@@ -160,11 +179,11 @@ def _write(
             batch = next(batches, None)
 
 
-def _make_room(folder: Path, num_bytes: int) -> bool:
+def _free_space(folder: Path, num_bytes: int) -> bool:
     """Remove the least recently used features until so many bytes fit; return whether they do."""
     if num_bytes > MOST_BYTES:
         return False
-    # A file that another run has mapped stays readable to it.
+    # A removed file stays readable to a run that has mapped it.
     files = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime)
     taken = sum(path.stat().st_size for path in files)
     while files and (

@@ -1,9 +1,9 @@
-"""Convolutions over few places with many weights, as matrix products: for training on a CPU.
+"""Convolutions with many weights over few places, as matrix products: for training on a CPU.
 
-oneDNN brings the weights of a convolution into an order of its own before each pass, and their
-gradient out of it. Where a batch has few places for that many weights, as in the last layers of
-small photos, this is most of the work. Weights with the channels innermost are a matrix as they
-lie: then products need no order of their own (docs/notes/benchmarks.md says what is gained).
+Before each pass oneDNN reorders the weights of a convolution, and after it their gradient. In the
+last layers of small photos, a batch has few places for that many weights, and reordering is most of
+the work. Channels-last weights are a matrix as they lie in memory, so products need no reordering
+(docs/notes/benchmarks.md has the gain).
 
 Shapes: N batch, C channels in, O out, K side of the kernel, P places: N x height x width, out.
 """
@@ -15,37 +15,49 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_FEW = {torch.float32: 2, torch.bfloat16: 5}
-"""Places for each channel out up to which products were the faster, measured. Shapes decide and not
-a race: a resumed run must compute what the killed one would have."""
+_MOST_PLACES = {torch.float32: 2, torch.bfloat16: 5}
+"""Places for each channel out up to which products were measured to be faster. Fixed rather than
+timed at start: a resumed run must compute exactly what the killed one would have."""
 
 
-class Convolution(nn.Conv2d):
-    """torch's convolution; while it learns from few places, a product, the same but for rounding.
+class MatmulConv2d(nn.Conv2d):
+    """torch's convolution, but in training over few places a product; equal but for rounding.
 
     For square kernels without bias, groups or dilation, as ResNet has.
     """
+
+    @classmethod
+    def like(cls, convolution: nn.Conv2d) -> "MatmulConv2d":
+        """Return one in the place of a convolution, with the very same weight."""
+        # On no device: no memory is taken, and no random numbers, for weights that are replaced.
+        made = cls(
+            convolution.in_channels, convolution.out_channels, convolution.kernel_size,  # type: ignore[arg-type]
+            convolution.stride, convolution.padding, bias=False, device="meta",  # type: ignore[arg-type]
+        )  # fmt: skip
+        made.weight = convolution.weight
+        return made.train(convolution.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (N, C, height, width)."""
         dtype = input.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
-        height, width = (_after(self, side) for side in input.shape[2:])
-        few = _FEW.get(dtype, 0) * self.out_channels
-        if not self.training or len(input) * height * width > few:
+        height, width = (_side_out(self, side) for side in input.shape[2:])
+        most = _MOST_PLACES.get(dtype, 0) * self.out_channels
+        if not self.training or len(input) * height * width > most:
             return super().forward(input)
-        found: Tensor = _Product.apply(
+        output: Tensor = _Product.apply(
             input.to(dtype), self.weight.to(dtype), self.stride[0], int(self.padding[0])
         )
-        return found
+        return output
 
 
-def use_products(model: nn.Module) -> None:
-    """Let the convolutions of a model choose products; names and weights stay what they are."""
-    for module in model.modules():
-        if type(module) is nn.Conv2d:
-            module.__class__ = Convolution
+def use_matmul_convolutions(model: nn.Module) -> None:
+    """Replace the convolutions of a model by `MatmulConv2d`; parameters and names stay the same."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Conv2d:
+                setattr(parent, name, MatmulConv2d.like(child))
 
 
 class _Product(torch.autograd.Function):
@@ -56,7 +68,7 @@ class _Product(torch.autograd.Function):
         windows = padded.unfold(1, side, stride).unfold(2, side, stride)
         ctx.places, ctx.padded = windows.shape[:3], padded.shape
         ctx.stride, ctx.padding, ctx.kernel = stride, padding, weight.shape
-        # [P, K x K x C], in the order in which the weights lie.
+        # [P, K x K x C], in the memory order of the weights.
         columns = windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, weight[0].numel())
         matrix = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
         ctx.save_for_backward(columns, matrix)
@@ -93,7 +105,7 @@ def _taps(ctx: Any) -> Iterator[tuple[int, int, slice, slice]]:
             )
 
 
-def _after(convolution: nn.Conv2d, side: int) -> int:
-    """Return the side of what comes out."""
+def _side_out(convolution: nn.Conv2d, side: int) -> int:
+    """Return the height or width of the output for that of the input."""
     padding = int(convolution.padding[0])
     return (side + 2 * padding - convolution.kernel_size[0]) // convolution.stride[0] + 1

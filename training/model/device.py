@@ -1,4 +1,4 @@
-"""The device of a run: which one, how exact its sums are, and how much fits on it."""
+"""The device of a run: which one it is, whether it is deterministic, and how much fits on it."""
 
 import ctypes
 import os
@@ -10,7 +10,7 @@ import torch
 from training.errors import ConfigError, RunError
 
 
-def device_of(name: str, local_rank: int = 0) -> torch.device:
+def device_for(name: str, local_rank: int = 0) -> torch.device:
     """Return the device for `auto` (CUDA if it can be had), `cuda` or `cpu`.
 
     Raises:
@@ -33,7 +33,7 @@ def device_of(name: str, local_rank: int = 0) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Return whether a device multiplies bf16 in hardware: CUDA from Ampere on, newer server CPUs.
 
-    Others pretend, and are slower with it than in fp32.
+    Other devices emulate it, and are slower with it than in fp32.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -41,12 +41,12 @@ def has_bf16(device: torch.device) -> bool:
     return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
-def keep_memory() -> None:
-    """Let this process keep the memory that tensors leave, for the next step's; give back the rest.
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed tensors, so that the next step reuses it.
 
-    glibc gives what is large back to the system each time, which then hands out page by page,
-    zeroed: of a step on a CPU that is a tenth (mallopt(3); other C libraries have their own ways).
-    What earlier runs of the process left is in pieces by now, and goes back.
+    glibc returns large blocks to the system, which hands them out again page by page and zeroed: a
+    tenth of a step's time on a CPU (mallopt(3)). Other C libraries are left as they are. Fragments
+    that earlier runs of this process left are returned to the system first.
     """
     trim_threshold, mmap_threshold = -1, -3
     with suppress(OSError, AttributeError):
@@ -56,22 +56,22 @@ def keep_memory() -> None:
         libc.mallopt(trim_threshold, -1)
 
 
-def be_deterministic(wanted: bool) -> None:
-    """Make sums the same in each run, or let them be as fast as they can."""
+def set_determinism(deterministic: bool) -> None:
+    """Make kernels give the same bits in each run, or let them be as fast as they can."""
     # cuBLAS reads this when it is first used.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted, warn_only=True)
-    # Nothing here reads what it has not written: filling each new tensor would only cost.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # No code here reads memory that it has not written, so filling new tensors would only cost.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = wanted
-    # fp32 is fp32, as in the exported file; who wants speed has bf16.
+    torch.backends.cudnn.deterministic = deterministic
+    # fp32 stays fp32, as in the exported file; bf16 is there for speed.
     torch.backends.cudnn.allow_tf32 = False
     # Searching for the fastest convolution may choose another one after a resume.
-    torch.backends.cudnn.benchmark = not wanted
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
-    """Return what to say, and to try, when a batch does not fit the device."""
+    """Return the error message for a batch that does not fit the device: what to try instead."""
     smaller = max(micro_batch_size // 2, 1)
     while batch_size % smaller:
         smaller -= 1
@@ -83,7 +83,7 @@ def out_of_memory(batch_size: int, micro_batch_size: int) -> str:
 
 
 def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest even divisor of the batch, by halves, that `fits`.
+    """Return the first of the batch size, its half, its quarter, … that `fits`; all are even.
 
     Raises:
         RunError: Not even two photos fit.

@@ -48,7 +48,7 @@ class TrainResult:
         return {**asdict(self), "run_dir": str(self.run_dir)}
 
 
-def conclude(
+def write_result(
     run_dir: Path,
     cache: DatasetCache,
     history: Sequence[Mapping[str, Any]],

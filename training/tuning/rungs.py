@@ -1,10 +1,9 @@
-"""When a trial is given up: successive halving, asynchronously (ASHA; Li et al. 2020).
+"""When a trial is pruned: asynchronous successive halving (ASHA; Li et al. 2020).
 
-At a quarter and at half of the epochs every trial is judged as if it ended there (see
-`training/loop/annealed_preview.py`: top-1 at equal epochs, the tail of each schedule included). It
-goes on if it is among the best of all that came to this rung so far: a quarter of them at the first
-rung, where most are far behind, and half at the second, where those that are left are close.
-Rounded up.
+Trials are compared at two rungs, a quarter and half of the epochs, by their annealed preview
+(`training/loop/annealed_preview.py`). A trial goes on if it is among the best of all trials that
+have reached the rung so far. At the first rung, where most are far behind, the best quarter goes
+on; at the second, where the remaining ones are close, the better half. Both are rounded up.
 """
 
 import math
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
     import optuna
 
 KEPT_OF = (4, 2)
-"""One of so many goes on, at the first rung and at the second."""
+"""One of so many trials goes on, at the first rung and at the second."""
 
 
 def rungs(epochs: int) -> tuple[int, ...]:
-    """Return the epochs at which trials are judged; none where there are fewer than four.
+    """Return the epochs at which trials are compared; none for a run of fewer than four epochs.
 
     >>> rungs(20)
     (5, 10)
@@ -29,10 +28,10 @@ def rungs(epochs: int) -> tuple[int, ...]:
 
 
 class Rungs(BasePruner):
-    """Prunes by what trials report at rungs, and nothing else is reported."""
+    """Prunes by what trials report at rungs; they must report nothing else."""
 
     def prune(self, study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> bool:
-        """Return whether a trial is not among the best at the rung that it reported."""
+        """Return whether a trial falls behind at the rung that it reported last."""
         rung = trial.last_step
         if rung is None:
             return False

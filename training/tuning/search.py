@@ -1,6 +1,6 @@
-"""A worker: does trials of a study until there are none left.
+"""A worker: runs trials of a study until none is left.
 
-claim ─► train (resumes by itself) ─► at each rung: as if it ended here ─► go on, or prune
+claim ─► train (resumes a trial that was left) ─► annealed preview at each rung ─► go on, or prune
 """
 
 import json
@@ -18,17 +18,18 @@ from training.data.cache import DatasetCache
 from training.data.loader import sharing
 from training.errors import SettingsError, StoppedError
 from training.loop.trainer import train
-from training.model.device import device_of
+from training.model.device import device_for
 from training.runs import checkpoint
 from training.tuning.rungs import rungs
 from training.tuning.study import Claim, Study
 
 _POLL_S = 2.0
-_JUDGED_S = "judged_s"
+_PREVIEW_S = "judged_s"
+"""User attribute of a trial: seconds spent on its annealed previews."""
 
 
 class _PrunedError(Exception):
-    """The trial is given up."""
+    """The trial fell behind at a rung."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,26 +40,27 @@ class Outcome:
     state: str
     """complete, pruned, running, waiting or failed."""
     value: float | None
-    """Validation top-1 of the best epoch, as a fraction; of a pruned trial, as if it had ended."""
+    """Validation top-1, a fraction: of the best epoch; of a pruned trial, the annealed preview."""
     epochs: int
     """Trained."""
-    probes: int
-    """Epochs spent on judging it at rungs."""
+    previews: int
+    """Epochs spent on annealed previews at rungs."""
     recipe: str | None
-    """The recipe that it is, of those that the study began with."""
+    """The recipe that it is, if it is one of those that the study began with."""
     run: str
     """Name of its run directory."""
     params: Mapping[str, Any]
     rungs: Mapping[int, float]
-    """Epoch → top-1 as if it had ended there."""
+    """Epoch → annealed preview, a top-1."""
     why: str | None
-    """Why it was given up, if not for its rank."""
+    """Why its settings could not be trained with; None if they could."""
     seconds: float | None
-    """Spent on it, judging included; what a dead worker did since its checkpoint is not counted."""
+    """Spent on it, previews included, without what a killed worker did since its checkpoint."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
+        """Return it as plain values, as `ranking.json` holds it."""
+        # The file's name for previews is older than the term.
+        return {"probes" if key == "previews" else key: v for key, v in asdict(self).items()}
 
 
 def outcome(trial: FrozenTrial) -> Outcome:
@@ -69,8 +71,8 @@ def outcome(trial: FrozenTrial) -> Outcome:
         state={"fail": "failed"}.get(trial.state.name.lower(), trial.state.name.lower()),
         value=trial.value if trial.state != TrialState.FAIL else None,
         epochs=attrs.get("epochs", 0),
-        # What cannot be trained with was told as the worst at a rung, and never judged there.
-        probes=len(trial.intermediate_values) - ("why" in attrs),
+        # Settings that cannot be trained with were reported as the worst, without a preview.
+        previews=len(trial.intermediate_values) - ("why" in attrs),
         recipe=attrs.get("recipe"),
         run=attrs.get("run", ""),
         params=dict(trial.params),
@@ -81,7 +83,7 @@ def outcome(trial: FrozenTrial) -> Outcome:
 
 
 def ranking(trials: Sequence[FrozenTrial]) -> list[Outcome]:
-    """Return the finished trials: complete ones by value, then pruned ones by how far they came."""
+    """Return the finished trials: complete ones by value, then pruned ones by their last rung."""
     found = [outcome(trial) for trial in trials if trial.state.is_finished()]
     found = [one for one in found if one.state != "failed"]
 
@@ -93,8 +95,8 @@ def ranking(trials: Sequence[FrozenTrial]) -> list[Outcome]:
 
 
 def saved_share(found: Sequence[Outcome], epochs: int) -> float:
-    """Return the part of the epochs that pruning saved, what judging cost already taken off."""
-    spent = sum(one.epochs + one.probes for one in found)
+    """Return the part of all epochs that pruning saved, the cost of previews deducted."""
+    spent = sum(one.epochs + one.previews for one in found)
     return 1 - spent / max(len(found) * epochs, 1)
 
 
@@ -103,18 +105,29 @@ def work(
     device: str = "auto", threads: int = 0,
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> list[Outcome]:  # fmt: skip
-    """Do trials until the study has `trials` results, those of other workers included.
+    """Run trials until the study has `trials` results, those of other workers included.
 
-    Returns what became of those that were done here, `most` at most.
+    While other workers run the last trials, this one waits, and continues what a killed one left.
 
-    While others are at the last ones it waits, and takes up what a dead worker leaves.
+    Args:
+        study: The study, which other workers may have open as well.
+        cache: The photos.
+        trials: Results that the study is to have in all.
+        most: Trials that are run here at most; None has no limit.
+        device: `auto`, `cuda` or `cpu`.
+        threads: CPU threads of each trial.
+        should_stop: Is asked after each batch.
+        progress: Is called with the study's epochs.
+
+    Returns:
+        What became of the trials that were run here.
 
     Raises:
         StoppedError: `should_stop` said so; the trial's checkpoint is saved.
-        TrainingError: A trial cannot go on for a reason that is no fault of its settings.
+        TrainingError: A trial cannot go on, and its settings are not the cause.
     """
     done: list[Outcome] = []
-    with sharing(cache.splits, device_of(device)):
+    with sharing(cache.splits, device_for(device)):
         while len(done) != most and not study.finished(trials):
             if should_stop():
                 raise StoppedError("stopped between two trials; the same command goes on")
@@ -123,33 +136,34 @@ def work(
                 time.sleep(_POLL_S)
                 continue
             try:
-                _do(claim, study, cache, device, should_stop, _within(study, trials, progress))
+                _run(claim, study, cache, device, should_stop, _of_study(study, trials, progress))
             finally:
                 claim.release()
             done.append(outcome(study.trials()[claim.trial.number]))
     return done
 
 
-def _do(
+def _run(
     claim: Claim, study: Study, cache: DatasetCache, device: str,
     should_stop: Callable[[], bool], progress: Progress,
 ) -> None:  # fmt: skip
-    trial, checked = claim.trial, rungs(study.plan.epochs) if study.plan.pruning else ()
+    """Train a trial, and tell the study its result."""
+    trial, compared_at = claim.trial, rungs(study.plan.epochs) if study.plan.pruning else ()
     epochs = 0
 
-    def after_epoch(history: Sequence[Mapping[str, Any]], as_if_ended: Callable[[], float]) -> None:
+    def after_epoch(history: Sequence[Mapping[str, Any]], preview: Callable[[], float]) -> None:
         nonlocal epochs
         epochs = len(history)
-        if epochs not in checked:
+        if epochs not in compared_at:
             return
         known = study.trials()[trial.number].intermediate_values
         if epochs not in known:
             started_s = time.monotonic()
-            value = as_if_ended()
-            judged_s = trial.user_attrs.get(_JUDGED_S, 0.0) + time.monotonic() - started_s
-            trial.set_user_attr(_JUDGED_S, judged_s)
+            value = preview()
+            preview_s = trial.user_attrs.get(_PREVIEW_S, 0.0) + time.monotonic() - started_s
+            trial.set_user_attr(_PREVIEW_S, preview_s)
             trial.report(value, epochs)
-        if not claim.given and trial.should_prune():
+        if not claim.is_recipe and trial.should_prune():
             raise _PrunedError
 
     say(f"trial {trial.number}: {claim.run_dir}")
@@ -161,8 +175,9 @@ def _do(
     except _PrunedError:
         _tell(study, claim, epochs, None)
     except SettingsError as error:
-        # Told as the worst there is, so that the search keeps away from it, and nobody takes it up.
-        trial.report(0.0, next((rung for rung in checked if rung > epochs), epochs + 1))
+        # Reported as the worst, so that the search avoids such settings, and told as pruned, so
+        # that no worker runs the trial again.
+        trial.report(0.0, next((rung for rung in compared_at if rung > epochs), epochs + 1))
         trial.set_user_attr("why", str(error).partition(";")[0])
         _tell(study, claim, epochs, None)
     else:
@@ -170,7 +185,7 @@ def _do(
 
 
 def _tell(study: Study, claim: Claim, epochs: int, value: float | None) -> None:
-    """Write the result down, and keep of the checkpoints the best and the last."""
+    """Tell the study the result; of the checkpoints the best and the last are kept."""
     claim.trial.set_user_attr("epochs", epochs)
     claim.trial.set_user_attr("seconds", _seconds(claim))
     state = TrialState.PRUNED if value is None else TrialState.COMPLETE
@@ -179,17 +194,17 @@ def _tell(study: Study, claim: Claim, epochs: int, value: float | None) -> None:
 
 
 def _seconds(claim: Claim) -> float:
-    """Return what was spent on a trial: its epochs, as its metrics have them, and judging."""
+    """Return the seconds spent on a trial: its epochs, by its metrics, and its previews."""
     try:
         lines = (claim.run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
     except FileNotFoundError:
         lines = []
     parts = [(epoch := json.loads(line)).get("train_s", 0.0) + epoch.get("eval_s", 0.0)
              + epoch.get("save_s", 0.0) for line in lines]  # fmt: skip
-    return float(sum(parts) + claim.trial.user_attrs.get(_JUDGED_S, 0.0))
+    return float(sum(parts) + claim.trial.user_attrs.get(_PREVIEW_S, 0.0))
 
 
-def _within(study: Study, trials: int, progress: Progress) -> Progress:
+def _of_study(study: Study, trials: int, progress: Progress) -> Progress:
     """Return the progress of a trial as that of the study, in epochs."""
     epochs = study.plan.epochs
     found = [outcome(trial) for trial in study.trials()]
@@ -199,8 +214,8 @@ def _within(study: Study, trials: int, progress: Progress) -> Progress:
     so_far = f", best {best.value:.1%} (trial {best.number})" if best and best.value else ""
 
     def report(done: int, total: int, note: str = "") -> None:
-        place = finished * epochs + done * epochs // max(total, 1)
-        progress(place, trials * epochs, f"{finished} of {trials} trials{so_far}; {note}")
+        trained = finished * epochs + done * epochs // max(total, 1)
+        progress(trained, trials * epochs, f"{finished} of {trials} trials{so_far}; {note}")
 
     return report
 

@@ -71,7 +71,7 @@ class Claim:
     trial: optuna.trial.Trial
     config: TrainConfig
     run_dir: Path
-    given: bool
+    is_recipe: bool
     """A recipe that the study began with: it is never pruned, so all can be compared with it."""
     lock: IO[str]
 
@@ -128,18 +128,20 @@ class Study:
         # Made anew for a trial that was left: what it was given is what it is given again.
         self.optuna.sampler = _sampler(self.plan.seed, number)
         trial = optuna.trial.Trial(self.optuna, trial_id)
-        given, run_dir = trial.user_attrs.get("recipe"), self._run_dir(number)
+        recipe_name, run_dir = trial.user_attrs.get("recipe"), self._run_dir(number)
         config = self.space.suggest(trial)
-        if given is not None:
-            # The recipe itself: the space may not have all of it.
-            config = self.plan.base(given)
+        if recipe_name is not None:
+            # The recipe itself: the space may lack some of its values.
+            config = self.plan.base(recipe_name)
         about = run_directory.read(run_dir)
         if about is not None:
             config = TrainConfig.from_dict(about["config"])
         else:
             config = dataclasses.replace(config, threads=threads)
         trial.set_user_attr("run", run_dir.name)
-        return Claim(trial=trial, config=config, run_dir=run_dir, given=bool(given), lock=lock)
+        return Claim(
+            trial=trial, config=config, run_dir=run_dir, is_recipe=bool(recipe_name), lock=lock
+        )
 
     def _run_dir(self, number: int) -> Path:
         return self.folder / f"trial-{number:04}"

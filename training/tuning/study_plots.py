@@ -29,7 +29,7 @@ def history(found: Sequence[Outcome], folder: Path) -> Drawn:
             numbers, [one.value or 0.0 for one in complete], "o", color=BLUE, ms=5, label="complete"
         )
         axis.plot([one.number for one in pruned], [one.value or 0.0 for one in pruned], "x",
-                  color=ORANGE, ms=5, label="pruned, as if it had ended")  # fmt: skip
+                  color=ORANGE, ms=5, label="pruned (annealed preview)")  # fmt: skip
         for one in complete:
             if one.recipe:
                 axis.annotate(one.recipe, (one.number, one.value or 0.0), fontsize=8, color=MUTED,

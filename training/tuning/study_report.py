@@ -82,7 +82,7 @@ def summary(plan: Plan, found: Sequence[Outcome]) -> dict[str, Any]:
     complete = [one for one in done if one.state == "complete"]
     best = max(complete, key=lambda one: one.value or 0.0, default=None)
     baseline = next((one for one in complete if one.recipe == "baseline"), None)
-    spent = sum(one.epochs + one.probes for one in done)
+    spent = sum(one.epochs + one.previews for one in done)
     seconds = sum(one.seconds or 0.0 for one in done)
     return {
         "study": plan.name,

@@ -19,14 +19,14 @@ import torch
 from tests.paths import ROOT
 from training.cli import train as train_cli
 from training.config import TrainConfig
-from training.data.augmentation import draw
+from training.data.augment_parameters import sample_parameters
 from training.data.cache import DatasetCache, Split
-from training.data.loader import feed_for
+from training.data.loader import loader_for
 from training.data.prepare import prepare
 from training.distributed.world import joined
 from training.errors import StoppedError
-from training.loop import step as engine_module
-from training.loop.step import Engine
+from training.loop import learner as learner_module
+from training.loop.learner import Learner, StepData
 from training.loop.trainer import train
 from training.model.resnet import build
 from training.runs import checkpoint
@@ -98,19 +98,20 @@ def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
     images = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (8, 37, 37, 3), dtype=np.uint8)
     )
-    draws = draw(8, config.augment, seed=0, step=0)
+    parameters = sample_parameters(8, config.augment, seed=0, step=0)
     with joined(cuda=False) as world:
-        engine = Engine(config, 3, torch.device("cpu"), world=world)
-        fix_statistics(engine)
+        learner = Learner(config, 3, torch.device("cpu"), world=world)
+        fix_statistics(learner)
         part = world.part(8)
-        engine.step(images[part], (torch.arange(8) % 3)[part], draws[part], size=32, lr=0.1)
+        data = StepData(images[part], (torch.arange(8) % 3)[part], parameters[part], size=32)
+        learner.step(data, lr=0.1)
         if world.leads:
-            torch.save(engine.model.state_dict(), out)
+            torch.save(learner.model.state_dict(), out)
 
 
-def fix_statistics(engine: Engine) -> None:
+def fix_statistics(learner: Learner) -> None:
     """Keep BatchNorm from looking at the batch: then nothing but the sum of gradients is left."""
-    for module in engine.model.modules():
+    for module in learner.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # noqa: ARG005  # noqa: ARG005
             module.training = False
@@ -188,7 +189,7 @@ def learn(rank: int, size: int, port: int, cache: Path, run_dir: Path, asked: in
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     # Else BatchNorm would see half a batch in each of two processes, and that is another lesson.
-    engine_module.set_modes = lambda model, _: model.eval()
+    learner_module.set_modes = lambda model, _: model.eval()
     answers = iter([False] * asked)
     config = TrainConfig(image_size=32, batch_size=12, epochs=2, precision="fp32", threads=1)
     config = config.with_overrides({"augment.cutmix": 1, "optimizer.clip_norm": 1})
@@ -238,7 +239,7 @@ def validate(rank: int, size: int, port: int, out: Path) -> None:
     split = Split(np.zeros((513, 37, 37, 3), np.uint8), np.arange(513) % 3, ("",) * 513)
     asked = 0
     with joined(cuda=False) as world:
-        engine = Engine(TrainConfig(image_size=32), 3, torch.device("cpu"), world=world)
+        learner = Learner(TrainConfig(image_size=32), 3, torch.device("cpu"), world=world)
 
         def stop_if_asked() -> None:
             nonlocal asked
@@ -247,7 +248,7 @@ def validate(rank: int, size: int, port: int, out: Path) -> None:
                 raise StoppedError("stopped")
 
         with contextlib.suppress(StoppedError):
-            engine.evaluate(feed_for(split, engine.device), stop_if_asked)
+            learner.evaluate(loader_for(split, learner.device), stop_if_asked)
     (out / str(rank)).write_text(str(asked))
 
 
@@ -260,14 +261,14 @@ def test_processes_stop_together_within_a_validation(tmp_path):
 
 def with_room_for(most: int, data: Path, home: Path, **options: object) -> None:
     """Train by the command, in a process whose device has no memory for more than `most` photos."""
-    whole = Engine._loss
+    whole = Learner._loss
 
-    def small(self, images, *rest):
-        if len(images) > most:
+    def small(self, data, rows):
+        if len(data.targets[rows]) > most:
             raise torch.OutOfMemoryError("no room")
-        return whole(self, images, *rest)
+        return whole(self, data, rows)
 
-    Engine._loss = small
+    Learner._loss = small
     train_cli.train(
         data, recipe="scratch", run="r", image_size=32, batch_size="auto",
         setting=["batch_size=16"], threads=1, device="cpu", runs_dir=home / "runs",

@@ -23,7 +23,7 @@ from training.errors import ConfigError, RunError, StoppedError
 from training.finetuning.retention import retention
 from training.finetuning.search import config_for
 from training.finetuning.similarity import measure
-from training.loop.step import Engine
+from training.loop.learner import Learner
 from training.loop.trainer import train
 from training.model import pretrained
 from training.model.pretrained import Start
@@ -196,12 +196,12 @@ def test_a_run_stopped_before_its_first_checkpoint_asks_for_its_weights(start, c
 def test_earlier_parts_learn_more_slowly(start):
     """Each part has the rate of the one after it, times the decay; the head has the whole."""
     config = small("full", start, **{"transfer.layer_decay": 0.5})
-    engine = Engine(config, 3, torch.device("cpu"), start=start.tensors)
+    learner = Learner(config, 3, torch.device("cpu"), start=start.tensors)
 
     scales = {
         PARTS[part_of(name)]: group["scale"]
-        for group in engine.optimizer.param_groups
-        for name, parameter in engine.model.named_parameters()
+        for group in learner.optimizer.param_groups
+        for name, parameter in learner.model.named_parameters()
         if any(parameter is p for p in group["params"])
     }
 

@@ -5,17 +5,18 @@ import pytest
 import torch
 
 from training.config import AugmentConfig, TrainConfig
-from training.data.augmentation import augment, draw
+from training.data.augment_parameters import sample_parameters
+from training.data.augmentation import augment
 from training.data.cache import DatasetCache, Split
-from training.data.loader import feed_for, resident_bytes, sharing
+from training.data.loader import loader_for, resident_bytes, sharing
 from training.data.prepare import prepare
 from training.distributed.world import ALONE
 from training.errors import DivergedError, StoppedError
 from training.loop.batch_finder import find_micro_batch
-from training.loop.optimizer import optimizer_of
+from training.loop.learner import Learner, StepData
+from training.loop.optimizer import optimizer_for
 from training.loop.run import Run
 from training.loop.state import restore, tensors_of
-from training.loop.step import Engine
 from training.loop.trainer import train
 from training.model.resnet import build
 from training.runs import checkpoint
@@ -45,33 +46,34 @@ def split(photos: int = 300, side: int = 37) -> Split:
     return Split(images, np.arange(photos) % 3, tuple(map(str, range(photos))))
 
 
-def steps(device: torch.device, count: int = 3, **changes) -> tuple[Engine, list[float]]:
-    """Take steps on fixed photos; return the engine and the losses.
+def steps(device: torch.device, count: int = 3, **changes) -> tuple[Learner, list[float]]:
+    """Take steps on fixed photos; return the learner and the losses.
 
     Steps that are small, on batches that are not: weights move by 3e-4 of themselves in four steps,
     and those that rounding (3e-7) sets apart are 1e-5 apart then. Of 16 photos, at a rate of 0.02,
     they were 1e-2 apart on a CPU: no bound would tell rounding from a fault.
     """
     config = TrainConfig(image_size=32, batch_size=64, compile="off").with_overrides(changes)
-    engine = Engine(config, 3, device)
+    learner = Learner(config, 3, device)
     images = torch.from_numpy(np.array(split(64).images)).to(device)
     targets = (torch.arange(64) % 3).to(device)
     losses = []
     for step in range(count):
-        draws = draw(64, config.augment, seed=0, step=step)
-        loss = engine.step(images, targets, draws, size=32, lr=5e-4 / (1 + step))
-        engine.follow(step)
+        parameters = sample_parameters(64, config.augment, seed=0, step=step)
+        data = StepData(images, targets, parameters, size=32)
+        loss = learner.step(data, lr=5e-4 / (1 + step))
+        learner.update_average(step)
         losses.append(loss.item())
-    return engine, losses
+    return learner, losses
 
 
-def weights(engine: Engine) -> torch.Tensor:
+def weights(learner: Learner) -> torch.Tensor:
     """Return all weights in a line, on the CPU."""
-    return torch.cat([p.detach().flatten().cpu() for p in engine.model.parameters()])
+    return torch.cat([p.detach().flatten().cpu() for p in learner.model.parameters()])
 
 
-def apart(one: Engine, other: Engine) -> float:
-    """Return how far apart two engines' weights are, relative to their length."""
+def apart(one: Learner, other: Learner) -> float:
+    """Return how far apart two learners' weights are, relative to their length."""
     a, b = weights(one), weights(other)
     return float((a - b).norm() / a.norm())
 
@@ -85,12 +87,12 @@ def ended(run) -> dict[str, torch.Tensor]:
 def test_every_batch_is_the_photos_that_were_asked_for(placement):
     """Both placements give the rows of each batch, while the device is busy with the one before."""
     photos = split()
-    feed = feed_for(photos, CUDA, placement)
+    loader = loader_for(photos, CUDA, placement)
     rows = [np.random.default_rng(step).permutation(300)[:64] for step in range(12)]
     busy = torch.randn(2048, 2048, device=CUDA)
 
     seen = []
-    for images, targets in feed.batches(rows):
+    for images, targets in loader.batches(rows):
         busy = busy @ busy / 64
         seen.append(((images.float().sum((1, 2, 3))), targets.clone()))
 
@@ -104,9 +106,9 @@ def test_every_batch_is_the_photos_that_were_asked_for(placement):
 def test_features_keep_their_fractions(placement):
     """What frozen parts make of photos is float32 on the device, to the last bit."""
     features = np.random.default_rng(0).normal(size=(40, 8, 2, 2)).astype(np.float32)
-    feed = feed_for(Split(features, np.arange(40), ("",) * 40), CUDA, placement)
+    loader = loader_for(Split(features, np.arange(40), ("",) * 40), CUDA, placement)
 
-    ((seen, _),) = feed.batches([np.arange(40)[::-1].copy()])
+    ((seen, _),) = loader.batches([np.arange(40)[::-1].copy()])
 
     assert np.array_equal(features[::-1], seen.cpu().numpy())
 
@@ -115,26 +117,26 @@ def test_photos_that_fit_lie_on_the_device_by_themselves():
     """`auto` chooses resident for what fits, and says what it will take."""
     photos = split()
 
-    assert "resident on" in feed_for(photos, CUDA).description
+    assert "resident on" in loader_for(photos, CUDA).description
     assert photos.images.nbytes == resident_bytes(photos, CUDA)
 
 
 def test_runs_share_one_resident_copy(cache):
     """All runs of a tuning worker read the same copy of the photos; afterwards it is freed."""
     with sharing(cache.splits, CUDA):
-        shared = feed_for(cache.splits["train"], CUDA)
-        assert shared is feed_for(cache.splits["train"], CUDA)
-    assert shared is not feed_for(cache.splits["train"], CUDA)
+        shared = loader_for(cache.splits["train"], CUDA)
+        assert shared is loader_for(cache.splits["train"], CUDA)
+    assert shared is not loader_for(cache.splits["train"], CUDA)
 
 
 def test_augmentation_draws_the_same_pixels():
-    """With every ingredient on, the device draws the pixels of a CPU, but for rounding."""
+    """With everything on, the device makes the pixels that a CPU makes, but for rounding."""
     config = AugmentConfig(**EVERYTHING)
     images = torch.from_numpy(np.array(split(64).images))
-    draws = draw(64, config, seed=0, step=0)
+    parameters = sample_parameters(64, config, seed=0, step=0)
 
-    ours, share = augment(images, 32, 32, config, draws)
-    theirs, other = augment(images.to(CUDA), 32, 32, config, draws)
+    ours, share = augment(images, 32, 32, config, parameters)
+    theirs, other = augment(images.to(CUDA), 32, 32, config, parameters)
 
     assert torch.allclose(share, other.cpu(), atol=1e-5)
     assert (ours - theirs.cpu()).abs().mean() < 0.2
@@ -151,10 +153,10 @@ def test_a_step_in_fp32_is_that_of_a_cpu():
 
 def test_bf16_is_near_fp32():
     """`auto` takes bf16 here, with losses near those of fp32."""
-    engine, bf16 = steps(CUDA)
+    learner, bf16 = steps(CUDA)
     _, fp32 = steps(CUDA, precision="fp32")
 
-    assert "bf16" == engine.precision
+    assert "bf16" == learner.precision
     assert bf16 == pytest.approx(fp32, rel=0.05)
 
 
@@ -173,7 +175,7 @@ def test_each_group_has_a_rate_of_its_own():
     """The rate is a tensor on the device, fused, and setting one group's leaves the other's."""
     for name in ("sgd", "adamw"):
         config = TrainConfig().with_overrides({"optimizer.name": name})
-        first, second = optimizer_of(config, build(3, seed=0).to(CUDA), CUDA).param_groups
+        first, second = optimizer_for(config, build(3, seed=0).to(CUDA), CUDA).param_groups
         first["lr"].fill_(7)
 
         assert "cuda" == first["lr"].device.type
@@ -183,11 +185,11 @@ def test_each_group_has_a_rate_of_its_own():
 
 def test_convolutions_have_their_channels_innermost():
     """Weights and their momentum are laid out for tensor cores, after a resume as well."""
-    engine, _ = steps(CUDA)
-    restore(engine, tensors_of(engine))
+    learner, _ = steps(CUDA)
+    restore(learner, tensors_of(learner))
 
-    convolution = engine.model.conv1.weight
-    momentum = engine.optimizer.state[convolution]["momentum_buffer"]
+    convolution = learner.model.conv1.weight
+    momentum = learner.optimizer.state[convolution]["momentum_buffer"]
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     assert momentum.is_contiguous(memory_format=torch.channels_last)
     assert "cuda" == momentum.device.type
@@ -269,7 +271,7 @@ def test_nothing_waits_for_the_device_within_an_epoch(
 ):
     """Whatever makes the host wait for the device is an error from the 1st step to the last."""
     config = TrainConfig(image_size=32, epochs=3, batch_size=8, compile="off", threads=1)
-    run_steps, follow = Run.train_epoch, Engine.follow
+    run_steps, update = Run.train_epoch, Learner.update_average
     epochs, steps = [], []
 
     def strictly(run: Run) -> None:
@@ -282,8 +284,8 @@ def test_nothing_waits_for_the_device_within_an_epoch(
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    def followed(engine: Engine, step: int) -> None:
-        follow(engine, step)
+    def counted(learner: Learner, step: int) -> None:
+        update(learner, step)
         steps.append(step)
         if (step + 1) % per_epoch == 0:
             # The end: the loss is read, which is to wait.
@@ -291,7 +293,7 @@ def test_nothing_waits_for_the_device_within_an_epoch(
 
     per_epoch = len(cache.splits["train"].targets) // config.batch_size
     monkeypatch.setattr(Run, "train_epoch", strictly)
-    monkeypatch.setattr(Engine, "follow", followed)
+    monkeypatch.setattr(Learner, "update_average", counted)
     train(config.with_overrides(changes), cache, tmp_path / "r", device="cuda", placement=placement)
 
     assert [0, 1, 2] == epochs
@@ -313,7 +315,7 @@ def test_validation_is_that_of_a_cpu(cache):
     """The logits of a model agree with a CPU's to fp32's rounding, cuDNN in use."""
     config = TrainConfig(image_size=32, batch_size=16, compile="off")
     ours, theirs = (
-        Engine(config, 3, device).evaluate(feed_for(cache.splits["val"], device))
+        Learner(config, 3, device).evaluate(loader_for(cache.splits["val"], device))
         for device in (torch.device("cpu"), CUDA)
     )
 
@@ -328,13 +330,15 @@ def test_the_largest_batch_that_fits_is_found(cache):
     try:
         config = TrainConfig(image_size=32, batch_size=2**14, compile="off")
         found = find_micro_batch(config, cache, "cuda", ALONE)
-        engine = Engine(config, 3, CUDA)
+        learner = Learner(config, 3, CUDA)
+        data = StepData(
+            torch.zeros(2**14, 37, 37, 3, dtype=torch.uint8, device=CUDA),
+            torch.zeros(2**14, dtype=torch.int64, device=CUDA),
+            sample_parameters(2**14, config.augment, seed=0, step=0),
+            size=32,
+        )
         with pytest.raises(torch.OutOfMemoryError):
-            engine.step(
-                torch.zeros(2**14, 37, 37, 3, dtype=torch.uint8, device=CUDA),
-                torch.zeros(2**14, dtype=torch.int64, device=CUDA),
-                draw(2**14, config.augment, seed=0, step=0), size=32, lr=0.1,
-            )  # fmt: skip
+            learner.step(data, lr=0.1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

@@ -6,7 +6,8 @@ import torch
 
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
 from training.data import trivial_augment
-from training.data.augmentation import augment, draw
+from training.data.augment_parameters import sample_parameters
+from training.data.augmentation import augment
 from training.errors import ConfigError, RunError
 from training.loop.schedule import learning_rate
 from training.recipes import recipe
@@ -25,8 +26,8 @@ def batch(number: int = 8, side: int = 37) -> torch.Tensor:
 def augmented(images: torch.Tensor, seed: int = 0, step: int = 0, **settings) -> torch.Tensor:
     """Return pictures of side 32, augmented with the settings given."""
     config = AugmentConfig(**settings)
-    draws = draw(len(images), config, seed=seed, step=step)
-    return augment(images, 32, 32, config, draws)[0]
+    parameters = sample_parameters(len(images), config, seed=seed, step=step)
+    return augment(images, 32, 32, config, parameters)[0]
 
 
 def test_augmentation_is_a_function_of_seed_and_step():
@@ -59,10 +60,10 @@ def test_each_photo_has_its_own_augmentation(settings):
 def test_a_part_of_a_batch_is_augmented_as_in_the_whole():
     """Whoever computes a part of a batch sees the very pixels that one alone would see."""
     config = AugmentConfig(**EVERYTHING)
-    draws = draw(8, config, seed=3, step=4)
+    parameters = sample_parameters(8, config, seed=3, step=4)
 
-    whole, shares = augment(batch(), 32, 32, config, draws)
-    part, part_shares = augment(batch()[4:6], 32, 32, config, draws[4:6])
+    whole, shares = augment(batch(), 32, 32, config, parameters)
+    part, part_shares = augment(batch()[4:6], 32, 32, config, parameters[4:6])
 
     assert torch.equal(whole[4:6], part)
     assert torch.equal(shares[4:6], part_shares)
@@ -110,9 +111,9 @@ def test_a_mixed_photo_is_its_own_share_and_its_neighbours_rest(kind):
     images = torch.zeros(64, 37, 37, 3, dtype=torch.uint8)
     images[1::2] = 255
     config = AugmentConfig(**PLAIN_VALUES, **{kind: 1.0})
-    draws = draw(64, config, seed=0, step=0)
+    parameters = sample_parameters(64, config, seed=0, step=0)
 
-    pixels, share = augment(images, 32, 32, config, draws)
+    pixels, share = augment(images, 32, 32, config, parameters)
 
     brightness = pixels.mean((1, 2, 3)) / 255
     expected = torch.where(torch.arange(64) % 2 == 0, 1 - share, share)
@@ -120,7 +121,7 @@ def test_a_mixed_photo_is_its_own_share_and_its_neighbours_rest(kind):
     assert 0.3 < share.std() / 0.289 < 3
     two_valued = ((pixels == 0) | (pixels == 255)).all()
     assert two_valued == (kind == "cutmix")
-    late = draw(64, config, seed=0, step=0, late=True)
+    late = sample_parameters(64, config, seed=0, step=0, late=True)
     assert (augment(images, 32, 32, config, late, late=True)[1] == 1).all()
 
 
@@ -129,12 +130,12 @@ def test_trivial_operations_do_what_their_names_say():
     ramp = torch.arange(0, 256, 8).float().expand(1, 3, 32, 32).contiguous()
 
     def apply(name: str, strength: float) -> torch.Tensor:
-        chosen = trivial_augment.Chosen(
+        operations = trivial_augment.Operations(
             torch.tensor([trivial_augment.OPERATIONS.index(name)]),
             torch.tensor([abs(strength)]),
             torch.tensor([1.0 if strength >= 0 else -1.0]),
         )
-        return chosen.apply(ramp.clone())[0, 0, 0]
+        return operations.apply(ramp.clone())[0, 0, 0]
 
     line = ramp[0, 0, 0]
     assert torch.equal(255 - line, apply("solarize", 1.0))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.loop.optimizer import as_they_lie, optimizer_of
+from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
 from training.model.resnet import build
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ def test_a_step_on_weights_as_they_lie_is_the_same_step(name):
     config = TrainConfig().with_overrides({"optimizer.name": name})
     plain = build(3, seed=0).to(memory_format=torch.channels_last)
     ours = copy.deepcopy(plain)
-    optimizers = [optimizer_of(config, model, CPU) for model in (plain, ours)]
+    optimizers = [optimizer_for(config, model, CPU) for model in (plain, ours)]
 
     for seed in range(3):
         for model in (plain, ours):
@@ -26,7 +26,7 @@ def test_a_step_on_weights_as_they_lie_is_the_same_step(name):
             for parameter in model.parameters():
                 parameter.grad = torch.randn_like(parameter)
         optimizers[0].step()
-        with as_they_lie(optimizers[1]):
+        with channels_last_as_contiguous(optimizers[1]):
             optimizers[1].step()
 
     for one, other in zip(plain.parameters(), ours.parameters(), strict=True):
@@ -43,9 +43,9 @@ def test_what_has_no_gradient_is_left_alone():
     """Frozen weights keep their values and their shape."""
     model = build(3, seed=0).to(memory_format=torch.channels_last)
     before = model.layer1[0].conv1.weight.clone()
-    optimizer = optimizer_of(TrainConfig(), model, CPU)
+    optimizer = optimizer_for(TrainConfig(), model, CPU)
 
-    with as_they_lie(optimizer):
+    with channels_last_as_contiguous(optimizer):
         optimizer.step()
 
     assert torch.equal(before, model.layer1[0].conv1.weight)

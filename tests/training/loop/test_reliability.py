@@ -22,8 +22,8 @@ from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
 from training.errors import DivergedError, RunError
+from training.loop.learner import Learner
 from training.loop.run import Run
-from training.loop.step import Engine
 from training.loop.trainer import train
 from training.runs import checkpoint
 
@@ -103,7 +103,7 @@ def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
     # Within the end of an epoch lie its validation and its checkpoint; what is left of it writes
     # the metrics, links the best and removes the old.
     for number, (owner, name) in enumerate(
-        [(Engine, "step"), (checkpoint, "save"), (Engine, "evaluate"), (Run, "end_epoch")], 1
+        [(Learner, "step"), (checkpoint, "save"), (Learner, "evaluate"), (Run, "end_epoch")], 1
     ):
         tell(owner, name, number)
     go(cache, run_dir)
@@ -157,20 +157,20 @@ def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
     undisturbed, cache, tmp_path, monkeypatch, where
 ):
     """The loss is finite, what the step left is not: the checkpoint before is kept and resumed."""
-    run_dir, step = tmp_path / "r", Engine.step
+    run_dir, step = tmp_path / "r", Learner.step
     steps = 0
 
-    def spoil(engine, *arguments, **options):
+    def spoil(learner, *arguments, **options):
         nonlocal steps
-        loss = step(engine, *arguments, **options)
+        loss = step(learner, *arguments, **options)
         steps += 1
         if steps == 7:
-            weight = engine.model.fc.weight
-            momentum = engine.optimizer.state[weight]["momentum_buffer"]
+            weight = learner.model.fc.weight
+            momentum = learner.optimizer.state[weight]["momentum_buffer"]
             (weight if where == "weights" else momentum).detach()[0, 0] = float("inf")
         return loss
 
-    monkeypatch.setattr(Engine, "step", spoil)
+    monkeypatch.setattr(Learner, "step", spoil)
     every_step = CONFIG.with_overrides({"checkpoint_every_steps": 1})
     with pytest.raises(DivergedError, match=r"the weights are not finite at step 6 .*epoch 2"):
         train(every_step, cache, run_dir, device="cpu")

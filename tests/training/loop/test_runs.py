@@ -20,11 +20,11 @@ from tests.paths import ROOT
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data.cache import Split
-from training.data.loader import feed_for
+from training.data.loader import loader_for
 from training.data.prepare import prepare
 from training.errors import ExportError, RunError, StoppedError
 from training.export.onnx_export import check_parity, export, write_onnx
-from training.loop.step import Engine
+from training.loop.learner import Learner
 from training.loop.trainer import train
 from training.model.resnet import Served, build
 from training.recipes import scratch
@@ -319,10 +319,10 @@ def test_a_validation_on_a_cpu_listens_every_few_seconds(flip_average, most):
     images = np.zeros((130, 256, 256, 3), np.uint8)
     split = Split(images, np.arange(130) % 3, ("",) * 130)
     config = TrainConfig(image_size=224, flip_average=flip_average)
-    engine = Engine(config, 3, torch.device("cpu"))
+    learner = Learner(config, 3, torch.device("cpu"))
     asked = []
 
-    found = engine.evaluate(feed_for(split, engine.device), lambda: asked.append(1))
+    found = learner.evaluate(loader_for(split, learner.device), lambda: asked.append(1))
 
     assert 130 == len(found.targets)
     assert -(-130 // most) == len(asked)
@@ -354,12 +354,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_people(finished, dishes
 def test_validation_computes_as_the_served_file_does(finished, dishes):
     """Whatever a run trains in, it validates in fp32: to the last bit the same loss."""
     split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
-    engines = [
-        Engine(TrainConfig(**SETTINGS, precision=precision), 3, torch.device("cpu"))
+    learners = [
+        Learner(TrainConfig(**SETTINGS, precision=precision), 3, torch.device("cpu"))
         for precision in ("fp32", "bf16")
     ]
 
-    fp32, bf16 = (engine.evaluate(feed_for(split, engine.device)).loss for engine in engines)
+    fp32, bf16 = (learner.evaluate(loader_for(split, learner.device)).loss for learner in learners)
 
     assert fp32 == bf16
 

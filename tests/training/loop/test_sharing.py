@@ -5,22 +5,22 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.data.augmentation import draw
+from training.data.augment_parameters import sample_parameters
 from training.data.prepare import prepare
-from training.data.sampler import Order, class_weights
+from training.data.sampler import Sampler, class_weights
 from training.distributed.world import World
 from training.errors import ConfigError, RunError
 from training.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
 from training.evaluation.intervals import mean_interval, wilson_of
-from training.loop.step import Engine
+from training.loop.learner import Learner, StepData
 from training.loop.trainer import train
 from training.model.device import largest_micro_batch
 from training.model.resnet import Served, build
 
 
-def fix_statistics(engine: Engine) -> None:
+def fix_statistics(learner: Learner) -> None:
     """Keep BatchNorm from looking at the batch: then nothing but the sum of gradients is left."""
-    for module in engine.model.modules():
+    for module in learner.model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # noqa: ARG005  # noqa: ARG005
             module.training = False
@@ -42,12 +42,12 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch():
     targets = torch.arange(8) % 3
     weights = []
     for micro in (0, 2):
-        engine = Engine(config.with_overrides({"micro_batch_size": micro}), 3, torch.device("cpu"))
-        fix_statistics(engine)
-        loss = engine.step(
-            images, targets, draw(8, config.augment, seed=0, step=0), size=32, lr=0.1
-        )
-        weights.append((loss, engine.model.fc.weight.detach().clone()))
+        in_parts = config.with_overrides({"micro_batch_size": micro})
+        learner = Learner(in_parts, 3, torch.device("cpu"))
+        fix_statistics(learner)
+        parameters = sample_parameters(8, config.augment, seed=0, step=0)
+        loss = learner.step(StepData(images, targets, parameters, size=32), lr=0.1)
+        weights.append((loss, learner.model.fc.weight.detach().clone()))
 
     assert torch.allclose(weights[0][0], weights[1][0], rtol=1e-5)
     assert torch.allclose(weights[0][1], weights[1][1], atol=1e-5)
@@ -63,7 +63,7 @@ def test_the_largest_part_that_fits_is_found_by_halving():
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(Engine, "_loss"), (torch.optim.SGD, "step"), (Engine, "evaluate"), (Engine, "__init__")],
+    [(Learner, "_loss"), (torch.optim.SGD, "step"), (Learner, "evaluate"), (Learner, "__init__")],
 )
 def test_out_of_memory_names_what_to_try(dishes, tmp_path, monkeypatch, owner, name):
     """Wherever memory ends, it is an error for people, with a size to try."""
@@ -80,21 +80,21 @@ def test_out_of_memory_names_what_to_try(dishes, tmp_path, monkeypatch, owner, n
 
 def test_no_photo_is_left_out_of_the_line_of_epochs():
     """Batches of 4 out of epochs of 10: after two epochs each photo was seen twice."""
-    order = Order(np.zeros(10, np.int64), 4, seed=0)
+    sampler = Sampler(np.zeros(10, np.int64), 4, seed=0)
 
-    seen = np.concatenate([order.rows(step) for step in range(order.steps_before(2))])
+    seen = np.concatenate([sampler.rows(step) for step in range(sampler.steps_before(2))])
 
-    assert [0, 2, 5] == [order.steps_before(epoch) for epoch in range(3)]
+    assert [0, 2, 5] == [sampler.steps_before(epoch) for epoch in range(3)]
     assert [2] * 10 == np.bincount(seen).tolist()
     assert sorted(seen[:10]) == list(range(10))
 
 
 def test_rare_classes_are_drawn_more_often():
-    """With power 1 every class gets the same number of draws, give or take one a photo."""
+    """With power 1 every class comes equally often, give or take one a photo."""
     targets = np.array([0] * 80 + [1] * 20)
-    order = Order(targets, 10, seed=0, weights=class_weights(targets, 2, 1.0))
+    sampler = Sampler(targets, 10, seed=0, weights=class_weights(targets, 2, 1.0))
 
-    drawn = np.concatenate([order.rows(step) for step in range(10)])
+    drawn = np.concatenate([sampler.rows(step) for step in range(10)])
 
     assert 50 == pytest.approx(np.bincount(targets[drawn])[0], abs=1)
     assert np.bincount(drawn, minlength=100)[80:].min() >= 2

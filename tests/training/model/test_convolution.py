@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from training.model import cpu_convolution
-from training.model.cpu_convolution import Convolution, use_products
+from training.model.cpu_convolution import MatmulConv2d, use_matmul_convolutions
 from training.model.resnet import build
 
 SHAPES = [(3, 1, 1, 5), (3, 2, 1, 5), (3, 2, 1, 4), (1, 2, 0, 4), (7, 2, 3, 9)]
@@ -19,7 +19,7 @@ def both(kernel: int, stride: int, padding: int) -> tuple[nn.Conv2d, nn.Conv2d]:
     plain = nn.Conv2d(6, 64, kernel, stride, padding, bias=False)
     plain = plain.to(memory_format=torch.channels_last)
     ours = nn.Sequential(copy.deepcopy(plain))
-    use_products(ours)
+    use_matmul_convolutions(ours)
     return plain, ours[0]
 
 
@@ -86,10 +86,10 @@ def test_the_network_keeps_its_names_and_weights(products):
     """A ResNet18 with products has the same state, and its last layers learn by products."""
     model = build(5, seed=0).to(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    use_products(model)
+    use_matmul_convolutions(model)
 
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert isinstance(model.layer4[0].conv1, Convolution)
+    assert isinstance(model.layer4[0].conv1, MatmulConv2d)
     model(torch.randn(8, 3, 64, 64).contiguous(memory_format=torch.channels_last))
     assert len(products) >= 5
     assert torch.equal(before["fc.weight"], model.fc.weight)

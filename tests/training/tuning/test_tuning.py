@@ -25,7 +25,7 @@ from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
 from training.errors import ConfigError, StoppedError
-from training.loop.step import Engine
+from training.loop.learner import Learner
 from training.recipes import recipe
 from training.tuning import search
 from training.tuning.search import best_run, outcome, ranking, saved_share, work
@@ -131,7 +131,7 @@ def test_trial_0_is_the_baseline_and_1_the_recipe(tmp_path):
         claim = study.claim(2)
         budget = {"epochs": 4, "image_size": 32, "seed": 3}
         assert claim.config == recipe(name).with_overrides(budget)
-        assert claim.given
+        assert claim.is_recipe
         study.optuna.tell(claim.trial, 0.5)
         claim.release()
     assert study.claim(2) is None
@@ -244,7 +244,7 @@ def test_a_search_ranks_prunes_and_saves(searched):
         # Epochs are timed in its metrics; judging came on top.
         trained_s = sum(json.loads(line)["train_s"] for line in lines)
         assert one.seconds > trained_s or one.epochs == 0
-    spent = sum(one.epochs + one.probes for one in found)
+    spent = sum(one.epochs + one.previews for one in found)
     assert 1 - spent / 20 == saved_share(found, 4)
     best, run_dir = best_run(searched.optuna, searched.folder)
     assert best == found[0]
@@ -277,19 +277,19 @@ def test_a_trial_that_diverges_is_given_up_and_says_why(searched):
     assert "pruned" == diverged.state
     assert "not finite" in diverged.why
     assert 0.0 == diverged.value
-    assert 0 == diverged.probes
+    assert 0 == diverged.previews
 
 
 def test_a_trial_that_fits_no_memory_is_given_up(cache, tmp_path, monkeypatch):
     """Its batch is its settings' fault: the search goes on, and no other worker takes it up."""
     study = study_of(tmp_path, dataset_hash=cache.dataset_hash)
 
-    def full(self: Engine, *rest: object, **options: object) -> None:
+    def full(self: Learner, *rest: object, **options: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(Engine, "step", full)
+    monkeypatch.setattr(Learner, "step", full)
     done = work(study, cache, trials=1, device="cpu", threads=1)
-    assert ("pruned", 0, 0) == (done[0].state, done[0].epochs, done[0].probes)
+    assert ("pruned", 0, 0) == (done[0].state, done[0].epochs, done[0].previews)
     assert "memory" in done[0].why
     assert study.finished(1)
 

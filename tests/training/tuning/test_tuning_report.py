@@ -109,7 +109,7 @@ def test_what_pruning_saved_has_the_cost_of_judging_taken_off():
     """Two trials of 20 epochs, one given up at 5 and judged once: 14 of 40 saved."""
 
     def one(number: int, state: str, epochs: int, rungs: dict[int, float]) -> Outcome:
-        return Outcome(number=number, state=state, value=0.5, epochs=epochs, probes=len(rungs),
+        return Outcome(number=number, state=state, value=0.5, epochs=epochs, previews=len(rungs),
                        recipe=None, run="", params={}, rungs=rungs, why=None,
                        seconds=10.0 * (epochs + len(rungs)))  # fmt: skip
 

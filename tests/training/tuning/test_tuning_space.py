@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from training.config import AugmentConfig, TrainConfig, flatten
-from training.data.augmentation import augment, draw
+from training.data.augment_parameters import sample_parameters
+from training.data.augmentation import augment
 from training.errors import ConfigError
-from training.loop.step import Engine
+from training.loop.learner import Learner
 from training.recipes import recipe
 from training.tuning.policies import POLICIES, augmentation
 from training.tuning.rungs import Rungs, rungs
@@ -48,10 +49,10 @@ def test_only_some_classes_are_augmented(extra):
     """Photos of other classes are as in validation; the chosen ones as when all are augmented."""
     config = AugmentConfig(rotation=15, **extra)
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 37, 37, 3), np.uint8))
-    draws = draw(8, config, seed=1, step=2)
+    parameters = sample_parameters(8, config, seed=1, step=2)
     chosen = torch.tensor([True, True, False, False, True, False, False, True])
-    everywhere, _ = augment(images, 32, 32, config, draws)
-    some, share = augment(images, 32, 32, config, draws, chosen=chosen)
+    everywhere, _ = augment(images, 32, 32, config, parameters)
+    some, share = augment(images, 32, 32, config, parameters, chosen=chosen)
     centre = images[:, 2:34, 2:34].permute(0, 3, 1, 2).float()
     assert torch.equal(some[~chosen], centre[~chosen])
     assert (share[~chosen] == 1).all()
@@ -69,7 +70,7 @@ def test_classes_are_written_as_set_takes_them():
     printed = str(flatten(config.to_dict())["augment.classes"])
     assert config == TrainConfig().with_overrides({"augment.classes": printed})
     with pytest.raises(ConfigError, match="names class 2, but there are 2"):
-        Engine(config, 2, torch.device("cpu"))
+        Learner(config, 2, torch.device("cpu"))
 
 
 def test_recipes_lie_in_the_default_space():

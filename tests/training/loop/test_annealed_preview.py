@@ -16,7 +16,7 @@ from training.runs import checkpoint
 @pytest.fixture(scope="session")
 def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
     """The drawn dishes at 32 px."""
-    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("probe") / "cache")
+    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("preview") / "cache")
 
 
 def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
@@ -29,9 +29,9 @@ def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
     plain = train(config, cache, tmp_path / "plain", device="cpu")
     guesses = []
 
-    def judge(history, as_if_ended):
+    def judge(history, annealed_preview):
         if len(history) in (1, 2):
-            guesses.append((len(history), as_if_ended()))
+            guesses.append((len(history), annealed_preview()))
         if len(guesses) == 1:
             raise KeyboardInterrupt
 
@@ -58,10 +58,10 @@ def test_a_stop_within_a_guess_is_heard_and_leaves_no_trace(cache, tmp_path):
     asked: list[int] = []
     guessing = False
 
-    def judge(history, as_if_ended):
+    def judge(history, annealed_preview):
         nonlocal guessing
         guessing = True
-        as_if_ended()
+        annealed_preview()
 
     def stop_in_validation() -> bool:
         asked.extend([1] * guessing)
@@ -79,15 +79,15 @@ def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
     """Judged after two of eight epochs, the last third goes as the last two epochs would."""
     guessed = []
 
-    def judge(history, as_if_ended):
+    def judge(history, annealed_preview):
         if len(history) == 2:
-            guessed.append(as_if_ended())
+            guessed.append(annealed_preview())
             raise KeyboardInterrupt
 
     rates = []
     from training.loop import annealed_preview
 
-    original = annealed_preview.draw
+    original = annealed_preview.sample_parameters
     config = TrainConfig(image_size=32, epochs=8, batch_size=16, threads=1)
     seen = config.with_overrides({"augment.trivial": 1.0, "augment.off_epochs": 2})
 
@@ -95,12 +95,12 @@ def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
         rates.append(options["late"])
         return original(*arguments, **options)
 
-    annealed_preview.draw = watched
+    annealed_preview.sample_parameters = watched
     try:
         with pytest.raises(KeyboardInterrupt):
             train(seen, cache, tmp_path / "run", device="cpu", after_epoch=judge)
     finally:
-        annealed_preview.draw = original
+        annealed_preview.sample_parameters = original
     # Of six epochs left the last two go without heavy augmentation: the last third of the guess.
     assert [False, False, True] == rates
     assert 0 <= guessed[0] <= 1

@@ -1,4 +1,4 @@
-"""One step and one evaluation, on whatever device there is.
+"""The model with all that it learns by: one training step, and one evaluation.
 
 Shapes: B batch, C side of the cached square, S side of the model's square, K classes.
 """
@@ -6,7 +6,7 @@ Shapes: B batch, C side of the cached square, S side of the model's square, K cl
 import contextlib
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,24 +17,41 @@ from torch.nn import functional as F
 
 from service.pixels.preprocessing import centre_crop
 from training.config import TrainConfig
-from training.data.augmentation import Draws, augment, partners
-from training.data.loader import Feed
+from training.data.augment_parameters import AugmentParameters
+from training.data.augmentation import augment, partners
+from training.data.loader import Loader
 from training.distributed.world import ALONE, World
 from training.errors import ConfigError
 from training.evaluation.evaluation import Evaluation
-from training.loop.optimizer import as_they_lie, optimizer_of
-from training.model.cpu_convolution import use_products
-from training.model.device import be_deterministic, has_bf16, keep_memory
+from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
+from training.model.cpu_convolution import use_matmul_convolutions
+from training.model.device import has_bf16, keep_freed_memory, set_determinism
 from training.model.resnet import Normalise, build, flip_averaged
 from training.model.stages import Phase, freeze, part_of, set_modes, split
 
 EVALUATION_BATCH = 256
-"""Photos validated at a time; on a CPU fewer large ones, since between two batches a run hears that
-it is to stop, and slow CPUs manage no more than 15 photos of 224 px in a second."""
+"""Photos that are validated at a time. On a CPU, large photos are fewer: a run can only be stopped
+between two batches, and a slow CPU validates 15 photos of 224 px in a second."""
 
 
-class Engine:
-    """The model, its average, its optimizer, and the two things done with them."""
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """What one step learns from: this process's part of a batch."""
+
+    images: Tensor
+    """uint8 (B, C, C, 3), or cached features of the frozen parts, float32."""
+    targets: Tensor
+    """int64 (B,), positions in the labels."""
+    parameters: AugmentParameters
+    """Of the augmentation of each photo; of cached features only the mixing is left to do."""
+    size: int
+    """S, the side in pixels that the model is trained at."""
+    late: bool = False
+    """Without heavy augmentation, as in the last `off_epochs`."""
+
+
+class Learner:
+    """The model, the average of its weights, and its optimizer, on one device."""
 
     def __init__(
         self,
@@ -46,49 +63,59 @@ class Engine:
         class_weights: NDArray[np.float32] | None = None,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
+        """Build a model with random weights by the seed; `start` replaces all but the head's.
+
+        Raises:
+            ConfigError: `augment.classes` names a class that there is not.
+        """
         self.config = config
         self.device = device
         self.world = world
         self.num_classes = num_classes
-        be_deterministic(config.deterministic)
+        set_determinism(config.deterministic)
         model = build(num_classes, seed=config.seed).to(device)
         if start is not None:
-            # All but the head, which is new.
             model.load_state_dict({**model.state_dict(), **start})
         # Convolutions are faster with the channels innermost, on CUDA and on a CPU.
         self.model: nn.Module = model.to(memory_format=torch.channels_last)
         self.normalise = Normalise().to(device)
         self.average = copy.deepcopy(self.model) if config.optimizer.ema else None
-        self.optimizer = optimizer_of(config, self.model, device)
+        self.optimizer = optimizer_for(config, self.model, device)
         self.class_weights = (
             None if class_weights is None else torch.from_numpy(class_weights).to(device)
         )
-        self.augmented: Tensor | None = None
-        if config.augment.classes:
-            if max(config.augment.classes) >= num_classes:
-                raise ConfigError(
-                    f"augment.classes names class {max(config.augment.classes)}, but there are"
-                    f" {num_classes}, counted from 0"
-                )
-            self.augmented = torch.zeros(num_classes, dtype=torch.bool, device=device)
-            self.augmented[list(config.augment.classes)] = True
+        self.augmented_classes = self._augmented_classes()
         cuda = device.type == "cuda"
         self.precision: str = config.precision
         if config.precision == "auto":
             self.precision = "bf16" if has_bf16(device) else "fp32"
         self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
         if device.type == "cpu":
-            keep_memory()
+            keep_freed_memory()
             if not self.compiled:
-                use_products(self.model)
-        self._graphs = config.compile == "graphs" and cuda
+                use_matmul_convolutions(self.model)
+        self._cuda_graphs = config.compile == "graphs" and cuda
         self.enter(Phase(0))
+
+    def _augmented_classes(self) -> Tensor | None:
+        """Return whether the photos of each class are augmented, (K,); None if all are."""
+        classes = self.config.augment.classes
+        if not classes:
+            return None
+        if max(classes) >= self.num_classes:
+            raise ConfigError(
+                f"augment.classes names class {max(classes)}, but there are"
+                f" {self.num_classes}, counted from 0"
+            )
+        augmented = torch.zeros(self.num_classes, dtype=torch.bool, device=self.device)
+        augmented[list(classes)] = True
+        return augmented
 
     def enter(self, phase: Phase, *, cached: bool = False) -> None:
         """Let the parts of a phase learn; `cached`: steps get the output of the frozen parts."""
         self.phase = phase
         self.cached = cached
-        # A mixture of two photos has no features of its own.
+        # Fixed views have features, and a mixture of two photos is no fixed view.
         self.augment = (
             replace(self.config.augment, mixup=0.0, cutmix=0.0)
             if phase.views
@@ -109,21 +136,21 @@ class Engine:
             import torch._dynamo.config
             import torch._inductor.config
 
-            # Each side of progressive resizing is a graph; beyond 8 it would stop to compile.
+            # Each side of progressive resizing is compiled; torch gives up after 8 by default.
             torch._dynamo.config.recompile_limit = 64
             if hasattr(torch._inductor.config, "deterministic"):
-                # Or a resumed run could choose another kernel by timing it.
+                # Otherwise a resumed run could time kernels again and choose other ones.
                 torch._inductor.config.deterministic = self.config.deterministic
             if "_prepared" not in vars(self):
-                # Once: each phase comes by here.
+                # Once: every phase calls this method.
                 self._prepared = torch.compile(self._prepared, dynamic=False)  # type: ignore
             mode = "reduce-overhead" if self.config.compile == "graphs" else "default"
             network = torch.compile(network, mode=mode, dynamic=False)
-        if self._graphs and self.world.size == 1:
-            # A graph writes gradients to the same place each time: they must be added to tensors
-            # of ours, or those of one micro-batch would be lost in the next.
+        if self._cuda_graphs and self.world.size == 1:
+            # A graph writes gradients to the same memory each time. Without tensors of our own to
+            # add them to, the gradients of one micro-batch would be lost in the next.
             for parameter in self.model.parameters():
-                # Frozen ones have none, or decay and momentum would move them.
+                # Frozen ones get none, or weight decay and momentum would move them.
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
         self._no_sync = getattr(network, "no_sync", contextlib.nullcontext)
         call: Callable[[Tensor], Tensor] = network
@@ -133,29 +160,25 @@ class Engine:
         return self.normalise(pixels).contiguous(memory_format=torch.channels_last)  # type: ignore
 
     @property
-    def best_guess(self) -> nn.Module:
-        """Return what is validated and released: the average of the weights, if there is one."""
+    def released_model(self) -> nn.Module:
+        """The model that is validated and released: the average of the weights, if there is one."""
         return self.model if self.average is None else self.average
 
-    def step(
-        self, images: Tensor, targets: Tensor, draws: Draws, *, size: int, lr: float,
-        late: bool = False,
-    ) -> Tensor:  # fmt: skip
-        """Learn from this process's part of a batch, uint8 (B, C, C, 3), or features of it.
+    def step(self, data: StepData, *, lr: float) -> Tensor:
+        """Learn from a batch at learning rate `lr`.
 
-        Returns the mean loss of the part, still on the device.
+        Returns the mean loss of this process's part, still on the device.
         """
         set_modes(self.model, self.phase.learning)
-        self.optimizer.zero_grad(set_to_none=not self._graphs)
-        each = self.config.micro_batch_size // self.world.size or len(targets)
+        self.optimizer.zero_grad(set_to_none=not self._cuda_graphs)
+        num_photos = len(data.targets)
+        micro_batch = self.config.micro_batch_size // self.world.size or num_photos
         total = torch.zeros((), device=self.device)
-        for start in range(0, len(targets), each):
-            rows = slice(start, start + each)
-            last = start + each >= len(targets)
-            # Gradients cross the network once a step, not once a micro-batch.
+        for start in range(0, num_photos, micro_batch):
+            last = start + micro_batch >= num_photos
+            # Processes exchange gradients once a step, not once a micro-batch.
             with contextlib.nullcontext() if last else self._no_sync():
-                loss = self._loss(images[rows], targets[rows], draws[rows], size, late)
-                loss = loss / len(targets)
+                loss = self._loss(data, slice(start, start + micro_batch)) / num_photos
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         settings = self.config.optimizer
@@ -167,22 +190,24 @@ class Engine:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        with as_they_lie(self.optimizer) if self.device.type == "cpu" else contextlib.nullcontext():
+        on_cpu = self.device.type == "cpu"
+        with channels_last_as_contiguous(self.optimizer) if on_cpu else contextlib.nullcontext():
             self.optimizer.step()
         return total
 
-    def _loss(self, images: Tensor, targets: Tensor, draws: Draws, size: int, late: bool) -> Tensor:
+    def _loss(self, data: StepData, rows: slice) -> Tensor:
         """Return the summed loss of a micro-batch."""
         config = self.config
-        inputs, share = images, draws.share
+        inputs, targets, parameters = data.images[rows], data.targets[rows], data.parameters[rows]
+        share = parameters.share
         if not self.cached:
-            chosen = None if self.augmented is None else self.augmented[targets]
+            classes = self.augmented_classes
             pixels, share = augment(
-                images, size, config.image_size, self.augment, draws, late=late, chosen=chosen,
-                compiled=self.compiled,
+                inputs, data.size, config.image_size, self.augment, parameters, late=data.late,
+                chosen=None if classes is None else classes[targets], compiled=self.compiled,
             )  # fmt: skip
             inputs = self._prepared(pixels)
-        if self._graphs:
+        if self._cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
@@ -195,55 +220,56 @@ class Engine:
                 label_smoothing=config.label_smoothing,
             )  # fmt: skip
 
-        if not (self.augment.mixup or self.augment.cutmix) or late:
+        if not (self.augment.mixup or self.augment.cutmix) or data.late:
             return against(targets).sum()
         return torch.lerp(against(partners(targets)), against(targets), share).sum()
 
-    def follow(self, step: int, pace: float = 1.0) -> None:
-        """Move the average towards the weights after a step (from 0), as far as `pace` steps do."""
+    def update_average(self, step: int, num_steps: float = 1.0) -> None:
+        """Move the average of the weights towards the weights, after a step (from 0).
+
+        `num_steps` moves it as far as so many steps would.
+        """
         if self.average is None:
             return
-        # A low decay at first: the random weights must not linger (as in Tensorflow's averages).
-        decay = min(self.config.optimizer.ema, (1 + step) / (10 + step)) ** pace
-        mine, theirs = self.average.state_dict(), self.model.state_dict()
-        floats = [
+        # A low decay at first, or the random weights would linger (as TensorFlow's averages do it).
+        decay = min(self.config.optimizer.ema, (1 + step) / (10 + step)) ** num_steps
+        average, weights = self.average.state_dict(), self.model.state_dict()
+        names = [
             name
-            for name, value in mine.items()
+            for name, value in average.items()
             if value.is_floating_point() and part_of(name) in self.phase.learning
         ]
         torch._foreach_lerp_(
-            [mine[name] for name in floats], [theirs[name] for name in floats], 1 - decay
+            [average[name] for name in names], [weights[name] for name in names], 1 - decay
         )
 
     @torch.no_grad()
     @torch.backends.cudnn.flags(enabled=True, allow_tf32=False, deterministic=True, benchmark=False)
-    def evaluate(self, feed: Feed, after_batch: Callable[[], None] = lambda: None) -> Evaluation:
-        """Evaluate on the pixels that a server would make: the centre of each cached square.
+    def evaluate(
+        self, loader: Loader, after_batch: Callable[[], None] = lambda: None
+    ) -> Evaluation:
+        """Evaluate on the pixels that the server makes: the centre of each cached square.
 
-        Or on what the frozen parts make of them, if that is what the feed gives. `after_batch` is
-        called as often in each process: they may agree on something there.
+        A loader of cached features is evaluated from these on. Processes share the photos, and
+        call `after_batch` equally often, so they may communicate there.
 
-        In fp32 whatever the training step computes in: the exported file does, and its top-1 must
-        be the one that the run reports.
+        Always in fp32: so is the exported file, whose top-1 must be the one that the run reports.
         """
-        model = self.best_guess
+        model = self.released_model
         model.eval()
-        # Each process has its own BatchNorm statistics; those of rank 0 are saved, so they count.
+        # BatchNorm statistics differ between processes; those of rank 0 are the saved ones.
         self.world.align(model.buffers())
         network = flip_averaged(model) if self.config.flip_average else model
         rest = split(model, self.phase.frozen)[1]
         first, last = (
-            feed.num_photos * rank // self.world.size
+            loader.num_photos * rank // self.world.size
             for rank in (self.world.rank, self.world.rank + 1)
         )
-        # A photo and its mirror image are two.
-        each = EVALUATION_BATCH // (2 if self.config.flip_average else 1)
-        if self.device.type == "cpu":
-            each = max(min(each, each * 112**2 // self.config.image_size**2), 1)
-        rows = [np.arange(at, min(at + each, last)) for at in range(first, last, each)]
+        batch = self._evaluation_batch()
+        rows = [np.arange(at, min(at + batch, last)) for at in range(first, last, batch)]
         logits = [torch.zeros(0, self.num_classes, device=self.device)]
         targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
-        for images, goal in feed.batches(rows):
+        for images, goal in loader.batches(rows):
             if images.is_floating_point():
                 logits.append(rest(images))
             else:
@@ -252,8 +278,9 @@ class Engine:
                 logits.append(network(inputs))
             targets.append(goal)
             after_batch()
-        most = -(-feed.num_photos // self.world.size)
-        for _ in range(len(rows), -(-most // each)):
+        # As often as the process with the most photos.
+        most = -(-loader.num_photos // self.world.size)
+        for _ in range(len(rows), -(-most // batch)):
             after_batch()
         all_logits = self.world.gather(torch.cat(logits))
         all_targets = self.world.gather(torch.cat(targets))
@@ -262,3 +289,10 @@ class Engine:
             targets=all_targets.cpu().numpy(),
             loss=F.cross_entropy(all_logits, all_targets).item(),
         )
+
+    def _evaluation_batch(self) -> int:
+        # With flip averaging the model sees each photo twice.
+        batch = EVALUATION_BATCH // (2 if self.config.flip_average else 1)
+        if self.device.type == "cpu":
+            batch = max(min(batch, batch * 112**2 // self.config.image_size**2), 1)
+        return batch
