@@ -1,6 +1,6 @@
 """The HTTP port: the methods of the gRPC services for browsers, curl and whatever speaks JSON.
 
-connection (listener) ─► app (routes) ─► calls ─► body (limits) ─► the gRPC method ─► JSON
+connection (listener) ─► app ─► endpoints ─► calls ─► body (limits) ─► the gRPC method ─► JSON
 
 Nothing is decided here that gRPC decides: a request becomes the message that a gRPC client would
 have sent, and goes through the same interceptor to the same servicer.

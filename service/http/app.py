@@ -1,240 +1,27 @@
-"""The routes: which URL calls which method of the gRPC services."""
+"""The application: the endpoints, the pages, and what holds for all of them."""
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from service.api.classifier import ClassifierServicer
-from service.api.interceptors import CallInterceptor
-from service.api.open_inference import OpenInferenceServicer
-from service.errors import (
-    InvalidArgumentError,
-    NotFoundError,
-    ServiceError,
-    UnavailableError,
-)
-from service.http.body import Bodies
-from service.http.calls import TIMEOUT_HEADER, Calls
+from service.errors import NotFoundError, ServiceError
+from service.http.calls import TIMEOUT_HEADER
 from service.http.origins import SameOrigin
-from service.http.photos import mapped, read_classify
 from service.http.problems import HttpError, problem
-from service.http.tensors_json import LENGTH_HEADER, InferRequest, infer_response, parse, plain
-from service.pb import classifier_pb2 as classifier_pb
-from service.pb import inference_pb2 as pb
-
-CLASSIFIER = classifier_pb.DESCRIPTOR.services_by_name["Classifier"].full_name
-INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-
-logger = logging.getLogger(__name__)
+from service.http.tensors_json import LENGTH_HEADER
 
 
-class Api:
-    """The endpoints, each of which calls a method of a servicer."""
-
-    def __init__(
-        self,
-        classifier: ClassifierServicer,
-        inference: OpenInferenceServicer,
-        interceptor: CallInterceptor,
-        bodies: Bodies,
-        ready: Callable[[], bool],
-    ) -> None:
-        """Share the servicers of the gRPC server.
-
-        Args:
-            classifier: Answers `/v1`.
-            inference: Answers `/v2`.
-            interceptor: Wraps every call, as over gRPC.
-            bodies: Reads what is sent.
-            ready: Whether calls are taken.
-        """
-        self._classifier = classifier
-        self._inference = inference
-        self._calls = Calls(interceptor)
-        self._bodies = bodies
-        self._ready = ready
-
-    def routes(self) -> list[Route]:
-        """Return them all; a path may have a version of the model, too."""
-        model = "/v2/models/{model}"
-        found = [
-            Route("/v1/models", self.models),
-            # No name has a colon, and none is taken for one.
-            Route("/v1/models/{model}:classify", self.classify, methods=["POST"]),
-            Route("/v1/models/{model}", self.model),
-            Route("/v2", self.server_metadata),
-            Route("/v2/health/live", self.live),
-            Route("/v2/health/ready", self.ready),
-            Route("/v2/models/stats", self.statistics),
-            Route("/v2/repository/index", self.index, methods=["POST"]),
-            Route("/v2/repository/models/{model}/load", self.load, methods=["POST"]),
-            Route("/v2/repository/models/{model}/unload", self.unload, methods=["POST"]),
-        ]
-        for path in (model, f"{model}/versions/{{version}}"):
-            found += [
-                Route(path, self.model_metadata),
-                Route(f"{path}/ready", self.model_ready),
-                Route(f"{path}/config", self.model_config),
-                Route(f"{path}/stats", self.statistics),
-                Route(f"{path}/infer", self.infer, methods=["POST"]),
-            ]
-        return found
-
-    async def classify(self, request: Request) -> Response:
-        """Name the dishes on 1 to 64 photos."""
-
-        async def read() -> classifier_pb.ClassifyRequest:
-            return await read_classify(request, await self._bodies.read(request))
-
-        return await self._calls.answer(
-            request, f"/{CLASSIFIER}/Classify", read, self._classifier.Classify, mapped
-        )
-
-    async def model(self, request: Request) -> Response:
-        """Describe a model: its labels, its accuracy, where it comes from."""
-        message = classifier_pb.GetModelRequest(
-            model=request.path_params["model"], version=_version(request)
-        )
-        return await self._calls.answer(
-            request, f"/{CLASSIFIER}/GetModel", _given(message), self._classifier.GetModel, mapped
-        )
-
-    async def models(self, request: Request) -> Response:
-        """List the models that are served."""
-        return await self._ask(
-            request, "RepositoryIndex", pb.RepositoryIndexRequest(ready=True), _served
-        )
-
-    async def live(self, request: Request) -> Response:  # noqa: ARG002
-        """Say that the process answers; no token is asked for."""
-        return JSONResponse({"live": True})
-
-    async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        """Say whether calls are taken; no token is asked for."""
-        if self._ready():
-            return JSONResponse({"ready": True})
-        return problem(UnavailableError("the server starts, drains, or a model of it fails"))
-
-    async def server_metadata(self, request: Request) -> Response:
-        """Name the server and its extensions."""
-        return await self._ask(request, "ServerMetadata", pb.ServerMetadataRequest())
-
-    async def model_ready(self, request: Request) -> Response:
-        """Say whether a version of a model answers."""
-
-        def write(answer: pb.ModelReadyResponse) -> Response:
-            if answer.ready:
-                return JSONResponse({"name": request.path_params["model"], "ready": True})
-            return problem(UnavailableError(f"{request.path_params['model']} is not ready"))
-
-        return await self._ask(
-            request, "ModelReady", pb.ModelReadyRequest(**_which(request)), write
-        )
-
-    async def model_metadata(self, request: Request) -> Response:
-        """Describe the tensors of a model."""
-        message = pb.ModelMetadataRequest(**_which(request))
-        return await self._ask(request, "ModelMetadata", message)
-
-    async def model_config(self, request: Request) -> Response:
-        """Describe a model as its config.pbtxt would."""
-
-        def write(answer: pb.ModelConfigResponse) -> Response:
-            return JSONResponse(plain(answer.config))
-
-        message = pb.ModelConfigRequest(**_which(request))
-        return await self._ask(request, "ModelConfig", message, write)
-
-    async def statistics(self, request: Request) -> Response:
-        """Count and time what was computed."""
-        message = pb.ModelStatisticsRequest(**_which(request))
-        return await self._ask(request, "ModelStatistics", message)
-
-    async def infer(self, request: Request) -> Response:
-        """Compute an answer, tensors in JSON or binary."""
-        binary = False
-
-        async def read() -> pb.ModelInferRequest:
-            nonlocal binary
-            body = await self._bodies.read(request)
-            found = InferRequest(
-                body,
-                request.headers.get(LENGTH_HEADER),
-                request.path_params["model"],
-                request.path_params.get("version", ""),
-            )
-            binary = found.binary
-            return found.message
-
-        return await self._calls.answer(
-            request,
-            f"/{INFERENCE}/ModelInfer",
-            read,
-            self._inference.ModelInfer,
-            lambda answer: infer_response(answer, binary=binary),
-        )
-
-    async def index(self, request: Request) -> Response:
-        """List the models of the repository."""
-
-        async def read() -> pb.RepositoryIndexRequest:
-            told = parse(await self._bodies.read(request))
-            return pb.RepositoryIndexRequest(ready=told.get("ready") is True)
-
-        return await self._ask(
-            request, "RepositoryIndex", read, lambda answer: JSONResponse(plain(answer)["models"])
-        )
-
-    async def load(self, request: Request) -> Response:
-        """Load the version that the repository says serves."""
-
-        async def read() -> pb.RepositoryModelLoadRequest:
-            told = parse(await self._bodies.read(request))
-            if told.get("parameters"):
-                raise InvalidArgumentError(
-                    "parameters: none is taken; what a model is stands in the repository"
-                )
-            return pb.RepositoryModelLoadRequest(model_name=request.path_params["model"])
-
-        return await self._ask(request, "RepositoryModelLoad", read, _empty)
-
-    async def unload(self, request: Request) -> Response:
-        """Stop serving a model until it is loaded again."""
-
-        async def read() -> pb.RepositoryModelUnloadRequest:
-            await self._bodies.read(request)
-            return pb.RepositoryModelUnloadRequest(model_name=request.path_params["model"])
-
-        return await self._ask(request, "RepositoryModelUnload", read, _empty)
-
-    async def _ask(
-        self,
-        request: Request,
-        method: str,
-        message: Any,
-        write: Callable[[Any], Response] = lambda answer: JSONResponse(plain(answer)),
-    ) -> Response:
-        """Call a method of the Open Inference Protocol; `message` is it, or reads it."""
-        read = message if callable(message) else _given(message)
-        return await self._calls.answer(
-            request, f"/{INFERENCE}/{method}", read, getattr(self._inference, method), write
-        )
-
-
-def build(api: Api, *, more: Sequence[Route] = (), origins: Sequence[str] = ()) -> Starlette:
+def build(routes: Sequence[Route], *, origins: Sequence[str] = ()) -> Starlette:
     """Return the application.
 
     Args:
-        api: Its endpoints.
-        more: Routes of pages.
+        routes: Its endpoints and pages.
         origins: Sites whose pages may call as well; `*` is any.
     """
     guards = [Middleware(SameOrigin, others=origins)]
@@ -250,7 +37,7 @@ def build(api: Api, *, more: Sequence[Route] = (), origins: Sequence[str] = ()) 
             ),
         )
     app = Starlette(
-        routes=[*more, *api.routes()],
+        routes=routes,
         middleware=guards,
         exception_handlers={HTTPException: _refused, Exception: _failed, ServiceError: _told},  # type: ignore[dict-item]
     )
@@ -272,34 +59,3 @@ async def _told(request: Request, error: ServiceError) -> Response:  # noqa: ARG
 
 async def _failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
     return problem(ServiceError("internal error"), close=True)
-
-
-def _given(message: Any) -> Callable[[], Awaitable[Any]]:
-    async def read() -> Any:
-        return message
-
-    return read
-
-
-def _served(answer: pb.RepositoryIndexResponse) -> Response:
-    return JSONResponse(
-        {"models": [{"name": each.name, "version": each.version} for each in answer.models]}
-    )
-
-
-def _empty(answer: Any) -> Response:  # noqa: ARG001
-    return Response(b"", media_type="application/json")
-
-
-def _which(request: Request) -> dict[str, str]:
-    return {
-        "name": request.path_params.get("model", ""),
-        "version": request.path_params.get("version", ""),
-    }
-
-
-def _version(request: Request) -> int:
-    told = request.query_params.get("version", "0")
-    if not (told.isascii() and told.isdigit() and len(told) <= 18):
-        raise InvalidArgumentError(f"version: {told!r} is no number")
-    return int(told)

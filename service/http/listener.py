@@ -20,7 +20,8 @@ from uvicorn.server import ServerState
 from service.api.tls import Certificates
 from service.config import ServerConfig
 from service.errors import UnavailableError
-from service.http.app import Api, build
+from service.http.app import build
+from service.http.endpoints import Api
 from service.http.pages import pages
 
 MAX_CONNECTIONS = 2048
@@ -178,7 +179,10 @@ def http_listener(config: ServerConfig, api: Api, *, shares_port: bool) -> Liste
     """
     certificates = Certificates.of(config)
     return Listener(
-        build(api, more=pages(with_try=not config.no_page), origins=config.cors_origin or ()),
+        build(
+            [*pages(api.routes(), with_try=not config.no_page), *api.routes()],
+            origins=config.cors_origin or (),
+        ),
         config.host,
         config.http_port or 0,
         tls=None if certificates is None else certificates.context(),

@@ -27,8 +27,8 @@ from service.api.open_inference import Control, OpenInferenceServicer
 from service.batching.decoder import Decoder
 from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError
-from service.http.app import Api
 from service.http.body import Bodies
+from service.http.endpoints import Api
 from service.http.listener import Listener, http_listener
 from service.memory import trim_heaps
 from service.models.bucket import Bucket, follow
