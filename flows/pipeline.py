@@ -44,7 +44,7 @@ def pipeline(
     """
     run_id = run_id or str(runtime.flow_run.id)
     # A run that another machine started is fetched here; training fetches again, and uploads.
-    run_dir = mirror.pulled(places.runs_dir / run_id)
+    run_dir = mirror.pull(places.runs_dir / run_id)
     sheet = run_dir / "sheet"
     found = tasks.inspect(data, sheet)
     publish_sheet(found, sheet / "index.html")

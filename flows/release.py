@@ -58,7 +58,7 @@ def release(
     """
     return outcome(
         released(
-            mirror.pulled(run_dir), model, places=places, rules=rules, keep=keep, force=force,
+            mirror.pull(run_dir), model, places=places, rules=rules, keep=keep, force=force,
             ask=ask, precision=precision,
         )
     )  # fmt: skip

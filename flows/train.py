@@ -30,7 +30,7 @@ def trained(data: Path, training: Training, run_id: str, places: Places) -> dict
         [str(data), "--run", run_id, *training.arguments(),
          "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir)]
     )  # fmt: skip
-    publish(mirror.here(places.runs_dir / run_id))
+    publish(mirror.local_path(places.runs_dir / run_id))
     return result
 
 

@@ -17,7 +17,7 @@ from flows.local.demo import free_port
 from service.client import Classifier
 from service.models.repository import ModelRepository
 from tests.paths import ROOT
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 EXAMPLES = ROOT / "examples"
 
@@ -37,7 +37,7 @@ def run(name: str, *arguments: object, cwd: Path) -> str:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Run the example that trains, in a folder of its own; give the folder and its output."""
     folder = tmp_path_factory.mktemp("examples")
-    draw(folder / "photos", classes=3, per_class=20)
+    draw_photos(folder / "photos", classes=3, per_class=20)
     photo = next((folder / "photos" / "val").glob("*/*"))
     return folder, run("train_and_classify.py", "photos", photo, cwd=folder)
 

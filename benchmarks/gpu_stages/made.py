@@ -14,7 +14,7 @@ from training.data.prepare import prepare
 from training.export.onnx_export import export
 from training.loop.trainer import train
 from training.runs.result import TrainResult
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Made:
     def photos(self) -> Path:
         """Return the folder of the drawn photos."""
         scale = self.scale
-        return draw(self.work / "photos", classes=scale.classes, per_class=scale.per_class)
+        return draw_photos(self.work / "photos", classes=scale.classes, per_class=scale.per_class)
 
     @cached_property
     def cache(self) -> DatasetCache:

@@ -69,7 +69,7 @@ def release(
     from training.buckets import mirror
 
     rules = _rules(rule)
-    run = mirror.pulled(run)
+    run = mirror.pull(run)
     with progress("check") as report, working_copy(repository) as folder:
         released = publish.release(
             run, model=model, repository=folder, keep=keep, rules=rules, force=force,
@@ -149,11 +149,11 @@ def demo(
     Example: hansang demo --epochs 5
     """
     from flows.local.demo import classify_split, free_port, outcome, serving
-    from training.samples.sample import draw
+    from training.samples.sample import draw_photos
 
     photos, run_dir, repository = out / "photos", out / "runs" / "demo", out / "models"
     with progress("draw") as report:
-        draw(photos, classes=classes, per_class=per_class, progress=report)
+        draw_photos(photos, classes=classes, per_class=per_class, progress=report)
     released = _run_pipeline(
         data=photos,
         run_id=run_dir.name,

@@ -20,14 +20,14 @@ from training.config import TrainConfig
 from training.data.prepare import prepare
 from training.loop.trainer import train
 from training.runs.result import TrainResult
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 
 @pytest.fixture(scope="module")
 def road(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult, Release]:
     """Drawn dishes, a run on them, and its release."""
     home = tmp_path_factory.mktemp("road")
-    photos = draw(home / "photos", classes=4, per_class=30)
+    photos = draw_photos(home / "photos", classes=4, per_class=30)
     cache = prepare(photos, 32, cache_root=home / "cache")
     config = TrainConfig(image_size=32, epochs=3, batch_size=16)
     result = train(config, cache, home / "runs" / "first", device="cpu")

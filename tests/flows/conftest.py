@@ -24,6 +24,6 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn dishes, with train, val and test folders."""
-    from training.samples.sample import draw
+    from training.samples.sample import draw_photos
 
-    return draw(tmp_path_factory.mktemp("drawn") / "photos", classes=3, per_class=20)
+    return draw_photos(tmp_path_factory.mktemp("drawn") / "photos", classes=3, per_class=20)

@@ -17,7 +17,7 @@ from training.data.prepare import prepare
 from training.errors import RunError
 from training.loop.trainer import train
 from training.model import pretrained
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -30,7 +30,7 @@ def home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = prepare(photos, 32, cache_root=root / "cache")
     train(config, cache, root / "runs" / "first", device="cpu")
     release(root / "runs" / "first", model="food42", repository=root / "models")
-    draw(root / "health", classes=3, per_class=20, similar=True)
+    draw_photos(root / "health", classes=3, per_class=20, similar=True)
     return root
 
 

@@ -45,9 +45,9 @@ def folder(tmp_path: Path, photo: Callable[..., bytes]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn dishes: 48 pictures to train, 6 each to validate and to test."""
-    from training.samples.sample import draw
+    from training.samples.sample import draw_photos
 
-    return draw(tmp_path_factory.mktemp("dishes") / "photos", classes=3, per_class=20)
+    return draw_photos(tmp_path_factory.mktemp("dishes") / "photos", classes=3, per_class=20)
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,13 @@ from pathlib import Path
 from matplotlib.ticker import PercentFormatter
 
 from training.ablation.result import AblationResult
-from training.pages.figures import MUTED, SERIES, Drawn, axes, save
+from training.pages.figures import MUTED, SERIES, PageFigure, axes, save
 
 _MOST_CLASSES = 12
 """Classes shown at each end, those that lose most and those that gain most."""
 
 
-def top1(result: AblationResult, folder: Path) -> Drawn:
+def top1(result: AblationResult, folder: Path) -> PageFigure:
     """Draw what each arm reached, with its interval over seeds."""
     with axes(height_in=max(2.0, 0.9 + 0.45 * len(result.arms))) as (figure, (axis,)):
         for row, arm in enumerate(result.arms):
@@ -28,7 +28,7 @@ def top1(result: AblationResult, folder: Path) -> Drawn:
         return save(figure, folder, "arms", title=result.title, alt=alt)
 
 
-def class_changes(result: AblationResult, folder: Path) -> Drawn:
+def class_changes(result: AblationResult, folder: Path) -> PageFigure:
     """Draw the classes whose recall changes most, an arm a mark."""
     rows = result.classes
     if len(rows) > 2 * _MOST_CLASSES:

@@ -1,1 +1,4 @@
-"""Runs and caches that lie in a bucket: copied here to work on, and back as snapshots."""
+"""Runs and caches that lie in a bucket: this machine works on a copy, and pushes what changes.
+
+mirror (pull, working_copy, push_once) ─► snapshot (manifest and files in the bucket)
+"""

@@ -1,7 +1,9 @@
-"""Runs and caches that live in a bucket, and are worked on in a copy on this machine.
+"""Runs and caches that lie in a bucket, and their copies on this machine.
 
 s3://bucket/runs/first      see `training/buckets/snapshot.py`
 work/bucket/runs/first      the copy, an ordinary folder
+
+Every function also takes a path that is no bucket's, and then has nothing to copy.
 """
 
 import fcntl
@@ -17,10 +19,10 @@ from training.buckets.snapshot import Mirror
 from training.errors import RunError
 
 
-def here(path: Path) -> Path:
-    """Return where a folder lies on this machine; the copy of a bucket's, be it there or not.
+def local_path(path: Path) -> Path:
+    """Return where a run or cache lies, or would lie, on this machine.
 
-    Copies lie in `work`, or where HANSANG_WORK says.
+    Copies of a bucket's lie in `work`, or where HANSANG_WORK says.
     """
     url = bucket_url(path)
     if url is None:
@@ -28,56 +30,56 @@ def here(path: Path) -> Path:
     return Path(os.environ.get("HANSANG_WORK", "work")) / url.removeprefix("s3://")
 
 
-def pulled(path: Path) -> Path:
-    """Return a run on this machine, brought in line with the bucket if it lives in one.
+def pull(path: Path) -> Path:
+    """Bring the copy of a run or cache up to date with the bucket; return where the copy lies.
 
     Raises:
         StorageError: The bucket cannot be read.
         RunError: What it holds is damaged.
     """
     if url := bucket_url(path):
-        with _alone(here(path), wait=True):
-            Mirror(url, here(path)).pull()
-    return here(path)
+        with _locked(local_path(path), wait=True):
+            Mirror(url, local_path(path)).pull()
+    return local_path(path)
 
 
-def shared(path: Path) -> None:
-    """Push what was made here, once, if it lives in a bucket: a cache, which never changes.
+def push_once(path: Path) -> None:
+    """Push a cache, which never changes, unless the bucket has it.
 
-    A bucket that cannot be written costs a warning: what is here is whole, and serves.
+    A bucket that cannot be written costs a warning only, since the copy is complete.
     """
     url = bucket_url(path)
     if url is None:
         return
     try:
-        with _alone(here(path), wait=True):
-            mirror = Mirror(url, here(path))
+        with _locked(local_path(path), wait=True):
+            mirror = Mirror(url, local_path(path))
             if not mirror.is_there():
                 mirror.push()
     except TakenError:
-        pass  # another machine made the same
+        pass  # another machine pushed the same
     except StorageError as error:
         say(f"warning: not pushed: {error}")
 
 
 @contextmanager
-def kept(path: Path, lost: Callable[[], object] = lambda: None) -> Iterator[Path]:
-    """Give a run on this machine to work on; what changes is pushed while it does, and at the end.
+def working_copy(path: Path, lost: Callable[[], object] = lambda: None) -> Iterator[Path]:
+    """Yield the copy of a run to work on; changes are pushed meanwhile, and when the block ends.
 
     Args:
-        path: The run; if it is a folder, nothing is done.
-        lost: Is called, by a thread, when another machine went on with the run meanwhile.
+        path: The run.
+        lost: Is called, in a thread, when another machine has continued the run meanwhile.
 
     Raises:
-        StorageError: The bucket cannot be read, or not be written at the end; the copy is whole.
-        RunError: Another process works on it, here or elsewhere, or what is there is damaged.
+        StorageError: The bucket cannot be read, or not be written at the end; the copy is complete.
+        RunError: Another process works on the run, here or elsewhere, or the bucket's is damaged.
     """
     url = bucket_url(path)
     if url is None:
         yield path
         return
-    with _alone(here(path)):
-        mirror = Mirror(url, here(path))
+    with _locked(local_path(path)):
+        mirror = Mirror(url, local_path(path))
         mirror.pull()
         ended = threading.Event()
         pushing = threading.Thread(target=mirror.follow, args=(ended, lost), daemon=True)
@@ -87,7 +89,7 @@ def kept(path: Path, lost: Callable[[], object] = lambda: None) -> Iterator[Path
         except Exception:
             ended.set()
             pushing.join()
-            # Why it ended is what counts, unless it ended for the other machine.
+            # The block's error counts; a RunError for the other machine explains it, and wins.
             try:
                 mirror.finish()
             except StorageError as error:
@@ -99,8 +101,8 @@ def kept(path: Path, lost: Callable[[], object] = lambda: None) -> Iterator[Path
 
 
 @contextmanager
-def _alone(copy: Path, *, wait: bool = False) -> Iterator[None]:
-    """Let in one process of this machine; the system frees the lock of one that was killed."""
+def _locked(copy: Path, *, wait: bool = False) -> Iterator[None]:
+    """Let one process of this machine in at a time; the system frees the lock of a killed one."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     with (copy.parent / f".lock-{copy.name}").open("w") as lock:
         try:

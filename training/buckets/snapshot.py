@@ -1,10 +1,11 @@
-"""One run or cache in a bucket and its copy on this machine: fetched whole, pushed whole.
+"""One run or cache in a bucket, and its copy on this machine: always a complete state in both.
 
 s3://bucket/runs/first/manifest.json    names of the files, and their SHA-256; written last
 s3://bucket/runs/first/<SHA-256>/<name> the files; none is ever replaced
 
-The manifest is replaced only where it is still the one that this machine saw last. So whoever is
-killed, at whatever moment, leaves a whole state; and where two go on with one run, one is stopped.
+A machine replaces the manifest only if it is still the one that this machine saw last. So a process
+that is killed at any moment leaves a complete state, and if two machines continue one run, one of
+them is stopped.
 """
 
 import hashlib
@@ -30,11 +31,11 @@ _EVERY_S = 1.0
 _TRIES = 3
 _PLACE = re.compile(r"[0-9a-f]{64}/[^/]+")
 _REPLACED = (".safetensors", ".npy", ".onnx")
-"""Files that are replaced and never written into: a link to one stays what it was."""
+"""Files that are replaced as a whole, never written into, so a hard link keeps their content."""
 
 
 class Mirror:
-    """A folder in a bucket, and its copy here. Used by one thread at a time."""
+    """A folder in a bucket and its copy on this machine, for one thread at a time."""
 
     def __init__(self, url: str, copy: Path) -> None:
         """Name a run or a cache in a bucket, and where its copy lies.
@@ -49,9 +50,9 @@ class Mirror:
         self._taken: TakenError | None = None
 
     def pull(self) -> bool:
-        """Bring the copy in line; return whether there is one now.
+        """Bring the copy up to date with the bucket; return whether there is a copy now.
 
-        A copy that went on from what the bucket holds is left as it is.
+        A copy that is ahead of the bucket, from the same manifest, is left as it is.
 
         Raises:
             StorageError: The bucket cannot be read.
@@ -66,13 +67,13 @@ class Mirror:
             try:
                 self._take(*there)
             except StorageError as error:
-                # Removed since the manifest was read: whoever trains pushed a newer one.
+                # A file was removed since the manifest was read, so a newer manifest is there.
                 if not further or not isinstance(error.__cause__, FileNotFoundError):
                     raise
         return True
 
     def is_there(self) -> bool:
-        """Return whether the bucket has it."""
+        """Return whether the bucket has a manifest, and so a complete state."""
         return self._bucket.tagged(_MANIFEST) is not None
 
     def _take(self, manifest: bytes, tag: str) -> None:
@@ -94,18 +95,18 @@ class Mirror:
         coming.rename(self.copy)
 
     def push(self) -> None:
-        """Bring the bucket in line with the copy.
+        """Bring the bucket up to date with the copy.
 
         Raises:
-            StorageError: It cannot be written, or the copy not be read; it holds what it held, or
-                all that is new.
-            TakenError: Another machine pushed meanwhile; nothing is changed.
+            StorageError: The bucket cannot be written, or the copy cannot be read. The bucket has
+                its old state or the new one.
+            TakenError: Another machine pushed meanwhile; the bucket has that machine's state.
         """
         staged = self.copy / ".mirror"
         shutil.rmtree(staged, ignore_errors=True)
         try:
             there = self._bucket.names()
-            # By their hash: the best checkpoint is the last one under another name, and sent once.
+            # Found by their hash: the best checkpoint may be the last one under another name.
             known = {place.split("/")[0]: place for place in there if _PLACE.fullmatch(place)}
             files: dict[str, str] = {}
             for name, path in _files(self.copy).items():
@@ -113,7 +114,7 @@ class Mirror:
                 try:
                     _stage(path, staged / name)
                 except FileNotFoundError:
-                    continue  # pruned since it was listed: a newer one is there
+                    continue  # a checkpoint that was pruned since it was listed
                 digest = self._hash(staged / name)
                 if digest not in known:
                     known[digest] = f"{digest}/{path.name}"
@@ -123,9 +124,9 @@ class Mirror:
             text = json.dumps(told, ensure_ascii=False, indent=1, sort_keys=True)
             tag = self._bucket.replace(_MANIFEST, text.encode(), self._tag())
             self._note(self.copy, tag)
-            # What was before, and what killed ones left: nobody's manifest names it any more.
+            # Files of the state before, and of killed pushes: no manifest names them any more.
             for left in sorted({*there} - {*files.values()}):
-                if _PLACE.fullmatch(left):  # what is not ours stays
+                if _PLACE.fullmatch(left):  # other files in the folder stay
                     self._bucket.remove(left)
         except OSError as error:
             raise StorageError(f"{self.copy}: {error.strerror or error}") from error
@@ -133,8 +134,8 @@ class Mirror:
             shutil.rmtree(staged, ignore_errors=True)
 
     def follow(self, ended: threading.Event, lost: Callable[[], object]) -> None:
-        """Push what changes until it ended, or another machine went on."""
-        # At first the copy may be ahead already.
+        """Push changes until `ended` is set; if another machine pushed meanwhile, call `lost`."""
+        # Nothing is known of the first state: the copy may be ahead of the bucket.
         seen: list[tuple[str, int, int]] = []
         failure = ""
         while not ended.wait(_EVERY_S):
@@ -149,17 +150,17 @@ class Mirror:
                 lost()
                 return
             except StorageError as error:
-                # Work goes on: the copy has everything, and the next turn tries again.
+                # Work continues: the copy is complete, and the next turn tries again.
                 if str(error) != failure:
                     say(f"warning: not pushed yet: {error}")
                 failure = str(error)
 
     def finish(self) -> None:
-        """Push what is left.
+        """Push the last changes.
 
         Raises:
-            StorageError: It cannot be written; the copy is whole.
-            RunError: Another machine went on with it.
+            StorageError: The bucket cannot be written; the copy is complete.
+            RunError: Another machine has continued the run.
         """
         try:
             if self._taken is None and self.copy.is_dir():
@@ -173,7 +174,7 @@ class Mirror:
             )
 
     def _state(self) -> list[tuple[str, int, int]]:
-        """Return what is another when a checkpoint, or anything else, was written."""
+        """Return the name, time and size of each file: it differs once any file was written."""
         found = []
         for name, path in _files(self.copy).items():
             with suppress(FileNotFoundError):
@@ -200,7 +201,7 @@ class Mirror:
 
     def _hash(self, path: Path) -> str:
         stat = path.stat()
-        # Found again by what it is: a link has another name.
+        # By inode, not by name: a hard link is the same file.
         key = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if key not in self._hashes:
             with path.open("rb") as file:
@@ -208,7 +209,7 @@ class Mirror:
         return self._hashes[key]
 
     def _tag(self) -> str | None:
-        """Return the tag of the manifest that the copy comes from; None if it is from here."""
+        """Return the tag of the manifest that the copy comes from; None if it began here."""
         try:
             note: dict[str, str] = json.loads((self.copy / _NOTE).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
@@ -221,7 +222,7 @@ class Mirror:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Return what counts of a folder: what is hidden is a lock, or half written."""
+    """Return the files of a folder by name, without hidden ones: locks, and files half written."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
@@ -231,7 +232,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _stage(path: Path, target: Path) -> None:
-    """Make what does not change while it is read: a link, or a copy of what is written into."""
+    """Make `target` a hard link to a file, or a copy if the file may be written into meanwhile."""
     if path.suffix in _REPLACED:
         os.link(path, target)
     else:

@@ -35,11 +35,13 @@ def sample(
 
     Example: hansang sample photos --classes 42 --per-class 60
     """
-    from training.samples.sample import draw
+    from training.samples.sample import draw_photos
 
     count = classes or (13 if similar else 42)
     with progress("draw") as report:
-        draw(out, classes=count, per_class=per_class, similar=similar, seed=seed, progress=report)
+        draw_photos(
+            out, classes=count, per_class=per_class, similar=similar, seed=seed, progress=report
+        )
     if as_json:
         print_json({"path": str(out), "classes": count, "pictures": count * per_class})
         return

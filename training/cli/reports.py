@@ -35,7 +35,7 @@ def report(
     from training.reports.report import measured, write
     from training.runs.run_record import RunRecord
 
-    run = mirror.pulled(run)
+    run = mirror.pull(run)
     if (run / "study.json").is_file():
         _report_study(run, as_json)
         return
@@ -98,7 +98,7 @@ def compare(
     from training.reports.compare import compare as set_side_by_side
     from training.reports.compare_page import write
 
-    comparison = set_side_by_side([mirror.pulled(run) for run in runs])
+    comparison = set_side_by_side([mirror.pull(run) for run in runs])
     write(comparison, out)
     if as_json:
         print_json({"page": str(out), **comparison.to_dict()})

@@ -161,11 +161,11 @@ def _here(run_dir: Path, world: "World", ended: ExitStack) -> Path:
     from training.buckets import mirror
 
     if world.leads:
-        run_dir = ended.enter_context(mirror.kept(run_dir, lost=ask_to_stop))
+        run_dir = ended.enter_context(mirror.working_copy(run_dir, lost=ask_to_stop))
         world.wait()
     else:
         world.wait()
-        run_dir = mirror.here(run_dir) if world.local_rank else mirror.pulled(run_dir)
+        run_dir = mirror.local_path(run_dir) if world.local_rank else mirror.pull(run_dir)
     world.wait()
     return run_dir
 

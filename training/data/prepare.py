@@ -51,12 +51,12 @@ def prepare(
         DataError: The folder cannot be trained on (see `scan`), a class has no readable photo in
             train or val, the disk is too small, or a process that decodes was killed.
     """
-    copies = mirror.here(cache_root)
+    copies = mirror.local_path(cache_root)
     cache = _prepared(
         scan(data, seed=seed), image_size, copies, progress,
-        lambda path: mirror.pulled(cache_root / path.name),
+        lambda path: mirror.pull(cache_root / path.name),
     )  # fmt: skip
-    mirror.shared(cache_root / cache.path.name)
+    mirror.push_once(cache_root / cache.path.name)
     return cache
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from training.datasheet.inspection import Sheet
-from training.pages.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, Drawn, axes, save
+from training.pages.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, PageFigure, axes, save
 
 _NAMED = 60
 _COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN, "all": PURPLE}
 
 
-def counts(sheet: Sheet, folder: Path) -> Drawn:
+def counts(sheet: Sheet, folder: Path) -> PageFigure:
     """Draw photos per class and split, the largest class first."""
     found, labels = sheet.counts(), list(sheet.folder.labels)
     totals = {label: sum(of[label] for of in found.values()) for label in labels}
@@ -61,7 +61,7 @@ def counts(sheet: Sheet, folder: Path) -> Drawn:
         )  # fmt: skip
 
 
-def sizes(sheet: Sheet, folder: Path) -> Drawn:
+def sizes(sheet: Sheet, folder: Path) -> PageFigure:
     """Draw width against height, a dot for each size, as large as it is frequent."""
     found = Counter((seen.width, seen.height) for seen in sheet.looks if seen is not None)
     width, height = np.array(list(found)).T

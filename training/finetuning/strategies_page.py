@@ -12,7 +12,7 @@ from training.finetuning.retention import Retention
 from training.finetuning.similarity import Similarity
 from training.finetuning.strategies import Strategies
 from training.pages import page
-from training.pages.figures import BLUE, GREEN, MUTED, Drawn, axes, save
+from training.pages.figures import BLUE, GREEN, MUTED, PageFigure, axes, save
 from training.reports import compare_plots
 from training.runs.run_record import RunRecord
 
@@ -39,7 +39,7 @@ def write(
         for row in study.rows
         if row.stage == "final"
     ]
-    figures: list[Drawn] = [
+    figures: list[PageFigure] = [
         _cost(study, plots),
         compare_plots.curves(finals, "val_top1", plots),
         compare_plots.curves(finals, "val_loss", plots),
@@ -53,7 +53,7 @@ def write(
     return found
 
 
-def _cost(study: Strategies, folder: Path) -> Drawn:
+def _cost(study: Strategies, folder: Path) -> PageFigure:
     """Draw accuracy against time, a point a strategy with its interval."""
     with axes() as (figure, (axis,)):
         for row in study.rows:

@@ -42,7 +42,7 @@ _PNG_DPI = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PageFigure:
     """A finished figure, ready for a page."""
 
     name: str
@@ -116,7 +116,7 @@ def axes(
 
 def save(
     figure: Figure, folder: Path, name: str, *, title: str, alt: str, wide: bool = False
-) -> Drawn:
+) -> PageFigure:
     """Write `<name>.png` and `<name>.svg` into a folder; return the figure for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = _texts(figure)
@@ -134,7 +134,7 @@ def save(
     with replacing(folder / f"{name}.svg") as path:
         path.write_text(buffer.getvalue(), encoding="utf-8")
     width_in = float(figure.get_size_inches()[0])
-    return Drawn(name, title, alt, _themed(buffer.getvalue(), name), wide, width_in)
+    return PageFigure(name, title, alt, _themed(buffer.getvalue(), name), wide, width_in)
 
 
 def _themed(svg: str, name: str) -> str:

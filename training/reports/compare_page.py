@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from training.pages import page
-from training.pages.figures import Drawn
+from training.pages.figures import PageFigure
 from training.reports import compare_plots
 from training.reports.compare import Comparison
 
@@ -13,7 +13,7 @@ def write(comparison: Comparison, out: Path) -> None:
     folder = out.parent / f"{out.stem}-plots"
     out.parent.mkdir(parents=True, exist_ok=True)
     named = list(zip(comparison.names, comparison.records, strict=True))
-    figures: list[Drawn] = [
+    figures: list[PageFigure] = [
         compare_plots.curves(named, "val_top1", folder),
         compare_plots.curves(named, "val_loss", folder),
         *(

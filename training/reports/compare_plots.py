@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.pages.figures import BLUE, INK, MUTED, ORANGE, SERIES, Drawn, axes, save
+from training.pages.figures import BLUE, INK, MUTED, ORANGE, SERIES, PageFigure, axes, save
 from training.reports.compare import Comparison
 from training.runs.run_record import RunRecord
 
@@ -15,7 +15,7 @@ _DASHES = ("-", "--", ":", "-.")
 _STEEP = 30
 
 
-def curves(named: Sequence[tuple[str, RunRecord]], key: str, folder: Path) -> Drawn:
+def curves(named: Sequence[tuple[str, RunRecord]], key: str, folder: Path) -> PageFigure:
     """Draw one figure of every epoch, a line a run."""
     title = {"val_top1": "Validation top-1", "val_loss": "Validation loss"}[key]
     with axes() as (figure, (axis,)):
@@ -42,7 +42,7 @@ def curves(named: Sequence[tuple[str, RunRecord]], key: str, folder: Path) -> Dr
         return save(figure, folder, key.replace("_", "-"), title=title, alt="; ".join(ends) + ".")
 
 
-def class_deltas(comparison: Comparison, index: int, folder: Path) -> Drawn:
+def class_deltas(comparison: Comparison, index: int, folder: Path) -> PageFigure:
     """Draw the classes whose recall fell and rose most from the first run to another."""
     found = [(label, deltas[index]) for label, _, deltas in comparison.classes]
     known = [(name, d) for name, d in found if d is not None and d.value is not None and d.interval]

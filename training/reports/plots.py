@@ -1,4 +1,4 @@
-"""The figures of a run: each takes what was measured, and returns a `Drawn`."""
+"""The figures of a run: each takes what was measured, and returns a `PageFigure`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from training.pages.figures import (
     PURPLE,
     RED,
     TEAL,
-    Drawn,
+    PageFigure,
     axes,
     save,
 )  # fmt: skip
@@ -36,7 +36,7 @@ _STEEP = 30
 """Losses so many times apart are drawn on a logarithmic axis."""
 
 
-def loss(history: History, best_epoch: int, folder: Path) -> Drawn:
+def loss(history: History, best_epoch: int, folder: Path) -> PageFigure:
     """Draw training and validation loss, with the learning rate below."""
     epochs = [epoch["epoch"] for epoch in history]
     with axes(height_in=3.9, rows=(3, 1)) as (figure, (top, bottom)):
@@ -62,7 +62,9 @@ def loss(history: History, best_epoch: int, folder: Path) -> Drawn:
         )  # fmt: skip
 
 
-def accuracy(history: History, best_epoch: int, found: Convergence | None, folder: Path) -> Drawn:
+def accuracy(
+    history: History, best_epoch: int, found: Convergence | None, folder: Path
+) -> PageFigure:
     """Draw validation accuracy, and on it where growth slows, settles and ends."""
     epochs = [epoch["epoch"] for epoch in history]
     top1 = [epoch["val_top1"] for epoch in history]
@@ -107,7 +109,7 @@ def accuracy(history: History, best_epoch: int, found: Convergence | None, folde
         )  # fmt: skip
 
 
-def confusion_matrix(matrix: Ints, order: Ints, labels: Sequence[str], folder: Path) -> Drawn:
+def confusion_matrix(matrix: Ints, order: Ints, labels: Sequence[str], folder: Path) -> PageFigure:
     """Draw shares of each true class, the classes in an order that puts confusions together."""
     classes = len(labels)
     shares = matrix[np.ix_(order, order)] / np.maximum(matrix.sum(1)[order, None], 1)
@@ -140,7 +142,7 @@ def confusion_matrix(matrix: Ints, order: Ints, labels: Sequence[str], folder: P
         )  # fmt: skip
 
 
-def weakest(found: PerClass, labels: Sequence[str], folder: Path) -> Drawn:
+def weakest(found: PerClass, labels: Sequence[str], folder: Path) -> PageFigure:
     """Draw recall and its interval of the classes that are recognised least."""
     recall = found.recall
     order = [i for i in np.argsort(recall.value, kind="stable") if found.support[i]][:_WEAKEST]
@@ -167,7 +169,7 @@ def weakest(found: PerClass, labels: Sequence[str], folder: Path) -> Drawn:
         )  # fmt: skip
 
 
-def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -> Drawn:
+def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -> PageFigure:
     """Draw accuracy against confidence, and below how many photos each point rests on."""
     some = found.count > 0
     centre, width = (found.edges[1:] + found.edges[:-1]) / 2, np.diff(found.edges)
@@ -202,7 +204,7 @@ def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -
         )  # fmt: skip
 
 
-def speed(history: History, folder: Path) -> Drawn:
+def speed(history: History, folder: Path) -> PageFigure:
     """Draw photos trained a second, and the seconds that each stage of an epoch took, if known."""
     epochs = [epoch["epoch"] for epoch in history]
     rates = [epoch["photos_per_s"] for epoch in history]

@@ -20,7 +20,7 @@ from training.evaluation import metrics
 from training.evaluation.convergence import DEFINITIONS, Convergence, measure
 from training.evaluation.metrics import PerClass, Predictions, Scores
 from training.pages import page
-from training.pages.figures import Drawn
+from training.pages.figures import PageFigure
 from training.recipes import recipe
 from training.reports import plots
 from training.runs.run_record import RunRecord
@@ -102,7 +102,7 @@ def write(run_dir: Path, photos_root: Path | None = None) -> Path:
     return out
 
 
-def _figures(record: RunRecord, numbers: Measured) -> list[Drawn]:
+def _figures(record: RunRecord, numbers: Measured) -> list[PageFigure]:
     folder, best = record.path / "plots", record.best["epoch"]
     drawn = [
         plots.accuracy(record.history, best, numbers.convergence, folder),

@@ -17,7 +17,7 @@ _MARKER = ".hansang-sample.json"
 _QUALITY = 88
 
 
-def draw(
+def draw_photos(
     out: Path,
     *,
     classes: int = 42,

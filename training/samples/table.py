@@ -166,7 +166,7 @@ def draw_vessel(rng: Random, image: Image.Image, vessel: Vessel, view: View) -> 
     """Draw an empty vessel and its shadow."""
     lean = vessel.depth * math.sqrt(max(0.0, 1 - view.ratio**2))
     _shadow(image, view.box(1.02, down=lean * 0.6 + 0.07), view.radius * 0.16, 0.62)
-    # Drawn twice as large in its own box, then reduced: smooth edges.
+    # PageFigure twice as large in its own box, then reduced: smooth edges.
     left, top, right, bottom = (int(value) for value in view.box(1.06))
     bottom += int(lean * view.radius) + 2
     layer = Image.new("RGBA", ((right - left) * 2, (bottom - top) * 2))

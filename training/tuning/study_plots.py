@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.pages.figures import BLUE, GREEN, INK, MUTED, ORANGE, Drawn, axes, save
+from training.pages.figures import BLUE, GREEN, INK, MUTED, ORANGE, PageFigure, axes, save
 from training.tuning.search import Outcome
 
 
-def history(found: Sequence[Outcome], folder: Path) -> Drawn:
+def history(found: Sequence[Outcome], folder: Path) -> PageFigure:
     """Draw what each trial reached, in their order, and the best so far."""
     by_number = sorted(found, key=lambda one: one.number)
     complete = [one for one in by_number if one.state == "complete"]
@@ -44,7 +44,9 @@ def history(found: Sequence[Outcome], folder: Path) -> Drawn:
                     f" {len(pruned)} were pruned.")  # fmt: skip
 
 
-def curves(found: Sequence[Outcome], lines: Mapping[int, Sequence[float]], folder: Path) -> Drawn:
+def curves(
+    found: Sequence[Outcome], lines: Mapping[int, Sequence[float]], folder: Path
+) -> PageFigure:
     """Draw validation top-1 of every epoch of every trial: pruned against complete."""
     first = next((one.number for one in found if one.state == "complete"), None)
     with axes() as (figure, (axis,)):
@@ -71,7 +73,7 @@ def curves(found: Sequence[Outcome], lines: Mapping[int, Sequence[float]], folde
                     alt=f"A line a trial; {ended} of {len(found)} end early.")  # fmt: skip
 
 
-def parallel(found: Sequence[Outcome], folder: Path) -> Drawn:
+def parallel(found: Sequence[Outcome], folder: Path) -> PageFigure:
     """Draw each trial as a line through what it tried; the colour is what it reached."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
@@ -112,7 +114,7 @@ def parallel(found: Sequence[Outcome], folder: Path) -> Drawn:
                     " a line, the better its trial.", wide=True)  # fmt: skip
 
 
-def importances(found: Mapping[str, float], folder: Path) -> Drawn:
+def importances(found: Mapping[str, float], folder: Path) -> PageFigure:
     """Draw how much each setting mattered."""
     names = sorted(found, key=lambda name: found[name])
     with axes(height_in=max(2.0, 0.8 + 0.28 * len(names))) as (figure, (axis,)):

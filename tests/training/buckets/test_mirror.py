@@ -31,7 +31,7 @@ def machine(bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cal
 
     def go(name: str) -> Path:
         monkeypatch.setenv("HANSANG_WORK", str(tmp_path / name))
-        return mirror.here(RUN)
+        return mirror.local_path(RUN)
 
     return go
 
@@ -56,21 +56,21 @@ def read(folder: Path) -> dict[str, str]:
 
 def test_folder_is_worked_on_where_it_lies(tmp_path):
     """Nothing of this touches a run that is a folder."""
-    with mirror.kept(tmp_path / "runs" / "first") as here:
-        assert tmp_path / "runs" / "first" == here == mirror.here(here) == mirror.pulled(here)
+    with mirror.working_copy(tmp_path / "runs" / "first") as here:
+        assert tmp_path / "runs" / "first" == here == mirror.local_path(here) == mirror.pull(here)
     assert not list(tmp_path.iterdir())
 
 
 def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
     """While the work goes on, not at its end alone; only what is new is sent."""
     one = machine("one")
-    with mirror.kept(RUN) as here:
+    with mirror.working_copy(RUN) as here:
         assert one == here
         write(here, config="c", checkpoints__step_1="1", deep__er__log="l")
         os.link(here / "checkpoints" / "step_1", here / "checkpoints" / "best")
         wait_for(lambda: "manifest.json" in Bucket(URL).names())
         other = machine("two")
-        mirror.pulled(RUN)
+        mirror.pull(RUN)
         whole = {"config": "c", "checkpoints/step_1": "1", "checkpoints/best": "1",
                  "deep/er/log": "l"}  # fmt: skip
         assert whole == read(other)
@@ -79,10 +79,10 @@ def test_what_changes_is_pushed_and_fetched_elsewhere(machine):
     Bucket(URL).write("soup.jpg", b"somebody else's")
     machine("one")
     (one / "checkpoints" / "step_1").unlink()
-    with mirror.kept(RUN) as here:
+    with mirror.working_copy(RUN) as here:
         write(here, checkpoints__step_2="2")
     machine("two")
-    mirror.pulled(RUN)
+    mirror.pull(RUN)
     assert {"config": "c", "checkpoints/step_2": "2", "checkpoints/best": "1",
             "deep/er/log": "l"} == read(other)  # fmt: skip
     left = Bucket(URL).names()
@@ -101,17 +101,17 @@ def wait_for(condition: Callable[[], object]) -> None:
 def test_copy_that_is_ahead_is_kept_and_one_that_is_behind_is_not(machine):
     """A machine that died before its push has more than the bucket, until another went on."""
     one = machine("one")
-    with mirror.kept(RUN) as here:
+    with mirror.working_copy(RUN) as here:
         write(here, step="1")
     write(one, step="2")
-    assert one == mirror.pulled(RUN)
+    assert one == mirror.pull(RUN)
     assert {"step": "2"} == read(one)
     machine("two")
-    with mirror.kept(RUN) as here:
+    with mirror.working_copy(RUN) as here:
         assert {"step": "1"} == read(here)
         write(here, step="3")
     machine("one")
-    mirror.pulled(RUN)
+    mirror.pull(RUN)
     assert {"step": "3"} == read(one)
 
 
@@ -121,11 +121,11 @@ def test_of_two_machines_that_go_on_one_is_stopped(machine):
     machine("one")
 
     def work() -> None:
-        with mirror.kept(RUN, lost=heard.set) as here:
+        with mirror.working_copy(RUN, lost=heard.set) as here:
             write(here, step="1")
-            wait_for(lambda: Mirror(URL, mirror.here(RUN)).is_there())
+            wait_for(lambda: Mirror(URL, mirror.local_path(RUN)).is_there())
             machine("two")
-            with mirror.kept(RUN) as other:
+            with mirror.working_copy(RUN) as other:
                 write(other, step="from two")
             write(here, step="2")
             assert heard.wait(30)
@@ -133,16 +133,16 @@ def test_of_two_machines_that_go_on_one_is_stopped(machine):
     with pytest.raises(RunError, match="another machine went on"):
         work()
     machine("three")
-    assert {"step": "from two"} == read(mirror.pulled(RUN))
+    assert {"step": "from two"} == read(mirror.pull(RUN))
 
 
 def test_two_processes_of_one_machine_do_not_share_a_copy(machine):
     """The second is refused before it touches anything."""
     machine("one")
     with (
-        mirror.kept(RUN),
+        mirror.working_copy(RUN),
         pytest.raises(RunError, match="another process of this machine"),
-        mirror.kept(RUN),
+        mirror.working_copy(RUN),
     ):
         pass
 
@@ -153,7 +153,7 @@ def test_machine_that_dies_anywhere_in_a_push_leaves_a_whole_state(machine, monk
     one = machine("one")
     old, new = {"config": "c", "step": "1", "log": "a"}, {"config": "c", "step": "2", "log": "b"}
     write(one, **old)
-    mirror.shared(RUN)
+    mirror.push_once(RUN)
     write(one, **new)
     left = [broken]
     with monkeypatch.context() as patched:
@@ -168,19 +168,19 @@ def test_machine_that_dies_anywhere_in_a_push_leaves_a_whole_state(machine, monk
 
             patched.setattr(Bucket, name, method)
         try:
-            Mirror(URL, mirror.here(RUN)).push()
+            Mirror(URL, mirror.local_path(RUN)).push()
             pushed = True
         except StorageError:
             pushed = False
     machine("two")
-    found = read(mirror.pulled(RUN))
+    found = read(mirror.pull(RUN))
     assert found in (old, new)
     assert found == new or not pushed
     machine("one")
-    mirror.pulled(RUN)
-    Mirror(URL, mirror.here(RUN)).push()
+    mirror.pull(RUN)
+    Mirror(URL, mirror.local_path(RUN)).push()
     machine("two")
-    mirror.pulled(RUN)
+    mirror.pull(RUN)
     assert 4 == len(Bucket(URL).names())
 
 
@@ -190,10 +190,10 @@ def test_network_that_fails_a_third_of_the_time_costs_time_alone(machine, networ
     files = {f"file_{number}": str(number) * 5000 for number in range(8)}
     with network.used():
         network.bad = 0.33
-        with mirror.kept(RUN) as here:
+        with mirror.working_copy(RUN) as here:
             write(here, **files)
         other = machine("two")
-        mirror.pulled(RUN)
+        mirror.pull(RUN)
     assert files == read(other)
     assert network.hit > 3
 
@@ -205,7 +205,7 @@ def test_bucket_that_is_away_stops_no_work(machine, network):
         patched.setattr("storage._PAUSES_S", ())
 
         def work() -> None:
-            with mirror.kept(RUN) as here:
+            with mirror.working_copy(RUN) as here:
                 network.go_away()
                 write(here, step="1")
                 time.sleep(1.5)
@@ -214,27 +214,27 @@ def test_bucket_that_is_away_stops_no_work(machine, network):
             work()
     assert {"step": "1"} == read(one)
     network.come_back()
-    with mirror.kept(RUN):
+    with mirror.working_copy(RUN):
         pass
     machine("two")
-    assert {"step": "1"} == read(mirror.pulled(RUN))
+    assert {"step": "1"} == read(mirror.pull(RUN))
 
 
 def test_damage_in_the_bucket_is_named(machine, bucket):
     """A byte that has changed, and a manifest that leads elsewhere, are refused."""
     write(machine("one"), weights="heavy")
-    mirror.shared(RUN)
+    mirror.push_once(RUN)
     (name,) = (each for each in bucket.find("bucket/runs/first") if each.endswith("weights"))
     bucket.pipe_file(name, b"light")
     two = machine("two")
     with pytest.raises(RunError, match="weights is damaged"):
-        mirror.pulled(RUN)
+        mirror.pull(RUN)
     assert not two.exists()
     for files in ({"../out": "a/b"}, {"/out": "a/b"}, {"x": "../y"}, ["x"]):
         text = json.dumps({"format": 1, "files": files})
         bucket.pipe_file("bucket/runs/first/manifest.json", text.encode())
         with pytest.raises(RunError, match=r"manifest\.json is damaged"):
-            mirror.pulled(RUN)
+            mirror.pull(RUN)
     assert not two.exists()
 
 

@@ -29,7 +29,7 @@ from training.model import pretrained
 from training.model.pretrained import Start
 from training.model.stages import EVERYTHING, PARTS, part_of, phases
 from training.runs import checkpoint
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 SMALL = {"batch_size": 16, "threads": 1, "transfer.views": 1, "transfer.head_share": 0.6}
 OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s", "features_s"}
@@ -49,7 +49,7 @@ def start(run_dir: Path) -> Start:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
     """Three other dishes, at 32 pixels."""
     root = tmp_path_factory.mktemp("similar")
-    photos = draw(root / "photos", classes=3, per_class=20, similar=True)
+    photos = draw_photos(root / "photos", classes=3, per_class=20, similar=True)
     return prepare(photos, 32, cache_root=root / "cache")
 
 

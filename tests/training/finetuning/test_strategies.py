@@ -78,13 +78,13 @@ def test_a_difference_is_paired_and_holds_the_spread_of_the_seeds():
     base = np.zeros((1, 100), bool)
     better = base.copy()
     better[0, :10] = True
-    wild = np.zeros((2, 100), bool)
-    wild[0, :60] = True
+    varied = np.zeros((2, 100), bool)
+    varied[0, :60] = True
 
     assert gain_between(base, better).certain
     assert 0.1 == pytest.approx(gain_between(base, better).value)
     assert gain_between(base, base).low < 0 < gain_between(base, base).high
-    assert not gain_between(base.repeat(2, 0), wild).certain
+    assert not gain_between(base.repeat(2, 0), varied).certain
 
 
 def test_unfinished_jobs_have_no_table(tmp_path):

@@ -9,13 +9,13 @@ from training.data.dataset import scan
 from training.datasheet.contact_sheet import contact_sheet
 from training.datasheet.inspection import inspect
 from training.errors import DataError
-from training.samples.sample import draw
+from training.samples.sample import draw_photos
 
 
 def test_the_same_seed_draws_the_same_pictures(dishes, tmp_path):
     """Pictures are a function of the arguments; another seed draws others."""
-    again = draw(tmp_path / "again", classes=2, per_class=20)
-    other = draw(tmp_path / "other", classes=2, per_class=20, seed=1)
+    again = draw_photos(tmp_path / "again", classes=2, per_class=20)
+    other = draw_photos(tmp_path / "other", classes=2, per_class=20, seed=1)
 
     names = sorted(path.relative_to(again) for path in again.glob("*/*/*.jpg"))
     assert 40 == len(names)
@@ -25,7 +25,7 @@ def test_the_same_seed_draws_the_same_pictures(dishes, tmp_path):
 
 def test_similar_dishes_are_other_dishes(dishes, tmp_path):
     """`similar` shares no class with the others, and splits like any folder of photos."""
-    similar = draw(tmp_path / "similar", classes=13, per_class=5, similar=True)
+    similar = draw_photos(tmp_path / "similar", classes=13, per_class=5, similar=True)
 
     assert set() == set(scan(similar).labels) & set(scan(dishes).labels)
     assert {"train": 39, "val": 13, "test": 13} == {
@@ -37,7 +37,7 @@ def test_nothing_is_drawn_over(tmp_path):
     """A folder with something else in it is refused; one that was drawn is left as it is."""
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(DataError, match="not empty"):
-        draw(tmp_path, classes=2, per_class=5)
+        draw_photos(tmp_path, classes=2, per_class=5)
 
 
 def test_inspection_finds_what_is_wrong(dishes, tmp_path):
