@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from service.config import ServerConfig
+from service.errors import ServiceError
 from service.memory import limit_heaps
 from service.server.server import Server
 from service.server.watchdog import EXIT_FAULT, watch_event_loop
@@ -38,17 +39,23 @@ def run(
             itself are ignored. It is told that line, and the port of `/metrics`, in a line of JSON.
 
     Returns:
-        0 after a signal, 70 after a fault. A process that cannot end in order, since a run
-        hangs, ends within this function.
+        0 after a signal, 70 after a fault. A process that cannot end in order, since a run hangs
+        or an error was not expected, ends within this function.
 
     Raises:
         ServiceError: It cannot start.
     """
     limit_heaps()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        code, ended = runner.run(_serve(config, ready, parent))
+        try:
+            code, ended = runner.run(_serve(config, ready, parent))
+        except ServiceError:
+            raise
+        except Exception:
+            logger.exception("unexpected error: the process ends")
+            code, ended = EXIT_FAULT, False
         if not ended:
-            # A thread that computes, or hangs, would be waited for.
+            # A thread that computes, or hangs, would be waited for, with the ports still open.
             logging.shutdown()
             os._exit(code)
     return code

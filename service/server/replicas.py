@@ -117,7 +117,8 @@ class _Parent:
                 self._code = max(self._code, code)
                 return
             if not self._began or not self._serving:
-                logger.critical("a replica ended with %d, and the server with it", code)
+                if self._began:  # one that could not start has said why
+                    logger.critical("no replica is left: the last one ended with %d", code)
                 self._code = code
                 self._stop(signal.SIGINT)
                 return

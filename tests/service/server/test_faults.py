@@ -170,3 +170,15 @@ async def test_clients_that_are_killed_leave_nothing(publish, serve, photo, tmp_
             == value("hansang_open_streams", {"method": "/hansang.v1.Classifier/ClassifyStream"})
         )
     )
+
+
+async def test_an_unexpected_error_ends_the_process(publish, process):
+    """Threads that are left would keep it, with a port that nobody answers."""
+    publish("food")
+    server = process(
+        before="import service.server.process\nservice.server.process._served = None",
+        metrics_port=0,
+        wait=False,
+    )
+    assert 70 == await asyncio.to_thread(server.wait, 20)
+    assert "'NoneType' object is not callable" in server.logs.read_text()
