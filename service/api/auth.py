@@ -1,12 +1,12 @@
-"""Who calls: bearer tokens, each with a quota, from a file that may change while it serves.
+"""Callers and their bearer tokens, each with a quota, from a file that may change while serving.
 
     [callers.kiosk]
     sha256 = "<hash of the token, in hex>"
     images_per_s = 50
     admin = false
 
-The file holds hashes alone, so that whoever reads it cannot call. Tokens are random (`hansang
-token` makes them), which is why a plain hash is enough: there is nothing to guess.
+The file holds only hashes, so reading it does not let anyone call. `hansang token` makes tokens at
+random, so a plain hash suffices: there is no password to guess.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ _KEYS = {"sha256", "images_per_s", "admin"}
 
 
 class Caller:
-    """One who may call. `images_per_s` 0 is no quota.
+    """One caller. `images_per_s` 0 means no quota.
 
     Attributes:
-        name: As in the file; empty where no tokens are asked for.
+        name: As in the file; empty where the server asks for no tokens.
         admin: Whether it may load and unload models.
     """
 
@@ -39,13 +39,13 @@ class Caller:
         self.name = name
         self.admin = admin
         self.images_per_s = images_per_s
-        # A second's worth may come at once. A call that is let in may overdraw it, so that a call
-        # of many images has its turn however small the quota is.
+        # A token bucket that holds one second's worth. A call may overdraw it, so that a call of
+        # many images succeeds however small the quota is.
         self._left = images_per_s
         self._at_s = monotonic()
 
     def take(self, images: int) -> float:
-        """Take from the quota; return 0, or for how many seconds nothing may be taken."""
+        """Take `images` from the quota and return 0, or return how many seconds to wait."""
         if not self.images_per_s:
             return 0.0
         now_s = monotonic()
@@ -59,20 +59,20 @@ class Caller:
 
 
 ANYONE = Caller(admin=True)
-"""The caller of a server that asks for no tokens."""
+"""The caller where the server asks for no tokens."""
 
 caller: ContextVar[Caller] = ContextVar("caller", default=ANYONE)
-"""Who made the present call."""
+"""Who made the current call."""
 
 
 class Tokens:
-    """The callers of a file, or anyone where there is no file."""
+    """The callers that a file lists; without a file, anyone."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file.
 
         Raises:
-            InvalidArgumentError: It cannot be read, or is not as this module says.
+            InvalidArgumentError: The file cannot be read, or does not have the format above.
         """
         self._path = path
         self._callers: dict[bytes, Caller] = {}
@@ -80,10 +80,10 @@ class Tokens:
         self.reload()
 
     def identify(self, metadata: Mapping[str, str]) -> Caller:
-        """Return who sent this metadata.
+        """Return the caller whose token is in a call's metadata.
 
         Raises:
-            UnauthenticatedError: No token, or one that is not in the file.
+            UnauthenticatedError: There is no token, or it is not in the file.
         """
         if self._path is None:
             return ANYONE
@@ -92,7 +92,7 @@ class Tokens:
             raise UnauthenticatedError("send a token: metadata authorization: Bearer <token>")
         given = hashlib.sha256(token.strip().encode()).digest()
         found = None
-        # Every entry is compared, each in constant time: the time taken tells nothing.
+        # All entries are compared in constant time: the duration must not reveal a match.
         for known, who in self._callers.items():
             if hmac.compare_digest(known, given):
                 found = who
@@ -101,10 +101,10 @@ class Tokens:
         return found
 
     def reload(self) -> None:
-        """Read the file again if it has changed; one that stays as it is keeps its quota.
+        """Read the file again if it has changed; callers that stay as they are keep their quota.
 
         Raises:
-            InvalidArgumentError: It cannot be read, or is not as this module says.
+            InvalidArgumentError: The file cannot be read, or does not have the format above.
         """
         if self._path is None:
             return
@@ -112,7 +112,7 @@ class Tokens:
             seen = file_state(self._path)
             if seen == self._seen:
                 return
-            # Noted first: a broken file is complained of once.
+            # Noted first: a broken file is reported once.
             self._seen = seen
             callers = _parse(self._path.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -158,7 +158,7 @@ def entry(name: str, sha256: str, *, images_per_s: float = 0, admin: bool = Fals
     """Return a caller's lines for the file.
 
     Raises:
-        InvalidArgumentError: The name cannot be one.
+        InvalidArgumentError: The name has other characters than letters, digits, '_' and '-'.
     """
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
         raise InvalidArgumentError(f"{name!r} is no caller's name: letters, digits, '_' and '-'")

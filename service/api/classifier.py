@@ -29,18 +29,18 @@ Find = Callable[[str, int], ModelInstance]
 
 
 class ClassifierServicer(pb_grpc.ClassifierServicer):
-    """Answers with classes and their probabilities."""
+    """Answers calls with labels and their probabilities."""
 
     def __init__(
         self, find: Find, inference: Inference, timed: Timed, stopping: asyncio.Event
     ) -> None:
-        """Serve.
+        """Answer with what `inference` computes.
 
         Args:
-            find: Returns a version of a model by its name and number.
-            inference: Computes.
+            find: Returns the loaded version of a model, given its name and number.
+            inference: Computes probabilities.
             timed: Times the requests of a stream.
-            stopping: Once set, streams read no further.
+            stopping: Once set, streams read no further request.
         """
         self._find = find
         self._inference = inference
@@ -50,7 +50,7 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
     async def Classify(  # noqa: N802
         self, request: pb.ClassifyRequest, context: Any
     ) -> pb.ClassifyResponse:
-        """Classify 1 to 64 images; see the proto for what it promises."""
+        """Classify 1 to 64 images, as proto/hansang/v1/classifier.proto specifies."""
         options = CallOptions(
             priority=_priority(request, Priority.INTERACTIVE), deadline_s=deadline_s(context)
         )
@@ -59,7 +59,7 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
     async def ClassifyStream(  # noqa: N802
         self, requests: AsyncIterator[pb.ClassifyRequest], context: Any
     ) -> AsyncIterator[pb.ClassifyResponse]:
-        """Classify the images of many requests; see the proto for what it promises."""
+        """Classify the images of many requests, as the proto specifies."""
         ends_s = deadline_s(context)
 
         async def answer(request: pb.ClassifyRequest) -> pb.ClassifyResponse:
@@ -79,7 +79,7 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
             yield response
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, ARG002
-        """Describe what is loaded."""
+        """Describe a loaded version of a model."""
         instance = self._find(request.model, _version(request.version))
         metadata = instance.model.metadata
         return pb.Model(
@@ -126,8 +126,8 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
 
 
 def likeliest(row_K: Row, count: int) -> list[int]:
-    """Return the indices of the `count` likeliest classes, by falling probability."""
-    # A stable sort: equal probabilities keep the order of the labels in every batch.
+    """Return the indices of the `count` most probable classes, the most probable first."""
+    # A stable sort: classes of equal probability keep the order of their labels.
     order: list[int] = (-row_K).argsort(kind="stable")[:count].tolist()
     return order
 

@@ -1,4 +1,4 @@
-"""The one place that turns exceptions into gRPC statuses, and that times whole calls.
+"""The one place that turns exceptions into gRPC statuses, and that counts and times calls.
 
 admission check ─► request id, span ─► caller's token ─► message ─► method ─► status, metrics, log
 
@@ -43,11 +43,11 @@ AdmissionCheck = Callable[[float], ServiceError | None]
 """Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
 
 Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
-"""Times one request of a stream, given its context; what it yields takes the code of an error."""
+"""Times one request of a stream, given its context; yields a function that sets an error code."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
-    """Wraps every method: known errors keep their sentence, unknown ones leak nothing."""
+    """Wraps every method: known errors keep their message, unknown ones reveal nothing."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         Args:
             metrics: Where calls are counted.
-            tokens: Who may call; None lets anyone.
+            tokens: Who may call; None: anyone.
             tracing: Where spans go.
             max_streams: Most streams open at a time, of each method.
             admission_checks: Method → what may refuse its calls before they are read.
         """
         self._metrics = metrics
-        # To find a label's measure anew takes as long as to count.
+        # Looking a label up takes as long as counting does.
         self._seconds = cache(metrics.request_seconds.labels)
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
@@ -82,11 +82,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Return the method's handler, wrapped; it is made once."""
+        """Return the method's handler, wrapped; each is made once."""
         method = handler_call_details.method
         if method not in self._handlers:
             handler = await continuation(handler_call_details)
-            if handler is None:  # what callers make up is not remembered
+            if handler is None:  # callers may make up methods; none of those is kept
                 return None
             self._handlers[method] = self._wrapped(method, handler)
         return self._handlers[method]
@@ -105,7 +105,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 with self._call(method, context, timed=False), self._stream(method):
-                    # Closed at once when the caller goes, and not when memory is tidied up.
+                    # Closed when the caller leaves, and not at the next garbage collection.
                     async with aclosing(stream(request, context)) as responses:
                         async for response in responses:
                             yield response
@@ -122,10 +122,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def _unary(
         self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
     ) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Return a method of one request as one that reads its request itself.
+        """Return a method of one request as a streaming one, which reads its request itself.
 
-        On the wire they are the same. gRPC would read the message, images and all, before it asks
-        whether the call is wanted.
+        Both are the same on the wire. For a unary method gRPC reads the whole message, images
+        included, before our code can refuse the call.
         """
 
         async def unary(_: Any, context: Any) -> Any:
@@ -162,7 +162,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             return await handler(await read(), context)
 
     def timed(self, method: str) -> Timed:
-        """Return what times the requests of a stream of this method, as calls are timed."""
+        """Return what times each request of a stream of this method like a call."""
 
         @contextmanager
         def one(context: Any) -> Iterator[Callable[[StatusCode], None]]:
@@ -183,7 +183,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
     @contextmanager
     def _call(self, method: str, context: Any, *, timed: bool) -> Iterator[None]:
-        """Identify, trace and time a call; what it raises is known, or ends the call as it is."""
+        """Identify, trace and time a call; an unknown error becomes INTERNAL, and is logged."""
         start_s = perf_counter()
         metadata = {
             key: value
@@ -194,7 +194,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         code = StatusCode.OK
         with self._tracing.call(method, metadata) as ended:
             try:
-                # Probes of an orchestrator have no token; health tells nothing but yes or no.
+                # An orchestrator's probes have no token, and health reveals only yes or no.
                 if not method.startswith(_HEALTH):
                     caller.set(self._tokens.identify(metadata))
                 yield
@@ -253,7 +253,7 @@ async def _message(context: Any) -> Any:
 
 
 def status(error: ServiceError) -> Status:
-    """Return an error as `google.rpc.Status`, with RetryInfo where trying again is worth it."""
+    """Return an error as `google.rpc.Status`, with RetryInfo where a retry may succeed."""
     found = Status(code=error.code.value[0], message=str(error))
     if error.retry_after_s is not None:
         delay = Duration()
@@ -263,7 +263,7 @@ def status(error: ServiceError) -> Status:
 
 
 async def _abort(context: Any, error: ServiceError) -> None:
-    # gRPC's convention for errors with details; the client library reads them from there.
+    # Where gRPC clients look for the details of an error.
     details = (
         (("grpc-status-details-bin", status(error).SerializeToString()),)
         if error.retry_after_s is not None
@@ -274,7 +274,7 @@ async def _abort(context: Any, error: ServiceError) -> None:
 
 def _id(metadata: dict[str, str]) -> str:
     given = metadata.get("x-request-id", "")
-    # What goes into a log must not be able to forge one.
+    # A caller must not be able to forge a line of the log.
     if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable():
         return given
     return f"{_PROCESS}-{next(_numbers):x}"

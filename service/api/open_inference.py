@@ -1,7 +1,7 @@
 """`inference.GRPCInferenceService`: the Open Inference Protocol, for clients made for Triton.
 
-What it means is in proto/inference/inference.proto; how tensors are read and written, in
-service/api/tensors.py. It shares models and limits with `hansang.v1.Classifier`.
+proto/inference/inference.proto says what each message means here. tensors.py reads and writes its
+tensors, and descriptions.py describes models. Models and limits are those of the Classifier, too.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service import __version__
+from service.api import descriptions
 from service.api.auth import caller
 from service.api.classifier import likeliest
 from service.api.inference import CallOptions, Inference
@@ -26,30 +27,29 @@ from service.api.tensors import (
 )
 from service.batching.batcher import Row
 from service.batching.priority_queue import Priority
-from service.config import MAX_IMAGES_PER_CALL
 from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
 from service.models.instance import ModelInstance
 from service.models.pool import ModelPool
 from service.pb import inference_pb2 as pb
 from service.pb import inference_pb2_grpc as pb_grpc
 
-PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("classification", "model_configuration", "statistics", "model_repository")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """What the service may know of its server, and do to it."""
+    """What the service may learn from its server, and change in it."""
 
     ready: Callable[[], bool]
-    """Whether calls are taken."""
+    """Returns whether the server takes calls."""
     allowed: bool
-    """Whether models may be loaded and unloaded at all."""
+    """Whether any caller may load and unload models."""
     max_delay_ms: float
+    """Longest wait of a batch for more images, which ModelConfig reports."""
 
 
 class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
-    """Answers with tensors."""
+    """Answers Triton's clients; every method is specified in proto/inference/inference.proto."""
 
     def __init__(
         self,
@@ -67,17 +67,17 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         self._control = control
 
     async def ServerLive(self, request: Any, context: Any) -> pb.ServerLiveResponse:  # noqa: N802, ARG002
-        """Answer."""
+        """Return true: a process that answers is alive."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> pb.ServerReadyResponse:  # noqa: N802, ARG002
-        """Say whether calls are taken."""
+        """Return whether the server takes calls."""
         return pb.ServerReadyResponse(ready=self._control.ready())
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, context: Any
     ) -> pb.ModelReadyResponse:
-        """Say whether a version of a model answers."""
+        """Return whether a version of a model is loaded and works."""
         del context
         try:
             instance = self._find(request.name, request.version)
@@ -86,7 +86,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=not instance.fault)
 
     async def ServerMetadata(self, request: Any, context: Any) -> pb.ServerMetadataResponse:  # noqa: N802, ARG002
-        """Name the server."""
+        """Return the server's name, version and extensions of the protocol."""
         return pb.ServerMetadataResponse(name="hansang", version=__version__, extensions=EXTENSIONS)
 
     async def ModelMetadata(  # noqa: N802
@@ -95,61 +95,28 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         """Describe the tensors of a model."""
         del context
         instance = self._find(request.name, request.version)
-        tensor = pb.ModelMetadataResponse.TensorMetadata
-        return pb.ModelMetadataResponse(
-            name=instance.name,
-            versions=[str(e.version) for e in self._pool.loaded if e.name == instance.name],
-            platform=PLATFORM,
-            inputs=[tensor(name=INPUT, datatype="BYTES", shape=[-1, 1])],
-            outputs=[
-                tensor(
-                    name=OUTPUT, datatype="FP32", shape=[-1, len(instance.model.metadata.labels)]
-                )
-            ],
-        )
+        versions = [each.version for each in self._pool.loaded if each.name == instance.name]
+        return descriptions.metadata(instance, versions)
 
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, context: Any
     ) -> pb.ModelConfigResponse:
-        """Describe a model as its config.pbtxt would."""
+        """Describe how a model is served, in the terms of config.pbtxt."""
         del context
         instance = self._find(request.name, request.version)
-        return pb.ModelConfigResponse(
-            config=pb.ModelConfig(
-                name=instance.name,
-                platform=PLATFORM,
-                backend="onnxruntime",
-                version_policy=pb.ModelVersionPolicy(
-                    specific=pb.ModelVersionPolicy.Specific(versions=[instance.version])
-                ),
-                max_batch_size=MAX_IMAGES_PER_CALL,
-                input=[pb.ModelInput(name=INPUT, data_type=pb.TYPE_STRING, dims=[1])],
-                output=[
-                    pb.ModelOutput(
-                        name=OUTPUT,
-                        data_type=pb.TYPE_FP32,
-                        dims=[len(instance.model.metadata.labels)],
-                        label_filename=f"{instance.version}/labels.txt",
-                    )
-                ],
-                dynamic_batching=pb.ModelDynamicBatching(
-                    max_queue_delay_microseconds=int(self._control.max_delay_ms * 1000),
-                    priority_levels=2,
-                    default_priority_level=1,
-                ),
-            )
-        )
+        config = descriptions.config(instance, max_delay_ms=self._control.max_delay_ms)
+        return pb.ModelConfigResponse(config=config)
 
     async def ModelInfer(  # noqa: N802
         self, request: pb.ModelInferRequest, context: Any
     ) -> pb.ModelInferResponse:
-        """Compute one answer."""
+        """Compute the probabilities of one request."""
         return await self._infer(request, CallOptions(deadline_s=deadline_s(context)))
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[pb.ModelInferRequest], context: Any
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """Compute an answer for each request of a stream."""
+        """Compute the probabilities of each request of a stream; an error ends only its request."""
         options = CallOptions(deadline_s=deadline_s(context), priority=Priority.BULK, may_wait=True)
 
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
@@ -171,13 +138,13 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Any
     ) -> pb.ModelStatisticsResponse:
-        """Count and time what was computed."""
+        """Return what loaded versions computed, and how long the stages took."""
         del context
         if request.name:
             self._find(request.name, request.version)
         return pb.ModelStatisticsResponse(
             model_stats=[
-                _statistics(instance)
+                descriptions.statistics(instance)
                 for instance in self._pool.loaded
                 if request.name in ("", instance.name)
                 and request.version in ("", str(instance.version))
@@ -187,7 +154,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     async def RepositoryIndex(  # noqa: N802
         self, request: pb.RepositoryIndexRequest, context: Any
     ) -> pb.RepositoryIndexResponse:
-        """List the models of the repository."""
+        """List the models of the repository, loaded or not, with their states."""
         del context
         model = pb.RepositoryIndexResponse.ModelIndex
         found = [
@@ -217,7 +184,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest, context: Any
     ) -> pb.RepositoryModelLoadResponse:
-        """Load what the repository says serves."""
+        """Load the version that the repository says is to serve."""
         del context
         self._check_control()
         if request.parameters:
@@ -230,7 +197,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(  # noqa: N802
         self, request: pb.RepositoryModelUnloadRequest, context: Any
     ) -> pb.RepositoryModelUnloadResponse:
-        """Serve a model no more."""
+        """Stop serving a model until it is loaded again."""
         del context
         self._check_control()
         await self._pool.unload_model(request.model_name)
@@ -278,31 +245,8 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
 
 def _all_good(rows: list[Row | ServiceError]) -> list[Row]:
-    """Return the rows; the protocol has no place for an error beside them."""
+    """Return the rows; the protocol cannot answer part of a request with an error."""
     bad = [f"element {at}: {row}" for at, row in enumerate(rows) if isinstance(row, ServiceError)]
     if bad:
         raise InvalidArgumentError(f"{INPUT}: {'; '.join(bad)}")
     return [row for row in rows if not isinstance(row, ServiceError)]
-
-
-def _statistics(instance: ModelInstance) -> pb.ModelStatistics:
-    of = instance.statistics
-
-    def duration(seconds: float, count: int) -> pb.StatisticDuration:
-        return pb.StatisticDuration(count=count, ns=int(seconds * 1e9))
-
-    return pb.ModelStatistics(
-        name=instance.name,
-        version=str(instance.version),
-        last_inference=of.last_at_ms,
-        inference_count=of.images,
-        execution_count=instance.batcher.runs.count,
-        inference_stats=pb.InferStatistics(
-            success=duration(of.stages_s["call"], of.calls),
-            fail=duration(of.failed_s, of.failed_calls),
-            queue=duration(of.stages_s["queue"], of.calls),
-            compute_input=duration(of.stages_s["decode"], of.calls),
-            compute_infer=duration(of.stages_s["compute"], of.calls),
-            compute_output=duration(of.stages_s["answer"], of.calls),
-        ),
-    )

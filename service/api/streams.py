@@ -1,4 +1,4 @@
-"""A long-lived stream: requests are worked on side by side, and answered in order."""
+"""Long-lived streams: requests are worked on concurrently, and answered in order."""
 
 import asyncio
 from collections import deque
@@ -11,8 +11,8 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 WINDOW = 4
-"""Requests of a stream in work at a time. Further ones are not read, so that gRPC's flow control
-slows their sender down, and its memory is the one that fills."""
+"""Requests of one stream in work at a time. Further ones are not read: gRPC's flow control then
+slows the sender down, and they stay in the sender's memory."""
 
 
 async def in_order(
@@ -20,15 +20,15 @@ async def in_order(
     answer: Callable[[Request], Awaitable[Response]],
     stopping: asyncio.Event,
 ) -> AsyncIterator[Response]:
-    """Answer every request of a stream.
+    """Yield the answer to every request of a stream.
 
     Args:
         requests: What the caller sends.
-        answer: Makes the answer to a request; it reports its own errors within the answer.
-        stopping: Once set, nothing more is read.
+        answer: Answers one request; it puts errors into the answer and does not raise them.
+        stopping: Once set, no further request is read.
 
     Raises:
-        UnavailableError: The server drains; what was read is answered before.
+        UnavailableError: The server drains. Every request that was read is answered first.
     """
     working: deque[asyncio.Future[Response]] = deque()
     stopped = asyncio.ensure_future(stopping.wait())

@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol: read and checked, and written.
+"""Reads, checks and writes tensors of the Open Inference Protocol.
 
-A BYTES tensor in raw contents is, for each element, its length as a little-endian uint32 and then
-its bytes. Every complaint says what came and what was expected.
+In raw contents, each element of a BYTES tensor is its length, a little-endian uint32, and then its
+bytes. Every error says what came and what was expected.
 
 Shapes: N batch, S side of the model's square, K classes.
 """
@@ -33,7 +33,7 @@ def read_images(request: pb.ModelInferRequest, image_size: int) -> list[bytes] |
     """Return the images of a request: encoded ones, or pixels (N, S, S, 3).
 
     Raises:
-        InvalidArgumentError: The tensors are not as `ModelMetadata` and the proto describe.
+        InvalidArgumentError: The tensors are not those that `ModelMetadata` describes.
     """
     if len(request.inputs) != 1:
         names = ", ".join(repr(tensor.name) for tensor in request.inputs) or "none"
@@ -77,10 +77,10 @@ def read_images(request: pb.ModelInferRequest, image_size: int) -> list[bytes] |
 
 
 def read_options(request: pb.ModelInferRequest, options: CallOptions) -> CallOptions:
-    """Return how a call wants to be treated: its `priority` and `timeout` (µs), Triton's names.
+    """Return the options, changed by Triton's parameters `priority` and `timeout` (µs).
 
     Raises:
-        InvalidArgumentError: They are no numbers.
+        InvalidArgumentError: One of them is not a number, or negative.
     """
     priority = _integer(request, "priority")
     if priority:
@@ -107,10 +107,10 @@ def _integer(request: pb.ModelInferRequest, name: str) -> int:
 
 
 def count_of_classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
-    """Return Triton's `classification` of a requested output; 0 where it is not asked for.
+    """Return how many classes a requested output is to have; 0: probabilities of all classes.
 
     Raises:
-        InvalidArgumentError: It is not an output of this model, or what is asked is no number.
+        InvalidArgumentError: The model has no such output, or the number is not positive.
     """
     if output.name != OUTPUT:
         raise InvalidArgumentError(
@@ -126,7 +126,7 @@ def count_of_classes(output: pb.ModelInferRequest.InferRequestedOutputTensor) ->
 
 
 def write_rows(response: pb.ModelInferResponse, rows: Sequence[Row], *, typed: bool) -> None:
-    """Add the probabilities to a response, FP32 [N, K]."""
+    """Add probabilities to a response, as FP32 [N, K]."""
     rows_NK = np.stack(rows)
     tensor = response.outputs.add(name=OUTPUT, datatype="FP32", shape=rows_NK.shape)
     if typed:
@@ -138,7 +138,7 @@ def write_rows(response: pb.ModelInferResponse, rows: Sequence[Row], *, typed: b
 def write_classes(
     response: pb.ModelInferResponse, texts: Sequence[Sequence[str]], *, typed: bool
 ) -> None:
-    """Add classes to a response, BYTES [N, count], each `value:index:label`."""
+    """Add classes to a response, as BYTES [N, count]; each is `value:index:label`."""
     elements = [text.encode() for row in texts for text in row]
     tensor = response.outputs.add(name=OUTPUT, datatype="BYTES", shape=[len(texts), len(texts[0])])
     if typed:

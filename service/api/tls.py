@@ -1,6 +1,6 @@
-"""TLS and mTLS, with certificates that may be replaced while it serves.
+"""TLS and mTLS, with certificates that may be replaced while the server runs.
 
-gRPC asks for the certificates at every handshake; connections that stand keep the old ones.
+gRPC asks for the certificates at every handshake. Open connections keep the old ones.
 """
 
 import logging
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 class Certificates:
-    """The files of a server's identity, read again whenever one of them has changed."""
+    """The server's certificate and key, read again whenever a file has changed."""
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
-        """Read the files once, so that a mistake is known at start.
+        """Read the files once, so that a mistake is found at the start.
 
         Args:
             certificate: The server's chain, PEM.
             key: Its private key, PEM.
-            client_ca: Whose certificates callers must show (mTLS), PEM; None asks for none.
+            client_ca: Must have signed callers' certificates (mTLS), PEM; None: no mTLS.
 
         Raises:
-            InvalidArgumentError: A file cannot be read, or holds no PEM of its kind.
+            InvalidArgumentError: A file cannot be read, or holds no such PEM.
         """
         self._paths = (certificate, key, client_ca)
         self._seen = self._state()
@@ -49,10 +49,10 @@ class Certificates:
         return cls(config.tls_certificate, config.tls_key, config.tls_client_ca)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC's `add_secure_port` takes; it follows the files."""
+        """Return credentials for gRPC's `add_secure_port`, which follow the files."""
         return grpc.dynamic_ssl_server_credentials(
             self._now,
-            self._changed,  # type: ignore[arg-type]  # the stubs forget that None keeps the old
+            self._changed,  # type: ignore[arg-type]  # the stubs lack None, which keeps the old
             require_client_authentication=self._paths[2] is not None,
         )
 
@@ -90,12 +90,12 @@ class Certificates:
         return context
 
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the new configuration, or None while the old one holds; called by gRPC."""
+        """Return the new configuration, or None if nothing changed. gRPC calls this."""
         try:
             seen = self._state()
             if seen == self._seen:
                 return None
-            # Noted first: broken files are complained of once.
+            # Noted first: broken files are reported once.
             self._seen = seen
             self._now = self._read()
         except InvalidArgumentError as error:

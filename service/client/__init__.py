@@ -1,6 +1,6 @@
 """The Python client of a server: `Classifier` for threads, `AsyncClassifier` for asyncio.
 
-photos ─► wire (messages, retries) ─► one call, or many at once (bulk) ─► results
+photos ─► wire (messages, retries) ─► one call, or many at once (bulk) ─► results (─► results_file)
 """
 
 from service.client.aio_client import AsyncClassifier

@@ -1,4 +1,4 @@
-"""The client for asyncio; `service.client` describes both."""
+"""The client for asyncio. `service.client.client` has the same one for threads."""
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import grpc
 
-from service.client.bulk import WINDOW, Backlog, Wish
+from service.client.bulk import WINDOW, Backlog, RequestOptions
 from service.client.wire import (
     Connection,
     ModelInfo,
@@ -23,10 +23,12 @@ from service.pb import classifier_pb2_grpc as pb_grpc
 
 
 class AsyncClassifier:
-    """A connection to a service, for asyncio. Belongs to one event loop."""
+    """A connection to a server, for asyncio. Belongs to one event loop."""
 
     def __init__(self, address: str, **settings: Any) -> None:
-        """Connect at the first call; the settings are those of `Classifier`.
+        """Prepare the connection, which opens at the first call.
+
+        The settings are those of `Classifier`.
 
         Raises:
             InvalidArgumentError: The address has no port, or a file cannot be read.
@@ -47,16 +49,16 @@ class AsyncClassifier:
         """Classify encoded photos; see `Classifier.classify`.
 
         Raises:
-            ServiceError: A call failed as a whole; its class says how.
+            ServiceError: A call failed as a whole; its class tells the gRPC code.
         """
         answers: list[Result] = []
-        places = [sendable(image) for image in images]
-        for chunk in chunks([place for place in places if isinstance(place, bytes)]):
+        entries = [sendable(image) for image in images]
+        for chunk in chunks([entry for entry in entries if isinstance(entry, bytes)]):
             request = pb.ClassifyRequest(
                 images=chunk, top_k=top_k, model=model, model_version=version
             )
             answers += read_results(await self._call(self._stub.Classify, request), self.address)
-        return merged(places, answers)
+        return merged(entries, answers)
 
     async def bulk(
         self,
@@ -69,10 +71,10 @@ class AsyncClassifier:
         """Classify any number of photos over one stream; see `Classifier.bulk`.
 
         Raises:
-            ServiceError: The service refuses, or stays unavailable.
+            ServiceError: The server refuses, or stays unavailable.
             Exception: Whatever reading `images` raised.
         """
-        backlog = Backlog(Wish(top_k=top_k, model=model, version=version))
+        backlog = Backlog(RequestOptions(top_k=top_k, model=model, version=version))
         source = _each(images)
         tail: list[Result] = []
         attempt = 0
@@ -81,7 +83,7 @@ class AsyncClassifier:
             number = backlog.first
             try:
                 while True:
-                    # One task sends and reads: what is under way is bounded without a lock.
+                    # One task both sends and reads, so the window needs no lock.
                     while number - backlog.first < WINDOW:
                         while backlog.request(number) is None and not backlog.ended:
                             try:
@@ -104,7 +106,7 @@ class AsyncClassifier:
                 if not backlog.done:
                     raise await _end(call)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as caught:
-                # gRPC's word for writing into a stream that has ended.
+                # gRPC raises InvalidStateError on writing into a stream that has ended.
                 error = (
                     await _end(call) if isinstance(caught, asyncio.InvalidStateError) else caught
                 )
@@ -122,13 +124,13 @@ class AsyncClassifier:
         """Describe a version of a model; see `Classifier.model`.
 
         Raises:
-            ServiceError: The call failed; its class says how.
+            ServiceError: The call failed; its class tells the gRPC code.
         """
         request = pb.GetModelRequest(model=name, version=version)
         return read_model(await self._call(self._stub.GetModel, request))
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._channel.close(None)
 
     async def __aenter__(self) -> Self:

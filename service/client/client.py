@@ -3,9 +3,9 @@
 >>> with Classifier("localhost:8500") as classifier:
 ...     results = classifier.classify([photo_bytes])
 
-`classify` is for a few photos that somebody waits for. `bulk` is for thousands: a long-lived
-stream, in which the server sets the pace; nothing is refused for want of room. `AsyncClassifier` is
-the same for asyncio.
+`classify` is for a few photos that someone waits for. `bulk` is for thousands: on its long-lived
+stream the server slows the client down instead of refusing. `AsyncClassifier` does the same for
+asyncio.
 """
 
 import time
@@ -17,7 +17,7 @@ from typing import Any, Self
 import grpc
 
 from service.client.aio_client import AsyncClassifier
-from service.client.bulk import Backlog, Feed, Wish
+from service.client.bulk import Backlog, RequestOptions, SharedBacklog
 from service.client.wire import (
     Class,
     Connection,
@@ -37,7 +37,7 @@ __all__ = ["AsyncClassifier", "Class", "Classifier", "ModelInfo", "Result"]
 
 
 class Classifier:
-    """A connection to a service. May be used by several threads."""
+    """A connection to a server. Several threads may use it."""
 
     def __init__(
         self,
@@ -51,18 +51,17 @@ class Classifier:
         certificate: Path | None = None,
         key: Path | None = None,
     ) -> None:
-        """Connect at the first call.
+        """Prepare the connection, which opens at the first call.
 
         Args:
             address: `host:port`.
-            timeout_s: How long a call may take, retries included; more than 64 images are several
-                calls.
-            retries: How often a call is tried again where the service is UNAVAILABLE.
-            token: Sent as bearer token.
-            tls: TLS with the authorities of the system; `ca` implies it.
-            ca: File of the authority that signed the server's certificate, PEM.
-            certificate: For mTLS, file of the client's certificate, PEM.
-            key: For mTLS, file of its private key, PEM.
+            timeout_s: How long one call may take, retries included. Each 64 images are one call.
+            retries: How often a call is repeated while the server is UNAVAILABLE.
+            token: Bearer token, sent with each call.
+            tls: Use TLS, with the authorities that the system trusts; `ca` implies it.
+            ca: PEM file of the authority that signed the server's certificate.
+            certificate: For mTLS, PEM file of this client's certificate.
+            key: For mTLS, PEM file of its private key.
 
         Raises:
             InvalidArgumentError: The address has no port, or a file cannot be read.
@@ -83,26 +82,26 @@ class Classifier:
     def classify(
         self, images: Sequence[bytes], top_k: int = 5, *, model: str = "", version: int = 0
     ) -> list[Result]:
-        """Classify encoded photos, however many; results are in their order.
+        """Classify any number of encoded photos; return their results in the same order.
 
         Args:
-            images: JPEG, PNG or WebP.
+            images: JPEG, PNG or WebP files.
             top_k: Classes per photo.
-            model: Its name; empty for the only one.
-            version: Its version; 0 for the one that serves.
+            model: Name of the model; empty for the only one.
+            version: Version of the model; 0 for the one that serves.
 
         Raises:
-            ServiceError: A call failed as a whole; its class says how.
+            ServiceError: A call failed as a whole; its class tells the gRPC code.
         """
         answers: list[Result] = []
-        # One image that no message holds must not fail its neighbours' call.
-        places = [sendable(image) for image in images]
-        for chunk in chunks([place for place in places if isinstance(place, bytes)]):
+        # An image that is too large for a message must not fail the others' call.
+        entries = [sendable(image) for image in images]
+        for chunk in chunks([entry for entry in entries if isinstance(entry, bytes)]):
             request = pb.ClassifyRequest(
                 images=chunk, top_k=top_k, model=model, model_version=version
             )
             answers += read_results(self._call(self._stub.Classify, request), self.address)
-        return merged(places, answers)
+        return merged(entries, answers)
 
     def bulk(
         self,
@@ -114,57 +113,58 @@ class Classifier:
     ) -> Iterator[Result]:
         """Classify any number of photos over one stream; yield results in their order.
 
-        At most 128 photos are under way at a time. A stream that breaks is begun again where it
-        broke, `retries` times in a row at most.
+        At most 128 photos are sent and unanswered at a time. When a stream breaks, a new one goes
+        on where it broke, at most `retries` times in a row.
 
         Args:
-            images: Read as they are wanted, from a thread of gRPC's. A `Result` among them keeps
-                its place in the answers; nothing is sent for it.
+            images: Read as they are needed, in a thread of gRPC's. A `Result` among them is not
+                sent, and is yielded at its position.
             top_k: As in `classify`.
             model: As in `classify`.
             version: As in `classify`.
 
         Raises:
-            ServiceError: The service refuses, or stays unavailable.
+            ServiceError: The server refuses, or stays unavailable.
             Exception: Whatever reading `images` raised.
         """
-        feed = Feed(iter(images), Backlog(Wish(top_k=top_k, model=model, version=version)))
+        options = RequestOptions(top_k=top_k, model=model, version=version)
+        backlog = SharedBacklog(iter(images), Backlog(options))
         attempt = 0
-        while not feed.done():
-            sending = feed.requests()
+        while not backlog.done():
+            sending = backlog.requests()
             call = self._stub.ClassifyStream(sending, metadata=self._wire.metadata)
             try:
                 for response in call:
                     attempt = 0
-                    yield from feed.answer(read_results(response, self.address))
+                    yield from backlog.answer(read_results(response, self.address))
             except grpc.RpcError as error:
-                feed.check()
+                backlog.check()
                 pause_s = self._wire.pause_s(error, attempt, float("inf"))
                 if pause_s is None:
                     raise self._wire.error(error) from error
                 attempt += 1
                 time.sleep(pause_s)
             else:
-                feed.check()
-                if not feed.done():
+                backlog.check()
+                if not backlog.done():
                     raise UnavailableError(f"{self.address}: the stream ended too early")
             finally:
-                feed.stop()
+                backlog.stop()
                 call.cancel()
-        yield from feed.tail
+        yield from backlog.tail
 
     def model(self, name: str = "", version: int = 0) -> ModelInfo:
-        """Describe a version of a model that is loaded.
+        """Describe a loaded version of a model.
 
         Raises:
-            ServiceError: The call failed; its class says how.
+            ServiceError: The call failed; its class tells the gRPC code.
         """
         return read_model(
             self._call(self._stub.GetModel, pb.GetModelRequest(model=name, version=version))
         )
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._channel.close()
 
     def __enter__(self) -> Self:

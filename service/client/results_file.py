@@ -1,4 +1,4 @@
-"""A file of results that grows photo by photo, as CSV or JSON lines, and can be gone on with."""
+"""A file of results, CSV or JSON lines, that grows photo by photo and may be continued."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def as_json(file: Path | str, result: "Result") -> dict[str, Any]:
-    """Return a result as scripts read it."""
+    """Return a result in the JSON form of `hansang classify --json`."""
     return {
         "photo": str(file),
         "error": result.error,
@@ -26,17 +26,18 @@ def as_json(file: Path | str, result: "Result") -> dict[str, Any]:
 
 
 class ResultsFile:
-    """Answers, a line each; what stands in it already need not be asked again.
+    """Answers, one a line. `photo in results` tells whether one was written before.
 
     Attributes:
-        failed: The file beside it that lists what could not be classified, and why.
+        failed: Path of the file beside it that lists what could not be classified, and why.
     """
 
     def __init__(self, path: Path, top_k: int) -> None:
-        """Open a file, or go on with it.
+        """Create the file, or continue it.
 
         Raises:
-            UserError: Its name says no format, it cannot be written, or it has other columns.
+            UserError: Its name ends in no known format, it cannot be written, or it has other
+                columns.
         """
         if path.suffix not in (".csv", ".jsonl"):
             raise UserError(f"--out {path}: name it .csv or .jsonl")
@@ -58,7 +59,7 @@ class ResultsFile:
         return photo in self._photos
 
     def add(self, file: Path, result: "Result") -> None:
-        """Write an answer; it is there whole, or after a kill not there when it is gone on."""
+        """Write an answer. A line that a kill cut off is removed when the file is continued."""
         if self._csv:
             row: list[Any] = [file, result.model, result.model_version]
             for found in result.classes:
@@ -68,7 +69,7 @@ class ResultsFile:
             self._write(json.dumps(as_json(file, result), ensure_ascii=False) + "\n")
 
     def list_failed(self, failed: list[tuple[Path, str]]) -> None:
-        """Write the list of what failed this time; none is no file."""
+        """Replace the list of photos that failed; if there are none, remove it."""
         if not failed:
             self.failed.unlink(missing_ok=True)
             return
@@ -91,13 +92,13 @@ class ResultsFile:
         self._file.flush()
 
     def _mend(self) -> set[str]:
-        """Cut off a line that a kill has torn, and return the photos of the others."""
+        """Remove a line that a kill cut off, and return the photos of the others."""
         if not self.path.exists():
             return set()
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if self._csv:
-            # A name may hold a line break: a torn row may end with one, inside quotes.
+            # A name may contain a line break: an incomplete row may end with one, inside quotes.
             while whole.count(b'"') % 2:
                 whole = whole[: whole.rstrip(b"\n").rfind(b"\n") + 1]
         if len(whole) < len(data):

@@ -1,7 +1,7 @@
-"""What both clients share: the connection's settings, retries, and how messages are read.
+"""What both clients share: settings of the connection, retries, and reading of messages.
 
-A call is tried again only where the server says UNAVAILABLE: it was not begun then. The pause
-doubles each time, or is what the server's RetryInfo asks for.
+A call is repeated only if it failed with UNAVAILABLE, because then the server has not begun it. The
+pause doubles each time, unless the server's RetryInfo names one.
 """
 
 import json
@@ -30,7 +30,7 @@ from service.errors import (
 from service.pb import classifier_pb2 as pb
 
 MAX_CALL_BYTES = 48 * 2**20
-"""Most bytes of images in one request; a larger image is not sent."""
+"""Most bytes of images in one request. A larger image is not sent, and its result is an error."""
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _FIRST_PAUSE_S = 0.1
@@ -55,20 +55,20 @@ class Class:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What became of one image: either classes, the likeliest first, or an error."""
+    """The result of one image: either classes, the most probable first, or an error."""
 
     classes: tuple[Class, ...] = ()
     error: str | None = None
     code: grpc.StatusCode | None = None
-    """What kind of error it is; INVALID_ARGUMENT is a picture that is not accepted."""
+    """The gRPC code of the error; INVALID_ARGUMENT: this image is not accepted."""
     model: str = ""
     model_version: int = 0
-    """The version that answered; 0 where the image was not sent."""
+    """The version that answered; 0 if the image was not sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """What is loaded."""
+    """A loaded version of a model."""
 
     name: str
     version: int
@@ -78,7 +78,7 @@ class ModelInfo:
     val_top1: float | None
 
 
-_EACH_IN_TURN = json.dumps(
+_ROUND_ROBIN = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
         "healthCheckConfig": {"serviceName": "hansang.v1.Classifier"},
@@ -88,7 +88,7 @@ _EACH_IN_TURN = json.dumps(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """How to reach a service.
+    """How to reach a server.
 
     Raises:
         InvalidArgumentError: The address has no port, or a file cannot be read.
@@ -103,7 +103,7 @@ class Connection:
     """How often a call is tried again. 0: never."""
     token: str = ""
     tls: bool = False
-    """TLS with the authorities of the system. `ca` implies it."""
+    """Use TLS, with the authorities that the system trusts. `ca` implies it."""
     ca: Path | None = None
     """The authority that signed the server's certificate, PEM."""
     certificate: Path | None = None
@@ -120,47 +120,47 @@ class Connection:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return what is sent with each call."""
+        """The metadata that is sent with each call."""
         return (("authorization", f"Bearer {self.token}"),) if self.token else ()
 
     def options(self) -> list[tuple[str, Any]]:
-        """Return the channel's settings."""
+        """Return the options of the gRPC channel."""
         several = "," in self.address or self.address.startswith("dns:")
         return [
-            *([("grpc.service_config", _EACH_IN_TURN)] if several else []),
+            *([("grpc.service_config", _ROUND_ROBIN)] if several else []),
             ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-            # gRPC sends even localhost through $http_proxy, which cannot reach it.
+            # gRPC would send even calls to localhost through $http_proxy.
             ("grpc.enable_http_proxy", 0),
-            # Retries are made here, where RetryInfo is honoured.
+            # `pause_s` decides on retries, because gRPC ignores RetryInfo.
             ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", int(1000 * _FIRST_PAUSE_S)),
-            # Despite its name, this is how long an attempt to connect may take, handshake included.
+            # Despite its name, this is the time-out of one attempt to connect, handshake included.
             ("grpc.min_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_S)),
             ("grpc.max_reconnect_backoff_ms", int(1000 * _LONGEST_PAUSE_S)),
-            # A server that vanished without a word is noticed.
+            # Notice a server that vanished without closing its connections.
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 20_000),
         ]
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Return the channel's credentials; None is a connection in the clear."""
+        """Return the credentials of the channel; None: no TLS."""
         if not (self.tls or self.ca or self.certificate):
             return None
         ca, key, certificate = map(_read, (self.ca, self.key, self.certificate))
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
     def pause_s(self, error: grpc.RpcError, attempt: int, ends_s: float) -> float | None:
-        """Return how long to wait before a call is tried again; None: it is not.
+        """Return how long to wait before repeating a call; None: do not repeat it.
 
         Args:
             error: Why it failed.
-            attempt: How often it was tried again already.
+            attempt: How often it was repeated already.
             ends_s: When its time is over (`time.monotonic`).
         """
         if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt >= self.retries:
             return None
-        # Between half and the whole of it: clients of one server do not come back as one.
+        # Randomized, so that the clients of a restarted server do not all return at once.
         pause_s = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
         asked_s = retry_info_s(error)
         if asked_s is not None:
@@ -168,7 +168,7 @@ class Connection:
         return pause_s if monotonic() + pause_s < ends_s else None
 
     def error(self, error: grpc.RpcError) -> ServiceError:
-        """Return the service's error that a gRPC error stands for."""
+        """Return the `ServiceError` for a gRPC error."""
         code, details = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE and "connect" in str(details).lower():
             return UnavailableError(
@@ -182,7 +182,7 @@ class Connection:
 
 
 def retry_info_s(error: grpc.RpcError) -> float | None:
-    """Return what the server's RetryInfo says, in seconds; None if it says nothing."""
+    """Return the pause that the server's RetryInfo asks for, in seconds; None if there is none."""
     metadata: Iterable[Any] = error.trailing_metadata() or ()
     for key, value in metadata:
         if key == "grpc-status-details-bin":
@@ -197,7 +197,7 @@ def read_results(response: pb.ClassifyResponse, address: str) -> list[Result]:
     """Return the results of a response.
 
     Raises:
-        ServiceError: The response is an error of a stream's request.
+        ServiceError: The response says that a request of a stream failed.
     """
     if response.HasField("error"):
         kind = _ERRORS.get(_CODES[response.error.code], ServiceError)
@@ -215,7 +215,7 @@ def read_results(response: pb.ClassifyResponse, address: str) -> list[Result]:
 
 
 def read_model(found: pb.Model) -> ModelInfo:
-    """Return the description of a model."""
+    """Return a model's description as the clients give it."""
     return ModelInfo(
         name=found.name,
         version=found.version,
@@ -236,14 +236,14 @@ def sendable(image: bytes) -> Result | bytes:
     )
 
 
-def merged(places: Sequence[bytes | Result], answers: Sequence[Result]) -> list[Result]:
-    """Put answers into the places of the images that were sent, in order."""
+def merged(entries: Sequence[bytes | Result], answers: Sequence[Result]) -> list[Result]:
+    """Return the entries with each image that was sent replaced by its answer, in order."""
     rest = iter(answers)
-    return [place if isinstance(place, Result) else next(rest) for place in places]
+    return [entry if isinstance(entry, Result) else next(rest) for entry in entries]
 
 
 def chunks(images: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Cut into calls that the service accepts, by number and by bytes."""
+    """Yield the images in parts that one call may have, by number and by bytes."""
     chunk: list[bytes] = []
     num_bytes = 0
     for image in images:

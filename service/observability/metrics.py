@@ -1,10 +1,10 @@
-"""What the server counts and times, for Prometheus. Stages are timed apart.
+"""What the server counts and times, for Prometheus. Each stage of a call is timed separately.
 
-request = queue → decode → compute → answer; where other threads decode, decode is first
+request = queue → decode → compute → answer; where other threads decode, decode comes first
 """
 
 import contextlib
-from collections.abc import Iterator
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,148 +25,129 @@ REJECTIONS = (
     "queue_full", "bytes_full", "streams_full", "quota", "deadline_too_near", "deadline",
     "cancelled",
 )  # fmt: skip
-"""Why an image, or for `streams_full` a stream, was not computed."""
+"""Why an image was not computed, or, for `streams_full`, why a stream was refused."""
 
 
-class Level:
-    """What only the event loop changes, several times a call: without a gauge's lock and checks."""
+class FastGauge:
+    """A gauge that only the event loop changes, so it needs neither lock nor checks.
+
+    The loop changes some gauges several times a call, which made Prometheus' own too slow.
+    """
 
     __slots__ = ("value",)
 
     def __init__(self, gauge: Gauge) -> None:
-        """Let the gauge look here when it is asked."""
+        """Have `gauge` report `value` when it is scraped."""
         self.value = 0
         gauge.set_function(lambda: self.value)
 
 
 class Metrics:
-    """The measures of one server, in a registry of its own (a process may hold two servers)."""
+    """The metrics of one server, in a registry of its own: a process may hold two servers."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        self.request_seconds = Histogram(
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._add_stages()
+        self._add_load()
+        self._add_models()
+        self._add_answers()
+        # With every label present from the first scrape, a rate can be taken from there.
+        for reason in REJECTIONS:
+            self.rejected_images.labels(reason)
+        for kind in (*IMAGE_ERRORS, "unhandled"):
+            self.bad_images.labels(kind)
+
+    def _add_stages(self) -> None:
+        """Add how long calls and their stages take."""
+        seconds = partial(Histogram, buckets=_SECONDS, registry=self.registry)
+        self.request_seconds = seconds(
             "hansang_request_seconds",
             "Time of a call, or of one request of a stream, in the server.",
             ["method", "code"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.decode_seconds = Histogram(
-            "hansang_decode_seconds",
-            "Time to decode and resize one image.",
-            buckets=_SECONDS,
-            registry=registry,
+        self.decode_seconds = seconds(
+            "hansang_decode_seconds", "Time to decode and resize one image."
         )
-        self.queue_seconds = Histogram(
-            "hansang_queue_seconds",
-            "Time of one image in the queue.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.compute_seconds = Histogram(
-            "hansang_compute_seconds",
-            "Time of one run of the model.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self.queue_seconds = seconds("hansang_queue_seconds", "Time of one image in the queue.")
+        self.compute_seconds = seconds("hansang_compute_seconds", "Time of one run of the model.")
         self.batch_images = Histogram(
             "hansang_batch_images",
             "Images in one run of the model.",
             buckets=_IMAGES,
-            registry=registry,
+            registry=self.registry,
         )
-        self.queued_images = Level(
-            Gauge("hansang_queued_images", "Images that wait for the model.", registry=registry)
+
+    def _add_load(self) -> None:
+        """Add what is in the server, and what it refuses."""
+        gauge = partial(Gauge, registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        self.queued_images = FastGauge(
+            gauge("hansang_queued_images", "Images that wait for the model.")
         )
-        self.admitted_images = Level(
-            Gauge(
-                "hansang_admitted_images",
-                "Images in the server, from arrival to answer.",
-                registry=registry,
-            )
+        self.admitted_images = FastGauge(
+            gauge("hansang_admitted_images", "Images in the server, from arrival to answer.")
         )
-        self.bytes_in_flight = Level(
-            Gauge(
-                "hansang_bytes_in_flight", "Bytes of the images in the server.", registry=registry
-            )
+        self.bytes_in_flight = FastGauge(
+            gauge("hansang_bytes_in_flight", "Bytes of the images in the server.")
         )
-        self.open_streams = Gauge(
-            "hansang_open_streams", "Streams that are open.", ["method"], registry=registry
+        self.open_streams = gauge("hansang_open_streams", "Streams that are open.", ["method"])
+        self.rejected_images = counter(
+            "hansang_rejected_images", "Images that were not computed, by reason.", ["reason"]
         )
-        self.ready = Gauge(
-            "hansang_ready", "1 while health says SERVING, else 0.", registry=registry
+        self.bad_images = counter(
+            "hansang_bad_images", "Images that are not accepted, by kind.", ["kind"]
         )
-        self.model_version = Gauge(
-            "hansang_model_version", "The version that serves.", ["model"], registry=registry
-        )
-        self.model_info = Gauge(
+
+    def _add_models(self) -> None:
+        """Add which models are loaded, and how they fare."""
+        gauge = partial(Gauge, registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        self.ready = gauge("hansang_ready", "1 while health says SERVING, else 0.")
+        self.model_version = gauge("hansang_model_version", "The version that serves.", ["model"])
+        self.model_info = gauge(
             "hansang_model_info",
             "1 for each loaded version, with the device that it runs on.",
             ["model", "version", "provider"],
-            registry=registry,
         )
-        self.faulty_models = Gauge(
-            "hansang_faulty_models", "Loaded versions whose runs fail.", registry=registry
-        )
-        self.rejected_images = Counter(
-            "hansang_rejected_images",
-            "Images that were not computed, by reason.",
-            ["reason"],
-            registry=registry,
-        )
-        self.bad_images = Counter(
-            "hansang_bad_images", "Images that are not accepted, by kind.", ["kind"],
-            registry=registry,
-        )  # fmt: skip
-        self.failed_runs = Counter(
-            "hansang_failed_runs", "Runs of a model that raised.", ["model"], registry=registry
-        )
-        self.swaps = Counter(
-            "hansang_swaps", "Versions that were loaded.", ["model"], registry=registry
-        )
-        self.swap_failures = Counter(
+        self.faulty_models = gauge("hansang_faulty_models", "Loaded versions whose runs fail.")
+        self.failed_runs = counter("hansang_failed_runs", "Runs of a model that raised.", ["model"])
+        self.swaps = counter("hansang_swaps", "Versions that were loaded.", ["model"])
+        self.swap_failures = counter(
             "hansang_swap_failures",
             "Versions that were refused while another one served.",
             ["model"],
-            registry=registry,
         )
-        self.pull_failures = Counter(
-            "hansang_pull_failures",
-            "Looks at a model repository in a bucket that failed.",
-            registry=registry,
+        self.pull_failures = counter(
+            "hansang_pull_failures", "Failed reads of a model repository in a bucket."
         )
-        self.replica_restarts = Counter(
-            "hansang_replica_restarts",
-            "Replicas of `--workers` that ended and were started again.",
-            registry=registry,
+        self.replica_restarts = counter(
+            "hansang_replica_restarts", "Replicas of `--workers` that ended and were started again."
         )
+
+    def _add_answers(self) -> None:
+        """Add what models answer, to notice when it drifts."""
         self.predictions = Counter(
             "hansang_predictions",
             "Images by the class that was found likeliest.",
             ["model", "label"],
-            registry=registry,
+            registry=self.registry,
         )
         self.confidence = Histogram(
             "hansang_confidence",
             "Probability of the likeliest class.",
             ["model"],
             buckets=_FRACTIONS,
-            registry=registry,
+            registry=self.registry,
         )
-        # So that a rate can be taken from the first scrape.
-        for reason in REJECTIONS:
-            self.rejected_images.labels(reason)
-        for kind in (*IMAGE_ERRORS, "unhandled"):
-            self.bad_images.labels(kind)
 
 
 @contextlib.contextmanager
 def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
-    """Serve `/metrics` from a thread; yield the port, which is a free one if `port` is 0.
+    """Serve `/metrics` from a thread, and yield its port; `port` 0 takes a free one.
 
     Raises:
-        UnavailableError: The port cannot be had.
+        UnavailableError: The port is in use, or may not be opened.
     """
     try:
         server, thread = start_http_server(port, host, registry=registry)
