@@ -3,13 +3,13 @@
 UserError
 └── ServiceError                INTERNAL
     ├── InvalidArgumentError    INVALID_ARGUMENT     the request is wrong, and stays so
-    │   └── ImageError          INVALID_ARGUMENT     these bytes are no picture that is accepted
+    │   └── ImageError          INVALID_ARGUMENT     these bytes are not an image that is accepted
     ├── NotFoundError           NOT_FOUND            no such model or version
     ├── ConflictError           ABORTED              another change came first
-    ├── OverloadedError         RESOURCE_EXHAUSTED   full, over quota, or too late for the deadline
+    ├── OverloadedError         RESOURCE_EXHAUSTED   full, over quota, or too near the deadline
     ├── UnavailableError        UNAVAILABLE          starting, draining or unreachable
-    ├── DeadlineError           DEADLINE_EXCEEDED    the caller's time was over
-    ├── UnauthenticatedError    UNAUTHENTICATED      no token, or one that is not known
+    ├── DeadlineError           DEADLINE_EXCEEDED    the caller's deadline passed
+    ├── UnauthenticatedError    UNAUTHENTICATED      no token, or an unknown one
     ├── ForbiddenError          PERMISSION_DENIED    this caller may not do that
     └── ModelContractError      FAILED_PRECONDITION  a model file breaks its contract
 """
@@ -26,17 +26,17 @@ class ServiceError(UserError):
 
     code: ClassVar[StatusCode] = StatusCode.INTERNAL
     retry_after_s: float | None = None
-    """When it is worth trying again, in seconds from now; callers get it as RetryInfo."""
+    """When a retry may succeed, in seconds from now; callers get it as RetryInfo."""
 
 
 class InvalidArgumentError(ServiceError):
-    """The request is wrong, and stays wrong when it is tried again."""
+    """The request is wrong, and repeating it does not help."""
 
     code = StatusCode.INVALID_ARGUMENT
 
 
 class ImageError(InvalidArgumentError):
-    """These bytes are no picture that is accepted."""
+    """These bytes are not an image that is accepted."""
 
     def __init__(self, message: str, *, kind: str = "broken") -> None:
         """Say what is wrong; `kind` is its class in the metrics, one of `IMAGE_ERRORS`."""
@@ -45,7 +45,7 @@ class ImageError(InvalidArgumentError):
 
 
 IMAGE_ERRORS = ("empty", "too_many_bytes", "too_many_pixels", "format", "broken")
-"""What can be wrong with an image."""
+"""Kinds of `ImageError`: values of a label of the metrics."""
 
 
 class NotFoundError(ServiceError):
@@ -55,52 +55,52 @@ class NotFoundError(ServiceError):
 
 
 class ConflictError(ServiceError):
-    """Another change of the repository came first; what was decided no longer holds."""
+    """Another change of the repository came first, so the decision behind this one is outdated."""
 
     code = StatusCode.ABORTED
 
 
 class OverloadedError(ServiceError):
-    """There is no place for the call now, or its deadline cannot be kept."""
+    """The call does not fit now, or its deadline cannot be kept."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        """Say what is full, and when there may be a place again."""
+        """Take what is full, and when the call may fit."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ServiceError):
-    """The service does not serve: it starts, drains, or cannot be reached."""
+    """The server starts, drains, or cannot be reached."""
 
     code = StatusCode.UNAVAILABLE
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
-        """Say why, and when it may serve again if that is known."""
+        """Take the reason, and when it may serve again, if that is known."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class DeadlineError(ServiceError):
-    """The caller's time was over before the work began, or before the answer came."""
+    """The deadline passed before the work began, or before the answer came."""
 
     code = StatusCode.DEADLINE_EXCEEDED
 
 
 class UnauthenticatedError(ServiceError):
-    """The call has no token, or one that is not known."""
+    """The call has no token, or an unknown one."""
 
     code = StatusCode.UNAUTHENTICATED
 
 
 class ForbiddenError(ServiceError):
-    """The caller is known, and may not do that."""
+    """The caller is known, but may not do this."""
 
     code = StatusCode.PERMISSION_DENIED
 
 
 class ModelContractError(ServiceError):
-    """A model file does not keep docs/reference/model-contract.md, or the device cannot run it."""
+    """A model file breaks docs/reference/model-contract.md, or the device cannot run it."""
 
     code = StatusCode.FAILED_PRECONDITION

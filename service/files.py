@@ -1,4 +1,4 @@
-"""What the service needs of files: whether they changed, what is in them, and writing for good."""
+"""Files of the service: noticing changes, hashing, and writing that survives a crash."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from storage import replacing, sync
 
 
 def file_state(path: Path) -> object:
-    """Return what is equal as long as a file that is only ever replaced is the same one."""
+    """Return a value that changes when the file is replaced; None if there is none."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -16,18 +16,18 @@ def file_state(path: Path) -> object:
 
 
 def sha256(path: Path) -> str:
-    """Return the hash of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace the content of a file at once; a kill leaves the old one or the new one."""
+    """Replace a text file atomically: a kill leaves the old content or the new."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that nobody reads yet, and force it to the disk."""
+    """Write a new text file and force it to the disk, before anyone reads it."""
     path.write_text(text, encoding="utf-8")
     sync(path)

@@ -1,14 +1,16 @@
 """Keeps resident memory near what is in use; glibc alone would keep what was once used."""
 
+import asyncio
 import ctypes
 
 _M_ARENA_MAX = -8  # malloc.h
+_INTERVAL_S = 30.0
 
 
 def limit_heaps() -> None:
-    """Bound how many heaps the process has. Called once, before threads are started.
+    """Bound the number of malloc's heaps. Call it once, before threads start.
 
-    Each thread would get one of its own, and each heap keeps its free pages.
+    By default each thread gets a heap, and each heap keeps its free pages.
     """
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
@@ -19,9 +21,16 @@ def limit_heaps() -> None:
 def trim_heaps() -> None:
     """Return free pages to the system.
 
-    Of ResNet18's 45 MB, 188 MB are resident after it is loaded, and 94 MB after this (measured).
+    After loading ResNet18, of 45 MB, 188 MB are resident before this and 94 MB after it (measured).
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):
+    except (OSError, AttributeError, TypeError):  # another C library
         return
+
+
+async def trim_regularly() -> None:
+    """Call `trim_heaps` every half minute until cancelled, so that bursts do not hold memory."""
+    while True:
+        await asyncio.sleep(_INTERVAL_S)
+        await asyncio.to_thread(trim_heaps)

@@ -1,1 +1,4 @@
-"""The verbs of the command line that need no training: serve, token, rollback, classify."""
+"""The verbs of the service: `hansang serve`, `token`, `rollback` and `classify`.
+
+arguments ─► serve ─► server.process          arguments ─► classify ─► client, or offline
+"""

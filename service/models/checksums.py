@@ -1,4 +1,4 @@
-"""SHA256SUMS of a version's folder: what its files must be; `sha256sum -c` reads it as well."""
+"""SHA256SUMS: the checksums of a version's files, in the format of `sha256sum -c`."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
 
 
 def seal(folder: Path) -> None:
-    """Write the checksums of all files of a folder that nobody reads yet."""
+    """Write the checksums of all files of a new folder, before anyone reads it."""
     names = sorted(path.name for path in folder.iterdir())
     write(folder / MANIFEST, "".join(f"{sha256(folder / name)}  {name}\n" for name in names))
 
@@ -20,8 +20,8 @@ def verify(folder: Path) -> None:
     """Compare the files of a folder with their checksums.
 
     Raises:
-        FileNotFoundError: There are no checksums.
-        ModelContractError: They differ, or a file is missing.
+        FileNotFoundError: The folder has no SHA256SUMS.
+        ModelContractError: A file differs from its checksum, or is missing.
     """
     manifest = folder / MANIFEST
     for line in manifest.read_text("utf-8", errors="replace").splitlines():

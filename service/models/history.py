@@ -1,11 +1,11 @@
-"""What happened to a model: a line for each release, refusal and rollback, beside its versions.
+"""The history of a model: a line for each release, refusal and rollback, beside its versions.
 
-<model>/history.jsonl    the lines, oldest first; only ever replaced whole
-<model>/.pending.json    the line of a switch under way
+<model>/history.jsonl    the lines, oldest first; always replaced as a whole
+<model>/.pending.json    the line of a release or rollback under way
 
-config.pbtxt is replaced in one step, and a line is written in another. The line is therefore set
-down before the switch and moved to its place after it; whoever comes next settles one that a kill
-left: it happened if its version serves, else it did not.
+A release replaces config.pbtxt and adds a line, which are two steps. So the line is first written
+as pending, and moved after the switch. If a kill leaves it pending, the next change decides: the
+line is true if its version serves, and dropped if not.
 
 The caller holds the model's lock.
 """
@@ -42,17 +42,17 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def add(folder: Path, event: str, record: Mapping[str, Any]) -> None:
-    """Add a line about something that changed nothing."""
+    """Add a line about an event that did not change what serves."""
     _append(folder, _stamped(event, record))
 
 
 def begin(folder: Path, event: str, record: Mapping[str, Any]) -> None:
-    """Set a line down before the switch that it tells of; `record` has the new `version`."""
+    """Write the pending line of a switch that follows; `record` has the new `version`."""
     replace(folder / _PENDING, _line(_stamped(event, record)))
 
 
-def settle(folder: Path, serving: int | None) -> None:
-    """Move a line to its place if what it tells of has happened, and drop it if not."""
+def finish(folder: Path, serving: int | None) -> None:
+    """Add the pending line, if any, to the history if its version serves, and drop it if not."""
     pending = folder / _PENDING
     try:
         line = json.loads(pending.read_text("utf-8"))

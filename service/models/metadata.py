@@ -1,4 +1,4 @@
-"""What a model file says of itself: ONNX `metadata_props` (docs/reference/model-contract.md)."""
+"""What a model file says about itself: ONNX `metadata_props` (docs/reference/model-contract.md)."""
 
 import json
 import unicodedata
@@ -22,10 +22,10 @@ class ModelMetadata:
     """Side S of the input square, in pixels."""
 
     resize: str
-    """The rule that made the pixels: `service.pixels.preprocessing.PREPROCESSING`."""
+    """Name of the rule that makes pixels of photos: `pixels.preprocessing.PREPROCESSING`."""
 
     model_version: str = ""
-    """Where the weights come from, `<run id>/epoch-<n>`; the repository counts versions itself."""
+    """Where the weights come from, `<run id>/epoch-<n>`. The repository has its own numbers."""
 
     run_id: str = ""
     epoch: int | None = None

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Model:
-    """A loaded version. `predict` may be called by several threads at the same time."""
+    """A loaded version of a model. Several threads may call `predict` at the same time."""
 
     def __init__(
         self,
@@ -41,24 +41,24 @@ class Model:
         intra_op_threads: int = 1,
         cuda: CudaOptions = _CUDA_OPTIONS,
     ) -> None:
-        """Open the file and check it.
+        """Open the file and check it against the contract.
 
         Args:
             path: The ONNX file.
-            device: `cuda`, `cpu`, or `auto` for CUDA if it can be had.
+            device: `cuda`, `cpu`, or `auto` for CUDA if there is a device.
             intra_op_threads: Threads within one call of `predict`.
             cuda: How a CUDA device is used.
 
         Raises:
-            ModelContractError: The file cannot be opened, breaks the contract, or CUDA was
-                asked for and cannot be had.
+            ModelContractError: The file cannot be opened or breaks the contract, or `device` is
+                `cuda` and CUDA does not work.
         """
         self.path = path
         self._cuda_sessions: CudaSessions | None = None
         self._session, self._cuda = _open(path, device, intra_op_threads, cuda)
         self._opened_with = (path, device, intra_op_threads, self._cuda)
         self.provider: str = self._session.get_providers()[0]
-        # Without fixed places a run must not be captured.
+        # -1: a run without fixed buffers must not be captured as a graph.
         self._once = ort.RunOptions()
         if self.provider == CUDA:
             self._once.add_run_config_entry("gpu_graph_id", "-1")
@@ -79,34 +79,35 @@ class Model:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def probe(self) -> None:
-        """Run one image, to see whether the session still works.
+        """Run one image, to check that the session still works.
 
         Raises:
-            ModelContractError: It raises, or its answer is no probabilities.
+            ModelContractError: The run raises, or its answer is not probabilities.
         """
         self._try(1)
 
     def warm_up(self, max_batch: int) -> float:
-        """Run the smallest and the largest batch, as callers will; on CUDA make every size ready.
+        """Run the smallest and the largest batch; on CUDA, prepare every batch size first.
 
         Returns:
-            Seconds that an image took in the largest batch.
+            Seconds per image in the largest batch.
 
         Raises:
-            ModelContractError: It raises, or its answers are no probabilities.
+            ModelContractError: A run raises, or its answers are not probabilities.
         """
         if self.provider == CUDA:
             self._cuda_sessions = self._opened_on_cuda(max_batch)
         for num_images in sorted({1, max_batch}):
             self._try(num_images)
-        # The first run of a size may allocate: the second one is what callers will see.
+        # The first run of a size may allocate, so the second one is timed.
         start_s = perf_counter()
         self._try(max_batch)
         return (perf_counter() - start_s) / max_batch
 
     def _opened_on_cuda(self, max_batch: int) -> CudaSessions:
+        """Return the sessions for CUDA, which take over the one that checked the file."""
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
-        # From here on the lanes alone hold it: what is freed on the device, they free in turn.
+        # Only `CudaSession` may hold it now: it frees device memory under a lock.
         first = vars(self).pop("_session", None)
         try:
             return CudaSessions(
@@ -123,6 +124,7 @@ class Model:
             raise ModelContractError(f"{self.path}: warm-up on CUDA failed: {error}") from error
 
     def _try(self, num_images: int) -> None:
+        """Run random images, and check that the rows are probabilities."""
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
         random = np.random.default_rng(0)
         images_NHWC = random.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
@@ -143,6 +145,7 @@ class Model:
             )
 
     def _check(self) -> None:
+        """Compare inputs, outputs and preprocessing with the contract."""
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
         inputs = {node.name: node for node in self._session.get_inputs()}
         outputs = {node.name: node for node in self._session.get_outputs()}
@@ -178,12 +181,12 @@ class Model:
 def _open(
     path: Path, device: str, intra_op_threads: int, cuda: CudaOptions
 ) -> tuple[ort.InferenceSession, CudaOptions]:
-    """Return a session, and the options it got: not every graph can be captured."""
+    """Return a session and its options; `graphs` is off where CUDA cannot capture this model."""
     wanted = _provider(device)
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
-    # Threads that spin while they wait took three quarters of the throughput of shared cores.
+    # Threads that spin while waiting cost three quarters of the throughput on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[object] = [CPU] if wanted == CPU else [(CUDA, cuda.provider()), CPU]
@@ -194,7 +197,7 @@ def _open(
             logger.warning("%s: no CUDA graphs, %s", path, error)
             return _open(path, device, intra_op_threads, dataclasses.replace(cuda, graphs=False))
         raise ModelContractError(f"{path}: onnxruntime cannot open it: {error}") from error
-    # onnxruntime falls back to the CPU with no more than a warning.
+    # onnxruntime falls back to the CPU with only a warning.
     if session.get_providers()[0] != wanted:
         if device == "cuda":
             raise ModelContractError(
@@ -221,7 +224,7 @@ def _provider(device: str) -> str:
 
 
 def _num_cuda_devices() -> int:
-    """Ask the driver itself: loading CUDA's libraries to find no GPU takes seconds."""
+    """Ask the driver directly: loading CUDA's libraries just to find no GPU takes seconds."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,35 +1,28 @@
-"""What is loaded: for each model the version that serves, and on request some that served before.
+"""The loaded models: of each the version that serves and, with `keep_versions`, earlier ones.
 
-The pool follows the repository. A new version is loaded, checked and warmed up beside the old one,
-which answers the calls that it has begun; a version that fails any of it is refused, and the old
-one serves on.
+The pool follows the repository. It loads a new version beside the old one, which still answers the
+calls that it began. If the new version cannot be loaded, it is refused and the old one serves on.
+
+repository ─► config.pbtxt changed? ─► loading (verify, open, warm up) ─► swap ─► close the old one
 """
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable
-from typing import TypeVar
 
-from service.batching.batcher import Batcher
-from service.batching.decoder import Pixels, decoded
 from service.config import ServerConfig
 from service.errors import (
     InvalidArgumentError,
     NotFoundError,
     OverloadedError,
-    ServiceError,
     UnavailableError,
 )
 from service.files import file_state
 from service.memory import trim_heaps
-from service.models.cuda import SESSIONS_PER_MODEL
 from service.models.instance import ModelInstance
-from service.models.model import CUDA, Model
+from service.models.loading import load_instance
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
-
-T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +32,8 @@ class ModelPool:
 
     Attributes:
         repository: The model repository that is followed.
-        refusals: Model → why the version that should serve does not.
-        unloaded: Models that are not served, though the repository has them.
+        refusals: Model → why the version that should serve was refused.
+        unloaded: Models that a caller unloaded, so they are not served.
     """
 
     def __init__(
@@ -63,12 +56,12 @@ class ModelPool:
 
     @property
     def instances(self) -> tuple[ModelInstance, ...]:
-        """What serves now, one version of each model."""
+        """The version that serves, of each model."""
         return tuple(versions[0] for versions in self._loaded.values())
 
     @property
     def loaded(self) -> tuple[ModelInstance, ...]:
-        """Every version that answers; of each model the one that serves first."""
+        """Every loaded version; of each model, the one that serves comes first."""
         return tuple(instance for versions in self._loaded.values() for instance in versions)
 
     @property
@@ -77,10 +70,10 @@ class ModelPool:
         return self._changing.locked()
 
     def refusal(self, deadline_s: float) -> OverloadedError | None:
-        """Return why no model could answer a call of one image by then; None if one could.
+        """Return why every model would refuse a call of one image; None if one would admit it.
 
         Args:
-            deadline_s: When the answer loses its worth, on the clock of `time.monotonic`.
+            deadline_s: When the answer becomes worthless, on the clock of `time.monotonic`.
         """
         refusal = None
         for versions in self._loaded.values():
@@ -91,16 +84,16 @@ class ModelPool:
         return refusal
 
     def find(self, name: str, version: int = 0) -> ModelInstance:
-        """Return a version of a model.
+        """Return a loaded version of a model.
 
         Args:
-            name: Empty for the only one.
-            version: 0 for the one that serves.
+            name: Name of the model; empty for the only one.
+            version: Number of the version; 0 for the one that serves.
 
         Raises:
             NotFoundError: It is not loaded.
             InvalidArgumentError: The name is empty, and there are several models.
-            UnavailableError: Nothing serves yet.
+            UnavailableError: No model serves yet.
         """
         if not self._loaded and not self.unloaded:
             raise UnavailableError("the service is starting; wait until its health is SERVING")
@@ -124,31 +117,31 @@ class ModelPool:
             NotFoundError: The repository has none.
             ServiceError: One cannot be served.
         """
-        looks = await asyncio.to_thread(self._look)
-        if not looks:
+        states = await asyncio.to_thread(self._config_states)
+        if not states:
             what = f"no model {self._config.model!r}" if self._config.model else "no model"
             raise NotFoundError(
                 f"{what} in the repository {self._config.repository};"
                 " publish one with: hansang release RUN"
             )
-        for name, look in looks.items():
+        for name, state in states.items():
             async with self._changing:
-                await self._follow(name, look)
+                await self._follow(name, state)
 
     async def watch(self) -> None:
-        """Follow the repository until cancelled. What cannot be loaded is refused, once."""
+        """Follow the repository until cancelled. A version that cannot be loaded is tried once."""
         while True:
             await asyncio.sleep(self._config.poll_interval_s)
             try:
-                looks = await asyncio.to_thread(self._look)
+                states = await asyncio.to_thread(self._config_states)
             except Exception:
                 logger.exception("cannot look at the repository %s", self._config.repository)
                 continue
-            for name, look in looks.items():
+            for name, state in states.items():
                 try:
                     async with self._changing:
                         if name not in self.unloaded:
-                            await self._follow(name, look)
+                            await self._follow(name, state)
                 except Exception as error:
                     self._metrics.swap_failures.labels(name).inc()
                     serving = self._loaded.get(name)
@@ -160,7 +153,7 @@ class ModelPool:
                     )
 
     async def load_model(self, name: str) -> None:
-        """Load what the repository says serves, now; also a model that was unloaded.
+        """Load now what the repository says is to serve, even if the model was unloaded.
 
         Raises:
             ServiceError: There is no such model, or it cannot be served.
@@ -172,7 +165,7 @@ class ModelPool:
             await self._follow(name, file_state(self._config.repository / name / "config.pbtxt"))
 
     async def unload_model(self, name: str) -> None:
-        """Serve a model no more, until it is loaded again.
+        """Stop serving a model until it is loaded again.
 
         Raises:
             NotFoundError: It is not served.
@@ -186,7 +179,7 @@ class ModelPool:
             logger.info("model %s: unloaded", name)
 
     async def close(self) -> None:
-        """End every instance, once what was admitted is answered."""
+        """Close every version once its admitted calls are answered."""
         await asyncio.gather(*(instance.batcher.close() for instance in self.loaded))
         await asyncio.gather(*self._retiring)
         self._loaded.clear()
@@ -194,23 +187,28 @@ class ModelPool:
     def _names(self) -> str:
         return ", ".join(sorted(self._loaded)) or "none"
 
-    def _look(self) -> dict[str, object]:
-        """Return the state of each model's config.pbtxt: it is replaced, never written into."""
+    def _config_states(self) -> dict[str, object]:
+        """Return model → a value that changes when its config.pbtxt is replaced."""
         names = [name for name in self.repository.models() if self._config.model in ("", name)]
         return {name: file_state(self._config.repository / name / "config.pbtxt") for name in names}
 
-    async def _follow(self, name: str, look: object) -> None:
-        if look == self._seen.get(name, self):  # the pool itself is no look
+    async def _follow(self, name: str, state: object) -> None:
+        """Load and swap in the serving version of a model, if its config.pbtxt changed.
+
+        Raises:
+            ServiceError: The version is refused.
+        """
+        if name in self._seen and state == self._seen[name]:
             return
-        # Noted first: a version that is refused is not tried again until the repository changes.
-        self._seen[name] = look
+        # Noted first: a refused version is not tried again until the repository changes.
+        self._seen[name] = state
         try:
             version = await asyncio.to_thread(self.repository.serving, name)
             loaded = self._loaded.get(name, [])
             if loaded and loaded[0].version == version:
                 self.refusals.pop(name, None)
                 return
-            # A version that is still loaded comes back at once.
+            # After a rollback the version may still be loaded.
             again = [instance for instance in loaded if instance.version == version]
             instance = again[0] if again else await self._open(name, version)
         except Exception as error:
@@ -225,45 +223,16 @@ class ModelPool:
             self._retire(other)
 
     async def _open(self, name: str, version: int) -> ModelInstance:
-        config = self._config
-
-        def open_() -> tuple[Model, float]:
-            self.repository.verify(name, version)
-            model = Model(
-                self.repository.path(name, version),
-                device=config.device,
-                intra_op_threads=config.intra_op_threads,
-            )
-            self.repository.verify_labels(name, version, model.metadata.labels)
-            seconds = model.warm_up(config.max_batch)
-            # What was needed to load is three times the model.
-            trim_heaps()
-            return model, seconds
-
-        model, seconds_per_image = await _in_thread(open_)
-        instance: ModelInstance
-        batcher = Batcher(
-            model.predict,
-            metrics=self._metrics,
-            max_batch=config.max_batch,
-            max_delay_s=config.max_delay_ms / 1000,
-            queue_size=config.queue_size,
-            workers=config.runs or (SESSIONS_PER_MODEL if model.provider == CUDA else config.cores),
-            seconds_per_image=seconds_per_image,
-            failed=lambda: self._run_failed(instance),
-            # A device must not wait for photos: there other threads decode.
-            decode=None if model.provider == CUDA else self._decoding(model.metadata.image_size),
-        )
-        instance = ModelInstance(name=name, version=version, model=model, batcher=batcher)
+        instance = await load_instance(
+            name, version, repository=self.repository, config=self._config,
+            metrics=self._metrics, run_failed=self._run_failed,
+        )  # fmt: skip
         self._metrics.swaps.labels(name).inc()
-        self._metrics.model_info.labels(name, str(version), model.provider).set(1)
+        self._metrics.model_info.labels(name, str(version), instance.model.provider).set(1)
         return instance
 
-    def _decoding(self, image_size: int) -> Callable[[bytes], Pixels | ServiceError]:
-        return lambda data: decoded(data, image_size, self._metrics)
-
     def _retire(self, instance: ModelInstance) -> None:
-        """Let an instance end when it has answered what it took."""
+        """Close an instance, in the background, once its calls are answered."""
         task = asyncio.create_task(instance.batcher.close())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -271,29 +240,3 @@ class ModelPool:
         self._metrics.model_info.remove(
             instance.name, str(instance.version), instance.model.provider
         )
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run in a thread that the process does not wait for at its end.
-
-    A slow load must not hold up a SIGTERM. onnxruntime lets go of the GIL while it creates a
-    session: calls that are being served meanwhile wait no longer than 25 ms for it (measured with
-    ResNet18 on 2 cores, where the load takes 200 ms).
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(set_outcome: Callable[[T], None] | Callable[[Exception], None], value: T) -> None:
-        if not done.done():
-            set_outcome(value)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            outcome = (done.set_result, work())
-        except Exception as error:
-            outcome = (done.set_exception, error)  # type: ignore[assignment]
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return await done

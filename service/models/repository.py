@@ -204,7 +204,7 @@ class ModelRepository:
             told = {"version": version, "replaced": replaced, **(record or {})}
             history.begin(folder, "released", told)
             self._make_serve(model, version, max_batch, before)
-            history.settle(folder, version)
+            history.finish(folder, version)
             # A rollback must find what served before, be it the newest of the others or not.
             ranked = list(dict.fromkeys([version, *reversed(before), *reversed(versions)]))
             for old in ranked[keep:]:
@@ -237,7 +237,7 @@ class ModelRepository:
             told = {"version": version, "replaced": serving, "reason": reason}
             history.begin(self._folder(model), "rolled back", told)
             self._make_serve(model, version, max_batch_in(config), before)
-            history.settle(self._folder(model), version)
+            history.finish(self._folder(model), version)
         return version
 
     def _serving_or_none(self, model: str) -> int | None:
@@ -283,7 +283,7 @@ class ModelRepository:
                 folder.mkdir(parents=True, exist_ok=True)
             with (folder / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                history.settle(folder, self._serving_or_none(model))
+                history.finish(folder, self._serving_or_none(model))
                 yield
         except OSError as error:
             raise ServiceError(f"cannot change the model repository {folder}: {error}") from error

@@ -1,1 +1,4 @@
-"""What operators see of a server: Prometheus metrics and OpenTelemetry traces."""
+"""What a running server tells: metrics for Prometheus, spans for OpenTelemetry, and logs.
+
+call ─► stages, counters ─► metrics (/metrics) · tracing (OTLP) · logs (stderr)
+"""

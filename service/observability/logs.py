@@ -1,4 +1,4 @@
-"""Logs for people or machines; each line of a call has its request id, and never image bytes."""
+"""Logs for people or machines. Lines about a call have its request id, and never image bytes."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ import time
 from contextvars import ContextVar
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the present call: the caller's `x-request-id`, or one that was made up."""
+"""The id of the current call: the caller's `x-request-id`, or a generated one."""
 
 
 class _Json(logging.Formatter):
@@ -45,7 +45,7 @@ def set_up(*, style: str = "text", level: str = "info") -> None:
 
     Args:
         style: `text` or `json`.
-        level: `debug` (a line for every call), `info`, `warning` or `error`.
+        level: `debug` (which logs every call), `info`, `warning` or `error`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

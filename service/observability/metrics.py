@@ -4,6 +4,7 @@ request = queue → decode → compute → answer; where other threads decode, d
 """
 
 import contextlib
+from collections.abc import Iterator
 from functools import partial
 
 from prometheus_client import (

@@ -1,9 +1,8 @@
-"""The stages of a call: timed for the statistics, and exported as spans where that is asked for.
+"""The stages of a call: timed for the statistics, and exported as spans with `--otlp-endpoint`.
 
 call ─ decode ─ queue ─ compute        or queue ─ decode ─ compute, where batches decode
 
-OpenTelemetry is optional (requirements/otel.txt); nothing of it is imported unless
-`--otlp-endpoint` is given.
+OpenTelemetry is optional (requirements/otel.txt), and is imported only if it is used.
 """
 
 import time
@@ -14,30 +13,30 @@ from typing import Any, Protocol
 from service.errors import InvalidArgumentError
 
 Stages = dict[str, tuple[float, float]]
-"""Name → start and end, on the clock of `time.monotonic`."""
+"""Stage → start and end, on the clock of `time.monotonic`."""
 
 
 class Tracing(Protocol):
     """Where spans go."""
 
     def call(self, method: str, metadata: Mapping[str, str]) -> Any:
-        """Return a context manager around a call, whose span follows the caller's, if it sent one.
+        """Return a context manager around a call, whose span continues the caller's trace, if any.
 
-        It yields a function that takes the final gRPC code's name.
+        It yields a function that takes the name of the call's gRPC code.
         """
 
     def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
         """Export the stages of a call as spans below its own."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans, and stop."""
 
 
 _NOTHING: AbstractContextManager[Callable[[str], None]] = nullcontext(lambda code: None)  # noqa: ARG005
 
 
 class NoTracing:
-    """Exports nothing."""
+    """Tracing that is switched off."""
 
     def call(self, method: str, metadata: Mapping[str, str]) -> Any:  # noqa: ARG002
         """Do nothing."""
@@ -51,14 +50,14 @@ class NoTracing:
 
 
 class OpenTelemetry:
-    """Exports spans over OTLP; a caller's `traceparent` is honoured, sampling included."""
+    """Exports spans over OTLP. A caller's `traceparent` is followed, including its sampling."""
 
     def __init__(self, endpoint: str, *, exporter: Any = None) -> None:
-        """Connect to a collector.
+        """Connect to a collector of spans.
 
         Args:
             endpoint: Such as `http://localhost:4317`.
-            exporter: A span exporter of OpenTelemetry's, instead of the one for OTLP.
+            exporter: Another exporter of OpenTelemetry than the one for OTLP, for tests.
 
         Raises:
             InvalidArgumentError: OpenTelemetry is not installed.
@@ -82,7 +81,7 @@ class OpenTelemetry:
             ) from error
         self._trace = trace
         self._extract = propagate.extract
-        # A provider of its own, and not the process's: two servers may live in one process.
+        # Its own provider, not the global one: a process may hold two servers.
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": "hansang"}), shutdown_on_exit=False
         )
@@ -110,8 +109,8 @@ class OpenTelemetry:
             yield ended
 
     def stages(self, stages: Stages, attributes: Mapping[str, str | int]) -> None:
-        """Export the stages of a call as spans below the present one."""
-        # Spans want wall-clock time, stages are measured on a clock that never jumps.
+        """Export the stages of a call as children of the current span."""
+        # Spans need wall-clock times, and stages are measured on a clock that never jumps.
         offset_ns = time.time_ns() - int(time.monotonic() * 1e9)
         for name, (start_s, end_s) in stages.items():
             span = self._tracer.start_span(
@@ -122,5 +121,5 @@ class OpenTelemetry:
             span.end(offset_ns + int(end_s * 1e9))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Export the remaining spans, and stop."""
         self._provider.shutdown()

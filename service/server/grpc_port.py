@@ -1,4 +1,4 @@
-"""The gRPC port: what bounds its connections, how it is had, and how its calls end."""
+"""The gRPC port: limits of its connections, opening it, and ending its calls."""
 
 import asyncio
 
@@ -10,24 +10,24 @@ from service.config import ServerConfig
 from service.errors import UnavailableError
 
 _MAX_CALLS = 2048
-"""Calls at a time, of whatever kind; a bound for what the other limits do not see."""
+"""Calls of any kind at a time: a bound for what the other limits do not count."""
 
 
 def new_server(
     config: ServerConfig, interceptor: CallInterceptor, *, shares_port: bool
 ) -> grpc.aio.Server:
-    """Return a server without methods, which listens nowhere yet."""
+    """Return a gRPC server without services that does not listen yet."""
     return grpc.aio.server(
         interceptors=[interceptor],
         maximum_concurrent_rpcs=_MAX_CALLS,
         options=[
-            # Left on, a second server on the port would silently take half of the calls.
+            # On by default, so that a second server on the port would silently take half the calls.
             ("grpc.so_reuseport", int(shares_port)),
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
-            # Headers are the callers' to fill: a token and a trace fit well into this.
+            # Callers fill the headers; a token and a trace fit well into this.
             ("grpc.max_metadata_size", 16 * 2**10),
-            # A peer that vanished without a word is noticed; one that pings wildly is cut off.
+            # Notice a peer that vanished, and cut off one that pings too often.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -37,10 +37,10 @@ def new_server(
 
 
 def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str) -> int:
-    """Have a server listen on an address; return the port.
+    """Open a port, with TLS if it is configured, and return its number.
 
     Raises:
-        UnavailableError: Another server has it; `flag` chooses another.
+        UnavailableError: Another server has it; the message names `flag`, which chooses another.
         InvalidArgumentError: The certificates cannot be used.
     """
     try:
@@ -55,7 +55,7 @@ def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str)
 
 
 async def stop(server: grpc.aio.Server, grace_s: float, aborting: asyncio.Event) -> None:
-    """Take no new calls; those in flight end within `grace_s`, or once `aborting` is set."""
+    """Take no new calls, and cut off those in flight after `grace_s` or when `aborting` is set."""
     stopping = asyncio.ensure_future(server.stop(grace_s))
     aborted = asyncio.ensure_future(aborting.wait())
     await asyncio.wait({stopping, aborted}, return_when=asyncio.FIRST_COMPLETED)

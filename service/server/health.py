@@ -1,4 +1,4 @@
-"""`grpc.health.v1`: whether calls are taken. It begins as NOT_SERVING."""
+"""`grpc.health.v1`: whether the server takes calls. It begins as NOT_SERVING."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -9,10 +9,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Health for a server whose services turn together.
+    """Health of a server whose services always have the same status.
 
-    The stock servicer begins as SERVING, and leaves watchers on the line when the server drains,
-    which then waits for them to the last second.
+    grpc's own servicer begins as SERVING. It also keeps its Watch calls open, so that a draining
+    server would wait for them until its time is over.
     """
 
     def __init__(self, services: Iterable[str]) -> None:
@@ -23,11 +23,11 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     @property
     def serving(self) -> bool:
-        """Whether calls are taken."""
+        """Whether the server takes calls."""
         return self._serving
 
     async def set(self, *, serving: bool, ending: bool = False) -> None:
-        """Tell every watcher; when the server ends, for the last time."""
+        """Set the status and send it to every Watch call; `ending` also ends those calls."""
         async with self._changed:
             self._serving, self._ending = serving, ending
             self._changed.notify_all()
@@ -35,7 +35,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Check(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Answer for one service; an empty name is the whole server."""
+        """Return the status of one service; an empty name is the whole server."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
         return health_pb2.HealthCheckResponse(status=self._status(request.service))
@@ -43,15 +43,15 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def Watch(  # noqa: N802
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Answer now and at every change."""
-        told = None
+        """Return the status now and at every change."""
+        sent = None
         while True:
             async with self._changed:
-                while told == self._status(request.service) and not self._ending:
+                while sent == self._status(request.service) and not self._ending:
                     await self._changed.wait()
                 status, last = self._status(request.service), self._ending
-            if told != status:
-                told = status
+            if sent != status:
+                sent = status
                 yield health_pb2.HealthCheckResponse(status=status)
             if last:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")

@@ -1,9 +1,10 @@
-"""Ask a server whether it serves, for orchestrators: exit 0 if so, else 1. Imports no onnxruntime.
+"""Asks a server for its health, for orchestrators: exit 0 if it is SERVING, else 1.
 
     python -m service.probe [HOST:PORT]
 
-Where the server wants TLS: `--ca`, with `--server-name` if its certificate is not for `localhost`,
-and `--certificate` and `--key` for mTLS. Health asks for no token.
+For a server with TLS, give `--ca`, and `--server-name` if its certificate is not for `localhost`.
+For mTLS, also give `--certificate` and `--key`. Health needs no token. To start fast, this module
+imports no onnxruntime.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 def serving(
     address: str, *, timeout_s: float, credentials: grpc.ChannelCredentials | None, name: str
 ) -> str:
-    """Return what health says, such as `SERVING`, or why it cannot be asked."""
+    """Return the server's health, such as `SERVING`, or the error that asking for it gave."""
     options = [("grpc.ssl_target_name_override", name)] if name else []
     channel = (
         grpc.secure_channel(address, credentials, options)
@@ -35,7 +36,7 @@ def serving(
 
 
 def main() -> int:
-    """Ask, print the answer, and return the exit code."""
+    """Print the health of the server that the arguments name; return the exit code."""
     parser = argparse.ArgumentParser(prog="service.probe", description=__doc__)
     parser.add_argument("address", nargs="?", default="localhost:8500")
     parser.add_argument("--timeout-s", type=float, default=3.0)

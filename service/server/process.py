@@ -1,4 +1,4 @@
-"""The process around a server: its event loop, its signals, and the code that it ends with."""
+"""The process around a server: its event loop, its signals, and its exit code."""
 
 import asyncio
 import json
@@ -19,6 +19,7 @@ from service.server.watchdog import EXIT_FAULT, watch_event_loop
 from terminal import say
 
 _ABORT_S = 1.0
+"""How long calls that are cut off may take to end."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,14 @@ def run(
     Args:
         config: What to serve, and where.
         ready: Called with one line for people, once health is SERVING.
-        parent: Where this is one of several replicas, which share the port. The parent sends the
-            numbers of signals, a byte each; its end counts as SIGTERM, and signals to this process
-            itself are ignored. It is told that line, and the port of `/metrics`, in a line of JSON.
+        parent: Socket to the parent, if this is one of several replicas that share the port. The
+            parent sends the numbers of signals, a byte each, and its end counts as SIGTERM; signals
+            to this process are ignored. Once health is SERVING, the parent gets a line of JSON
+            with that line for people and the port of `/metrics`.
 
     Returns:
-        0 after a signal, 70 after a fault. A process that cannot end in order, since a run hangs
-        or an error was not expected, ends within this function.
+        0 after a signal, 70 after a fault. If something hangs after the drain, or an unexpected
+        error came, this function ends the process itself.
 
     Raises:
         ServiceError: It cannot start.
@@ -55,7 +57,7 @@ def run(
             logger.exception("unexpected error: the process ends")
             code, ended = EXIT_FAULT, False
         if not ended:
-            # A thread that computes, or hangs, would be waited for, with the ports still open.
+            # A normal exit would wait for threads that still compute, with the ports open.
             logging.shutdown()
             os._exit(code)
     return code
@@ -64,16 +66,16 @@ def run(
 async def _serve(
     config: ServerConfig, ready: Callable[[str], None], parent: socket.socket | None
 ) -> tuple[int, bool]:
-    """Serve; return the exit code, and whether everything has ended in order."""
+    """Serve; return the exit code, and whether everything has ended."""
     signals = _signals(parent)
-    guarding = asyncio.create_task(watch_event_loop(config.run_timeout_s))
+    watching = asyncio.create_task(watch_event_loop(config.run_timeout_s))
     server = Server(config, shares_port=parent is not None)
     started = asyncio.create_task(server.start())
-    told = asyncio.create_task(signals.get())
+    signalled = asyncio.create_task(signals.get())
     try:
-        # A signal while a slow model is being loaded is heard at once.
-        begins: set[asyncio.Future[Any]] = {started, told}
-        await asyncio.wait(begins, return_when=asyncio.FIRST_COMPLETED)
+        # A signal must also stop a server that is still loading a slow model.
+        either: set[asyncio.Future[Any]] = {started, signalled}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not started.done():
             started.cancel()
             await asyncio.gather(started, return_exceptions=True)
@@ -84,29 +86,29 @@ async def _serve(
             ready(says)
         else:
             line = {"says": says, "metrics_port": server.metrics_port}
-            with suppress(ConnectionError):  # it is gone, which arrives as SIGTERM
+            with suppress(ConnectionError):  # the parent has ended, which counts as SIGTERM
                 parent.sendall(json.dumps(line).encode() + b"\n")
-        ends: set[asyncio.Future[Any]] = {told, server.watchdog.fatal}
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        either = {signalled, server.watchdog.fatal}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if server.watchdog.fatal.done():
             server.abort_calls()
             await server.drain()
             await asyncio.wait({asyncio.ensure_future(server.stop())}, timeout=_ABORT_S)
             return EXIT_FAULT, False
-        return 0, await _drain(server, signals, delay=told.result() == signal.SIGTERM)
+        return 0, await _drain(server, signals, delay=signalled.result() == signal.SIGTERM)
     finally:
-        guarding.cancel()
-        told.cancel()
+        watching.cancel()
+        signalled.cancel()
 
 
 async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) -> bool:
-    """Drain; return whether everything has ended, which a run that hangs, or a hurry, prevents."""
+    """Drain; return whether everything ended in time, without a second signal."""
     config = server.config
     logger.info("draining, at most %g s", config.drain_delay_s * delay + config.drain_s)
     again = asyncio.create_task(signals.get())
     again.add_done_callback(lambda task: None if task.cancelled() else server.abort_calls())
     await server.drain()
-    # Somebody at a terminal has no balancer that must be told.
+    # After Ctrl-C at a terminal there is no load balancer to wait for.
     if delay:
         await asyncio.wait({again}, timeout=config.drain_delay_s)
     stopping = asyncio.create_task(server.stop())
@@ -120,25 +122,25 @@ async def _drain(server: Server, signals: "asyncio.Queue[int]", *, delay: bool) 
 
 
 def _signals(parent: socket.socket | None) -> "asyncio.Queue[int]":
-    """Return where SIGTERM and SIGINT arrive: those of this process, or those its parent tells."""
+    """Return a queue of the signals of this process, or of those that its parent sends."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        # What a terminal or systemd sends to all processes at once would arrive twice.
+        # A terminal or systemd signals all processes, so a replica would be signalled twice.
         heed = signals.put_nowait if parent is None else lambda _: None
         loop.add_signal_handler(number, heed, number)
 
-    def hear(parent: socket.socket) -> None:
+    def receive(parent: socket.socket) -> None:
         try:
-            told = parent.recv(1)
+            received = parent.recv(1)
         except ConnectionError:
-            told = b""
-        if not told:
+            received = b""
+        if not received:
             loop.remove_reader(parent)
-        signals.put_nowait(told[0] if told else signal.SIGTERM)
+        signals.put_nowait(received[0] if received else signal.SIGTERM)
 
     if parent is not None:
-        loop.add_reader(parent, hear, parent)
+        loop.add_reader(parent, receive, parent)
     return signals
 
 
@@ -150,7 +152,7 @@ def _served(server: Server) -> str:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes event loops: uvloop where it is installed."""
+    """Return what makes event loops: uvloop if it is installed, else None for asyncio's own."""
     if sys.platform == "win32":
         return None
     try:

@@ -1,9 +1,9 @@
-"""The server: its ports, the models behind them, and their lives from start to drain.
+"""The server: its ports, the models behind them, and its life from start to drain.
 
-listen (NOT_SERVING) ─► load, check, warm up ─► SERVING
-with shared ports: load, check, warm up ─► listen (SERVING)
-SIGTERM ─► NOT_SERVING, calls are still taken for `drain_delay_s` ─► no new calls, those in flight
-end, `drain_s` at most ─► exit 0. A second SIGTERM cuts off what is left.
+alone: listen (NOT_SERVING) ─► load, check and warm up the models ─► SERVING
+with shared ports: load, check and warm up the models ─► listen (SERVING)
+SIGTERM ─► NOT_SERVING, but calls are still taken for `drain_delay_s` ─► no new calls; those in
+flight may take `drain_s` more ─► exit 0. A second SIGTERM cuts them off.
 """
 
 import asyncio
@@ -16,41 +16,28 @@ from types import TracebackType
 from typing import Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from service.api.auth import Tokens
-from service.api.classifier import ClassifierServicer
 from service.api.inference import Inference
-from service.api.interceptors import CallInterceptor
-from service.api.open_inference import Control, OpenInferenceServicer
 from service.batching.decoder import Decoder
 from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError
 from service.http.body import Bodies
 from service.http.endpoints import Api
 from service.http.listener import Listener, http_listener
-from service.memory import trim_heaps
+from service.memory import trim_regularly
 from service.models.bucket import Bucket, follow
 from service.models.pool import ModelPool
 from service.observability.metrics import Metrics, exposed
 from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
-from service.pb import classifier_pb2, inference_pb2
-from service.pb import classifier_pb2_grpc as classifier_grpc
-from service.pb import inference_pb2_grpc as inference_grpc
 from service.server import grpc_port
 from service.server.health import Health
+from service.server.services import CLASSIFIER, INFERENCE, Services, add_reflection
 from service.server.watchdog import Watchdog
 from storage import bucket_url
 
-CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
-INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-SERVICES = (CLASSIFIER, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-
-_PULL_TURNS = 5
-"""A bucket is looked at once in so many turns of the poll: each look is a request that costs."""
-
-_TIDY_S = 30.0
+_POLLS_PER_PULL = 5
+"""A bucket is read in one poll of the repository in so many: each read is a request that costs."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +57,12 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig, *, shares_port: bool = False) -> None:
-        """Serve nothing yet.
+        """Prepare a server; `start` starts it.
 
         Args:
             config: What to serve, and where.
-            shares_port: Whether other servers listen on the same ports. A connection goes to one
-                of them, so this one joins them only when it can answer.
+            shares_port: Whether other servers listen on the same ports. The system gives each
+                connection to one of them, so this one listens only once it can answer.
         """
         self._shares_port = shares_port
         self._closers = contextlib.AsyncExitStack()
@@ -121,7 +108,7 @@ class Server:
         """Listen, load the models and serve; on failure nothing is left running.
 
         Raises:
-            UnavailableError: A port cannot be had.
+            UnavailableError: A port cannot be opened.
             ServiceError: A model cannot be served.
         """
         try:
@@ -132,80 +119,46 @@ class Server:
             raise
 
     async def listen(self) -> None:
-        """Answer on the port, with health NOT_SERVING: an orchestrator can tell slow from dead.
+        """Open the ports, with health NOT_SERVING: an orchestrator can then tell slow from dead.
 
-        Shared ports are left alone until the models are loaded.
+        Ports that are shared are opened by `load`.
         """
-        config, metrics = self.config, self.metrics
-        self.watchdog = Watchdog(config, metrics, self._update_health)
+        config = self.config
+        self.watchdog = Watchdog(config, self.metrics, self._update_health)
         tracing: Tracing = (
             OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
         )
         self._closers.callback(tracing.close)
-        interceptor = CallInterceptor(
-            metrics,
-            tokens=self._tokens,
-            tracing=tracing,
-            max_streams=config.max_streams,
-            admission_checks={
-                f"/{CLASSIFIER}/Classify": self.models.refusal,
-                f"/{INFERENCE}/ModelInfer": self.models.refusal,
-            },
+        decoder = Decoder(config.decode_threads or config.cores, self.metrics)
+        most = config.max_bytes_in_flight
+        inference = Inference(decoder, self.metrics, max_bytes=most, tracing=tracing)
+        services = Services.make(
+            config, metrics=self.metrics, tracing=tracing, tokens=self._tokens, models=self.models,
+            inference=inference, health=self._health, stopping=self._stopping,
+        )  # fmt: skip
+        self._server = grpc_port.new_server(
+            config, services.interceptor, shares_port=self._shares_port
         )
-        server = grpc_port.new_server(config, interceptor, shares_port=self._shares_port)
-        self._server = server
-        decoder = Decoder(config.decode_threads or config.cores, metrics)
-        inference = Inference(
-            decoder, metrics, max_bytes=config.max_bytes_in_flight, tracing=tracing
-        )
-        classifier = ClassifierServicer(
-            self.models.find,
-            inference,
-            interceptor.timed(f"/{CLASSIFIER}/ClassifyStream"),
-            self._stopping,
-        )
-        open_inference = OpenInferenceServicer(
-            self.models,
-            inference,
-            interceptor.timed(f"/{INFERENCE}/ModelStreamInfer"),
-            self._stopping,
-            Control(
-                ready=lambda: self._health.serving,
-                allowed=config.model_control,
-                max_delay_ms=config.max_delay_ms,
-            ),
-        )
-        classifier_grpc.add_ClassifierServicer_to_server(classifier, server)  # type: ignore[no-untyped-call]
-        inference_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        services.add_to(self._server)
         if config.reflection == "on":
-            reflection.enable_server_reflection(SERVICES, server)
+            add_reflection(self._server)
         if config.http_port is not None:
-            bodies = Bodies(
-                metrics, most=config.max_message_bytes, most_together=config.max_bytes_in_flight
-            )
-            api = Api(classifier, open_inference, interceptor, bodies, lambda: self._health.serving)
-            self._http = http_listener(config, api, shares_port=self._shares_port)
+            self._http = self._http_listener(services)
             self.http_port = self._http.port
-        # Closed in the reverse order: calls end, then their models, then the threads, then metrics.
+        # Closed in reverse order: calls end, then their models, then the threads, then metrics.
         if config.metrics_port is not None:
-            self.metrics_port = self._closers.enter_context(
-                exposed(metrics.registry, config.metrics_host or config.host, config.metrics_port)
-            )
+            where = config.metrics_host or config.host, config.metrics_port
+            self.metrics_port = self._closers.enter_context(exposed(self.metrics.registry, *where))
         self._closers.callback(decoder.close)
         self._closers.push_async_callback(self.models.close)
-        self._closers.push_async_callback(self._stop_calls, server)
+        self._closers.push_async_callback(self._stop_calls, self._server)
         if not self._shares_port:
             await self._open_ports()
         if config.reflection not in ("on", "off"):
-            apart = grpc_port.new_server(config, interceptor, shares_port=self._shares_port)
-            reflection.enable_server_reflection(SERVICES, apart)
-            self.reflection_port = grpc_port.bind(apart, config, config.reflection, "--reflection")
-            self._closers.push_async_callback(apart.stop, None)
-            await apart.start()
+            await self._open_reflection_port(services)
 
     async def load(self) -> None:
-        """Load and warm up the models, then turn SERVING and follow the repository.
+        """Load and warm up the models, set health to SERVING, and follow the repository.
 
         Raises:
             ServiceError: A model cannot be served.
@@ -224,34 +177,40 @@ class Server:
                     logger.warning("waiting for the first release: %s", error)
                 waiting = True
                 await asyncio.sleep(self.config.poll_interval_s)
-        works = [
-            self.models.watch(), self.watchdog.watch(self.models), self.reload_tokens(), tidy(),
-        ]  # fmt: skip
+        background = [
+            self.models.watch(),
+            self.watchdog.watch(self.models),
+            self.reload_tokens(),
+            trim_regularly(),
+        ]
         if self._bucket:
-            interval_s = _PULL_TURNS * self.config.poll_interval_s
-            works.append(follow(self._bucket, self.config.keep_versions, interval_s, self.metrics))
-        for work in works:
-            watching = asyncio.create_task(work)
-            self._closers.callback(watching.cancel)
+            interval_s = _POLLS_PER_PULL * self.config.poll_interval_s
+            most = self.config.keep_versions
+            background.append(follow(self._bucket, most, interval_s, self.metrics))
+        for each in background:
+            self._closers.callback(asyncio.create_task(each).cancel)
         self._loaded = True
         await self._update_health()
         if self._shares_port:
             await self._open_ports()
 
     async def drain(self) -> None:
-        """Turn NOT_SERVING, and go on taking calls: `stop` ends that."""
+        """Set health to NOT_SERVING, but take calls until `stop`."""
         self._draining = True
         if self._http is not None:
             self._http.drain()
         await self._update_health()
 
     def abort_calls(self) -> None:
-        """Make `stop`, also one under way, cut off what is in flight."""
+        """Make `stop` cut off the calls in flight, also if it waits for them already."""
         self.grace_s = 0
         self._aborting.set()
 
     async def stop(self) -> None:
-        """Turn NOT_SERVING, take no new calls, end those in flight (`drain_s`), and let go."""
+        """Set health to NOT_SERVING, take no new calls, and free everything.
+
+        Calls in flight may take `grace_s`.
+        """
         self._draining = True
         self._stopping.set()
         self.metrics.ready.set(0)
@@ -259,11 +218,22 @@ class Server:
         await self._closers.aclose()
 
     async def _update_health(self) -> None:
-        """Say what holds now: SERVING, or NOT_SERVING."""
+        """Set health to SERVING if models are loaded, all work, and the server does not drain."""
         faulty = any(instance.fault for instance in self.models.loaded)
         serving = self._loaded and not self._draining and not faulty
         self.metrics.ready.set(serving)
         await self._health.set(serving=serving)
+
+    def _http_listener(self, services: Services) -> Listener:
+        config = self.config
+        bodies = Bodies(
+            self.metrics, most=config.max_message_bytes, most_together=config.max_bytes_in_flight
+        )
+        api = Api(
+            services.classifier, services.open_inference, services.interceptor, bodies,
+            lambda: self._health.serving,
+        )  # fmt: skip
+        return http_listener(config, api, shares_port=self._shares_port)
 
     async def _open_ports(self) -> None:
         config = self.config
@@ -272,6 +242,15 @@ class Server:
         await self._server.start()
         if self._http is not None:
             await self._http.start()
+
+    async def _open_reflection_port(self, services: Services) -> None:
+        """Serve reflection, and nothing else, on a port of its own."""
+        config = self.config
+        server = grpc_port.new_server(config, services.interceptor, shares_port=self._shares_port)
+        add_reflection(server)
+        self.reflection_port = grpc_port.bind(server, config, config.reflection, "--reflection")
+        self._closers.push_async_callback(server.stop, None)
+        await server.start()
 
     async def _stop_calls(self, server: grpc.aio.Server) -> None:
         """End the calls of both ports, within `grace_s`."""
@@ -288,10 +267,3 @@ class Server:
                 await asyncio.to_thread(self._tokens.reload)
             except InvalidArgumentError as error:
                 logger.error("the old tokens are kept: %s", error)
-
-
-async def tidy() -> None:
-    """Give memory back now and then: a burst must not be remembered for ever."""
-    while True:
-        await asyncio.sleep(_TIDY_S)
-        await asyncio.to_thread(trim_heaps)

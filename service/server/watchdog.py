@@ -1,11 +1,11 @@
-"""Notices models that fail or hang, turns readiness off, and at last ends the process.
+"""Notices models that fail or hang, sets health to NOT_SERVING, and in the end ends the process.
 
-a run raises ─► probe ─┬─ works: it was that run alone
-                       └─ raises: NOT_SERVING, probe on ─┬─ works again: SERVING
+a run raises ─► probe ─┬─ works: only that run failed
+                       └─ raises: NOT_SERVING, probe on ─┬─ works: SERVING
                                                          └─ `fault_exit_s` later: exit 70
 a run, or the event loop, takes longer than `run_timeout_s` ─► exit non-zero
 
-A process that cannot compute is of no use, and an orchestrator can start a new one: after a sticky
+A process that cannot compute is useless, and an orchestrator can start a new one. After a sticky
 CUDA error nothing else helps.
 """
 
@@ -33,18 +33,18 @@ class Watchdog:
     """Watches the runs of every model. Belongs to one event loop.
 
     Attributes:
-        fatal: Set to the reason, once the process should end.
+        fatal: Future of the reason why the process should end.
     """
 
     def __init__(
         self, config: ServerConfig, metrics: Metrics, changed: Callable[[], Awaitable[None]]
     ) -> None:
-        """Watch.
+        """Begin with nothing to watch.
 
         Args:
-            config: How long is too long.
+            config: How long a run may take, and a fault may last.
             metrics: Where faults are counted.
-            changed: Called when a model has become faulty, or works again.
+            changed: Called when a model fails, or works again.
         """
         self._config = config
         self._metrics = metrics
@@ -53,7 +53,7 @@ class Watchdog:
         self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def run_failed(self, instance: ModelInstance) -> None:
-        """Hear that a run of a model raised."""
+        """Count a run that raised, and probe the model."""
         self._metrics.failed_runs.labels(instance.name).inc()
         if instance not in self._probing:
             task = asyncio.create_task(self._probe(instance))
@@ -61,7 +61,7 @@ class Watchdog:
             task.add_done_callback(lambda _: self._probing.pop(instance, None))
 
     async def watch(self, pool: ModelPool) -> None:
-        """Look for hung runs until cancelled."""
+        """Check for runs that hang, until cancelled."""
         while True:
             await asyncio.sleep(min(_TICK_S, self._config.run_timeout_s / 4))
             for instance in pool.loaded:
@@ -73,6 +73,7 @@ class Watchdog:
                     )
 
     async def _probe(self, instance: ModelInstance) -> None:
+        """Run one image again and again until the model works or `fault_exit_s` is over."""
         since_s = monotonic()
         while True:
             try:
@@ -99,16 +100,16 @@ class Watchdog:
         await self._changed()
 
     def end(self, reason: str) -> None:
-        """Have the process end, and say why."""
+        """Log the reason and resolve `fatal`; the process then ends itself."""
         if not self.fatal.done():
             logger.critical("%s; the process ends, for its orchestrator to start it anew", reason)
             self.fatal.set_result(reason)
 
 
 async def watch_event_loop(timeout_s: float) -> None:
-    """End the process when the event loop stands still for `timeout_s`, with every stack on stderr.
+    """End the process when the event loop hangs for `timeout_s`, with every stack on stderr.
 
-    It works where the GIL is held for ever, too: the clock is a thread of the interpreter's own.
+    This works even if the GIL is never released: faulthandler's timer is a thread without it.
     """
     try:
         while True:

@@ -21,7 +21,8 @@ from service.errors import (
     UnavailableError,
 )
 from service.pb import classifier_pb2 as pb
-from service.server.server import CLASSIFIER, Server
+from service.server.server import Server
+from service.server.services import CLASSIFIER
 from tests.paths import ROOT
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
