@@ -34,8 +34,9 @@ test-long: setup  ## tests of minutes each on a slow machine, which `make test` 
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # What bears trouble does so with torch at hand, too: it is in `make test` only.
-SERVE_TESTS := $(addprefix tests/service/, api cli http pixels client/test_client.py models/test_metadata.py \
-  models/test_repository.py observability/test_metrics.py server/test_server.py)
+SERVE_TESTS := $(addprefix tests/service/, api cli http pixels client/test_client.py client/test_bulk.py \
+  client/test_retries.py models/test_metadata.py models/test_repository.py models/test_repository_kills.py \
+  observability/test_metrics.py server/test_server.py)
 test-serve: $(VENV)-serve/.ready  ## the service's tests where no torch is installed
 	$(VENV)-serve/bin/python -m pytest $(SERVE_TESTS)
 

@@ -154,7 +154,7 @@ def test_every_gpu_test_can_be_collected_on_a_bare_machine():
 import sys
 sys.path.insert(0, ".")
 from benchmarks.gpu_check import marked_files, start_marked
-assert "tests/training/loop/test_gpu.py" in marked_files()
+assert "tests/training/gpu/test_gpu.py" in marked_files()
 sys.exit(start_marked(sys.stdout, "--collect-only").wait())
 """
     done = bare("-c", script)

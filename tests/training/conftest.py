@@ -12,6 +12,8 @@ from PIL import Image
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+    from training.data.cache import DatasetCache
+
 
 @pytest.fixture
 def photo() -> Callable[..., bytes]:
@@ -51,17 +53,23 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_dir(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> "DatasetCache":
+    """The drawn dishes at 32 px; nobody changes it."""
+    from training.data.prepare import prepare
+
+    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("dishes-32") / "cache")
+
+
+@pytest.fixture(scope="session")
+def run_dir(cache: "DatasetCache", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of six epochs on the drawn dishes, with its predictions."""
     from training.config import TrainConfig
-    from training.data.prepare import prepare
     from training.loop.trainer import train
 
-    root = tmp_path_factory.mktemp("report")
-    cache = prepare(dishes, 32, cache_root=root / "cache")
+    run_dir = tmp_path_factory.mktemp("report") / "runs" / "first"
     config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
-    train(config, cache, root / "runs" / "first", device="cpu")
-    return root / "runs" / "first"
+    train(config, cache, run_dir, device="cpu")
+    return run_dir
 
 
 @pytest.fixture

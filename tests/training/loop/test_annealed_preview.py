@@ -1,22 +1,12 @@
 """What a run would be worth, did it end here: a guess that leaves the run as it was."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from training.config import TrainConfig
-from training.data.cache import DatasetCache
-from training.data.prepare import prepare
 from training.errors import StoppedError
 from training.loop.trainer import train
 from training.runs import checkpoint
-
-
-@pytest.fixture(scope="session")
-def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
-    """The drawn dishes at 32 px."""
-    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("preview") / "cache")
 
 
 def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):

@@ -1,8 +1,6 @@
-"""What may happen to a run while nobody looks: kills at any moment, full disks, damaged files."""
+"""What may happen to a run while nobody looks: kills at any moment, damaged files."""
 
 import ctypes
-import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,75 +9,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from tests.paths import ROOT
-from training.config import TrainConfig
-from training.data.cache import DatasetCache
-from training.data.prepare import prepare
+from tests.training.loop.disturbed import CONFIG, PROCESSES, assert_same, go
 from training.errors import DivergedError, RunError
 from training.loop.learner import Learner
 from training.loop.run import Run
 from training.loop.trainer import train
 from training.runs import checkpoint
 
-CONFIG = TrainConfig(
-    epochs=4, image_size=32, batch_size=10, checkpoint_every_steps=2, threads=1
-).with_overrides({"optimizer.ema": 0.9, "augment.trivial": 0.5, "augment.mixup": 0.2})
-OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
-
-# Forked from a clean server that has imported torch: a real process, in milliseconds.
-PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
-
-
-def go(cache: str, run_dir: str) -> None:
-    """Train, or go on, as a process of its own."""
-    train(CONFIG, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu")
-
-
-def assert_same(one: Path, other: Path) -> None:
-    """Fail unless two runs ended bit for bit alike: weights, average, optimizer, metrics, best."""
-
-    def metrics(run_dir: Path) -> list[dict[str, float]]:
-        lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-        return [{k: v for k, v in line.items() if k not in OF_THE_CLOCK} for line in lines]
-
-    assert metrics(one) == metrics(other)
-    for name in (checkpoint.BEST, sorted(p.name for p in (one / "checkpoints").iterdir())[-1]):
-        expected, found = (load_file(run / "checkpoints" / name) for run in (one, other))
-        assert expected.keys() == found.keys()
-        assert all(torch.equal(expected[key], found[key]) for key in expected)
-    results = [json.loads((run / "result.json").read_text()) for run in (one, other)]
-    for result in results:
-        del result["run_dir"], result["photos_per_s"]
-    assert results[0] == results[1]
-
-
-@pytest.fixture(scope="module")
-def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> DatasetCache:
-    """The drawn dishes at 32 pixels."""
-    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("caches"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, float]:
-    """A run that nobody disturbed, and how many seconds it took."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "r"
-    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
-    process.start()
-    while not run_dir.exists():
-        time.sleep(0.001)
-    started_s = time.monotonic()
-    process.join()
-    assert 0 == process.exitcode
-    return run_dir, time.monotonic() - started_s
 
 
 PHASES = ("between", "step", "checkpoint", "validation", "epoch end")
@@ -222,71 +164,6 @@ def test_a_damaged_best_epoch_is_trained_again(cache, tmp_path, capsys, damage):
     assert_same(reference, run_dir)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own, too small for the run; `resize(MiB)`, `read_only(bool)`."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def mount(*options: str) -> bool:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", ",".join(options), "hansang-test", disk],
-            capture_output=True,
-        )
-        return done.returncode == 0
-
-    if not shutil.which("mount") or not mount("size=200m"):
-        pytest.skip("mounting a small file system needs root")
-    yield disk, mount
-    subprocess.run(["umount", disk], check=True)
-
-
-def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_disk):
-    """The error says what to do; with room made, the same command ends with the same weights."""
-    disk, mount = small_disk
-    run_dir = disk / "r"
-
-    with pytest.raises(RunError, match=r"free some space.*the same command again"):
-        train(CONFIG, cache, run_dir, device="cpu")
-    assert list((run_dir / "checkpoints").glob("step-*"))
-    assert not list((run_dir / "checkpoints").glob(".tmp-*"))
-    assert mount("remount", "size=1g")
-    train(CONFIG, cache, run_dir, device="cpu")
-
-    assert_same(undisturbed[0], run_dir)
-
-
-def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_disk):
-    """Not even the settings fit: nothing half-written is left, and with room the run begins."""
-    disk, mount = small_disk
-    assert mount("remount", "size=4k")
-
-    with pytest.raises(RunError, match=r"No space left.*free some space.*the same command again"):
-        train(CONFIG, cache, disk / "r", device="cpu")
-    assert [".lock"] == [path.name for path in (disk / "r").iterdir()]
-    assert mount("remount", "size=1g")
-    train(CONFIG, cache, disk / "r", device="cpu")
-
-    assert_same(undisturbed[0], disk / "r")
-
-
-def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_disk):
-    """Nothing is lost, and nothing is begun anew."""
-    disk, mount = small_disk
-    assert mount("remount", "size=1g")
-    stops = iter([False] * 5)
-    with pytest.raises(RunError, match="the same command goes on"):
-        train(CONFIG, cache, disk / "r", device="cpu", should_stop=lambda: next(stops, True))
-    assert mount("remount", "ro")
-
-    with pytest.raises(RunError, match="cannot write to the run directory"):
-        train(CONFIG, cache, disk / "r", device="cpu")
-    assert mount("remount", "rw")
-    train(CONFIG, cache, disk / "r", device="cpu")
-
-    assert_same(undisturbed[0], disk / "r")
-
-
 def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
     """The second process is refused by name while the first lives, and not a moment longer."""
     run_dir = tmp_path / "r"
@@ -323,31 +200,3 @@ def test_sigterm_saves_within_ten_seconds(dishes, tmp_path):
     assert time.monotonic() - started_s < 10
     step = int(said.split(", step ")[1].split(";")[0])
     assert checkpoint.path_of(tmp_path / "r" / "checkpoints", step).exists()
-
-
-def test_extend_allows_more_epochs_and_nothing_else(undisturbed, cache, tmp_path):
-    """A finished run goes on to more epochs when asked to; any other change is refused."""
-    run_dir = tmp_path / "r"
-    shutil.copytree(undisturbed[0], run_dir)
-    more = CONFIG.with_overrides({"epochs": 5})
-
-    with pytest.raises(RunError, match=r"config\.epochs: 4 there, 5 now.*--extend"):
-        train(more, cache, run_dir, device="cpu")
-    with pytest.raises(RunError, match=r"config\.seed: 0 there, 1 now"):
-        train(more.with_overrides({"seed": 1}), cache, run_dir, device="cpu", extend=True)
-    with pytest.raises(RunError, match=r"config\.epochs: 4 there, 3 now"):
-        train(CONFIG.with_overrides({"epochs": 3}), cache, run_dir, device="cpu", extend=True)
-    result = train(more, cache, run_dir, device="cpu", extend=True)
-
-    assert 5 == result.epochs
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    assert lines[:4] == (undisturbed[0] / "metrics.jsonl").read_text().splitlines()
-
-
-def test_another_dataset_is_refused(undisturbed, cache, folder, tmp_path):
-    """A run resumed with other photos or classes names both differences."""
-    photos = folder({"train/a": 12, "train/b": 12, "val/a": 1, "val/b": 1})
-    other = prepare(photos, 32, cache_root=tmp_path / "cache")
-
-    with pytest.raises(RunError, match=r"dataset_hash: .*labels: "):
-        train(CONFIG, other, undisturbed[0], device="cpu")

@@ -1,0 +1,90 @@
+"""The best epoch as a file: the export's gate, and what a validation counts is what is served."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.loop.runs import SETTINGS
+from training.config import TrainConfig
+from training.data.loader import loader_for
+from training.data.prepare import prepare
+from training.errors import ExportError, RunError
+from training.export.onnx_export import check_parity, export, write_onnx
+from training.loop.learner import Learner
+from training.model.resnet import Served, build
+from training.runs import checkpoint
+
+
+def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
+    """Onnxruntime counts the run's own top-1 on every validation photo, at any batch."""
+    import onnxruntime
+
+    run_dir = finished / "runs" / "r"
+
+    exported = export(run_dir, tmp_path / "model.onnx")
+
+    result = json.loads((run_dir / "result.json").read_text())
+    assert (result["val_top1"], result["best_epoch"]) == (exported.val_top1, exported.epoch)
+    assert exported.max_difference < 1e-4
+    assert ["model.onnx"] == [path.name for path in tmp_path.iterdir()]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for number in (1, 3, 7):
+        images = np.zeros((number, 32, 32, 3), np.uint8)
+        (rows,) = session.run(None, {"images": images})
+        assert (number, 3) == rows.shape
+        assert np.allclose(rows.sum(1), 1)
+
+
+def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_path):
+    """Two classes swapped in the exported file are found, and the photo is named."""
+    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
+    model = build(3, seed=1)
+    served = Served(model).eval()
+    with torch.no_grad():
+        # Apart enough for every photo to have a winner.
+        model.fc.weight.mul_(20)
+    swapped = build(3, seed=1)
+    swapped.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        swapped.fc.weight.copy_(model.fc.weight.flip(0))
+        swapped.fc.bias.copy_(model.fc.bias.flip(0))
+    write_onnx(Served(swapped).eval(), 32, tmp_path / "wrong.onnx", {})
+
+    with pytest.raises(ExportError, match=r"on val/.*\.jpg torch says class"):
+        check_parity(served, tmp_path / "wrong.onnx", split)
+
+
+def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
+    """A folder that is no finished run says what to do."""
+    with pytest.raises(RunError, match="hansang train"):
+        export(tmp_path, tmp_path / "model.onnx")
+
+
+def test_validation_computes_as_the_served_file_does(finished, dishes):
+    """Whatever a run trains in, it validates in fp32: to the last bit the same loss."""
+    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
+    learners = [
+        Learner(TrainConfig(**SETTINGS, precision=precision), 3, torch.device("cpu"))
+        for precision in ("fp32", "bf16")
+    ]
+
+    fp32, bf16 = (learner.evaluate(loader_for(split, learner.device)).loss for learner in learners)
+
+    assert fp32 == bf16
+
+
+def test_a_reported_top1_that_the_file_has_not_is_refused(finished, dishes, tmp_path):
+    """A best epoch whose metrics are not those of its weights is not released."""
+    shutil.copytree(finished / "runs" / "r", tmp_path / "r")
+    best = tmp_path / "r" / "checkpoints" / "best.safetensors"
+    tensors, state = checkpoint.load(best)
+    record = state["history"][-1]
+    record["val_top1"] = 0.0 if record["val_top1"] else 1.0
+    checkpoint.save(best, tensors, state)
+
+    with pytest.raises(ExportError, match=r"reports .* validation photos right"):
+        export(tmp_path / "r", tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
