@@ -65,6 +65,7 @@ WORKDIR /tmp
 FROM runtime AS service
 COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py storage.py /app/
 COPY service /app/service
+COPY photo_folder /app/photo_folder
 USER 10001:10001
 EXPOSE 8500 8080 8002
 ENTRYPOINT ["python", "-m", "hansang"]
@@ -94,6 +95,7 @@ COPY --from=packages-train /opt/hansang /opt/hansang
 RUN install -d -o 10001 -g 10001 /prefect && install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
 COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py storage.py prefect.yaml /app/
 COPY service /app/service
+COPY photo_folder /app/photo_folder
 COPY training /app/training
 COPY flows /app/flows
 USER 10001:10001

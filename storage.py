@@ -76,6 +76,28 @@ def was_refused(error: BaseException) -> bool:
     return response.get("Error", {}).get("Code") in _REFUSED
 
 
+def require_writable(folder: Path, option: str) -> None:
+    """Check that files can be made in a folder, or the folder itself, before any work for them.
+
+    Nothing is made. A place in a bucket is not asked.
+
+    Raises:
+        StorageError: A file is in the way, or the system does not let this user write there.
+    """
+    if bucket_url(folder) is not None:
+        return
+    at = folder.absolute()
+    while not os.path.lexists(at):
+        at = at.parent
+    if not at.is_dir():
+        raise StorageError(f"{option} {folder}: {at} is no folder; choose another place")
+    if not os.access(at, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{option} {folder}: {at} cannot be written (no rights, or a read-only disk); choose"
+            " another place"
+        )
+
+
 class Storage(Protocol):
     """Files under names such as `answers/000012.jsonl`.
 

@@ -3,6 +3,7 @@
 Results go to stdout; progress and errors go to stderr, so `--json` output can be piped.
 """
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,10 @@ from typing import Any, Protocol
 
 _PLAIN_INTERVAL_S = float(os.environ.get("HANSANG_PROGRESS_S", "5"))
 """Seconds between two lines of progress where there is no terminal."""
+
+
+_ESCAPED = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}
+"""A line break in a name would make two records of one."""
 
 
 class UserError(Exception):
@@ -26,11 +31,24 @@ class UserError(Exception):
 
 def run(command: Callable[[], object]) -> None:
     """Run a command line; an error meant for people becomes one line and an exit code."""
+    # A name that is no Unicode is printed escaped; it must not cost the answers of the others.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read has gone, as `head` does; what Python has left to say is for nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # The system refused something that nobody foresaw; with no path, a traceback says more.
+        if error.filename is None:
+            raise
+        print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def settings(items: Sequence[str]) -> dict[str, str]:
@@ -132,7 +150,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a result for people, on stdout; numbers are aligned to the right."""
+    """Print a result for people, on stdout; numbers are aligned to the right.
+
+    Where there is no terminal, each row is one line, with tabs between its cells.
+    """
+    if not sys.stdout.isatty():
+        print(title)
+        for cells in (columns, *rows):
+            print("\t".join(str(cell).translate(_ESCAPED) for cell in cells))
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -143,5 +169,5 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         # A class may be named "[red]", which rich would take for a colour.
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(str(cell).translate(_ESCAPED)) for cell in row))
     Console().print(table)

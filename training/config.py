@@ -1,7 +1,8 @@
 """Everything that decides what a run learns: frozen, documented per field, checked at birth."""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -261,16 +262,31 @@ class TrainConfig:
             ConfigError: A name is unknown (the known ones are listed), or a value out of range.
         """
         values = self.to_dict()
-        known = flatten(values)
+        require_settings(overrides)
         for name, value in overrides.items():
-            if name not in known:
-                raise ConfigError(f"no setting {name!r}; there are {', '.join(known)}")
             *parents, last = name.split(".")
             target = values
             for parent in parents:
                 target = target[parent]
             target[last] = value
         return self.from_dict(values)
+
+
+def require_settings(names: Iterable[str]) -> None:
+    """Check the names of settings, such as `optimizer.lr`.
+
+    Raises:
+        ConfigError: One is unknown; the one that is most like it is named, and all of them.
+    """
+    known = list(flatten(TrainConfig().to_dict()))
+    for name in names:
+        if name in known:
+            continue
+        # "lr", or "optimiser.lr".
+        alike = [each for each in known if each.rpartition(".")[2] == name]
+        alike = alike or difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
+        raise ConfigError(f"no setting {name!r}{hint}; there are {', '.join(known)}")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

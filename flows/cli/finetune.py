@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.finetune_tables import show_single, show_study
-from terminal import UserError, print_json, progress, say, settings
+from photo_folder.names import shell
+from storage import require_writable
+from terminal import UserError, print_json, say, settings
 from training.cli.options import (
     CacheDir,
     Device,
@@ -21,6 +23,7 @@ from training.cli.options import (
     Tensorboard,
     Threads,
 )
+from training.cli.photos import look, new_id, prepared, title_of
 
 if TYPE_CHECKING:
     from training.data.cache import DatasetCache
@@ -116,28 +119,31 @@ def finetune(
 
     Example: hansang finetune health --from runs/first --run health --seeds 3
     """
+    if stop_with_parent:
+        _stop_with_parent()
+    overrides = _overrides(setting or [], threads)
+    folder = look(data, cache_dir)
+    run_dir = runs_dir / (run or new_id(data, strategy))
+    require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
     from training.finetuning.runner import Runner
     from training.recipes import recipe
 
-    if stop_with_parent:
-        _stop_with_parent()
     # A wrong name must not cost the time of reading photos.
     start = start_from(source, repository=repository, runs_dir=runs_dir)
-    overrides = _overrides(setting or [], threads)
     epochs = epochs or recipe("finetune").epochs
     strategies = [strategy] if strategy != "auto" else _strategies(among or [], keep or [])
     size = _checked_size(strategies, start, epochs, image_size, overrides)
     say(f"from: {start.name}")
-    cache = _prepared(data, size, cache_dir)
+    cache = prepared(folder, size, cache_dir)
     runner = Runner(
         cache=cache, start=start, image_size=size, overrides=overrides, device=device,
         placement=placement, use_features=features, tensorboard=tensorboard,
     )  # fmt: skip
     study = _Study(
-        runner=runner, cache=cache, start=start, model=data.resolve().name,
+        runner=runner, cache=cache, start=start, model=title_of(data),
         old=_old_cache(old_photos, start, cache_dir) if report_forgetting else None,
-        run_dir=runs_dir / (run or _new_id(data, strategy)), epochs=epochs,
+        run_dir=run_dir, epochs=epochs,
         seeds=[seed + number for number in range(seeds or (3 if strategy == "auto" else 1))],
     )  # fmt: skip
     if strategy == "auto":
@@ -172,8 +178,16 @@ def _stop_with_parent() -> None:
 
 
 def _overrides(items: Sequence[str], threads: int | None) -> dict[str, Any]:
-    """Return the settings that the command line changes."""
-    return {**settings(items), **({} if threads is None else {"threads": threads})}
+    """Return the settings that the command line changes.
+
+    Raises:
+        ConfigError: One has an unknown name.
+    """
+    from training.config import require_settings
+
+    found: dict[str, Any] = settings(items)
+    require_settings(found)
+    return {**found, **({} if threads is None else {"threads": threads})}
 
 
 def _strategies(among: Sequence[str], keep: Sequence[str]) -> list[str]:
@@ -204,17 +218,6 @@ def _checked_size(
         for name in strategies
     ]
     return configs[0].image_size
-
-
-def _prepared(data: Path, image_size: int, cache_dir: Path) -> "DatasetCache":
-    """Return the dataset cache of the new photos; say which photos were left out."""
-    from training.data.prepare import prepare
-
-    with progress("prepare") as report:
-        cache = prepare(data, image_size, cache_root=cache_dir, progress=report)
-    for path, reason in cache.bad_files.items():
-        say(f"left out: {path}: {reason}")
-    return cache
 
 
 def _run_one(study: _Study, strategy: str, as_json: bool) -> None:
@@ -248,7 +251,7 @@ def _run_all(study: _Study, strategies: Sequence[str], keep: Sequence[str], as_j
         return
     show_study(summary, kept)
     say(f"report: {found['report']}")
-    say(f"release it: hansang release {found['release']} --model {study.model}")
+    say(f"release it: hansang release {shell(found['release'])} --model {shell(study.model)}")
 
 
 def _old_cache(photos: Path | None, start: "Start", cache_dir: Path) -> Path:
@@ -257,12 +260,8 @@ def _old_cache(photos: Path | None, start: "Start", cache_dir: Path) -> Path:
     Raises:
         UserError: They were not given, and the source's own cache is gone or not known.
     """
-    from training.data.prepare import prepare
-
     if photos is not None:
-        size = start.image_size or 224
-        with progress("prepare old photos") as report:
-            return prepare(photos, size, cache_root=cache_dir, progress=report).path
+        return prepared(look(photos, cache_dir), start.image_size or 224, cache_dir).path
     known = start.photos
     if known is None or not (known / "manifest.json").is_file():
         raise UserError(
@@ -283,9 +282,3 @@ def _retention(study: _Study, run_dir: Path) -> "Retention | None":
     kept = retention(study.start, run_dir, study.old)
     write_text(run_dir / "retention.json", json.dumps(kept.to_dict(), indent=2))
     return kept
-
-
-def _new_id(data: Path, strategy: str) -> str:
-    from datetime import datetime
-
-    return f"{data.resolve().name}-{strategy}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from photo_folder.names import shell
 from service.cli.serve import Repository
+from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say, settings
 from training.cli.options import CacheDir, Json, RunsDir
+from training.cli.photos import look
 
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
 Data = Annotated[
@@ -110,8 +113,15 @@ def pipeline(
 
     Example: hansang pipeline photos --run first --epochs 20 --image-size 64
     """
-    if not data.is_dir():
-        raise UserError(f"{data} is not a folder; give a folder of photos")
+    from training.config import require_settings
+
+    overrides = settings(setting or [])
+    require_settings(overrides)
+    rules = _rules(rule)
+    # Prefect takes its time to start: what would fail fails before, and photos are looked at first.
+    look(data, cache_dir)
+    require_writable(runs_dir, "--runs-dir")
+    require_writable(repository, "--repository")
     released = _run_pipeline(
         data=data,
         run_id=run,
@@ -119,12 +129,12 @@ def pipeline(
             "recipe": recipe,
             "epochs": epochs,
             "image_size": image_size,
-            "overrides": settings(setting or []),
+            "overrides": overrides,
         },
         model=model,
         places={"runs_dir": runs_dir, "cache_dir": cache_dir, "repository": repository},
         nightly={"strict": strict, "min_changed": min_changed},
-        rules=_rules(rule),
+        rules=rules,
         force=force,
     )
     if released is None:
@@ -188,8 +198,8 @@ def demo(
     )
     photo = next((photos / "val").glob("*/*"))
     print("\nNext:")
-    print(f"  hansang serve --repository {repository}")
-    print(f"  hansang classify {photo}    # in a second terminal")
+    print(f"  hansang serve --repository {shell(repository)}")
+    print(f"  hansang classify {shell(photo)}    # in a second terminal")
     print("  hansang pipeline PHOTOS --run first --epochs 20 --image-size 64    # your own photos")
 
 
@@ -256,7 +266,7 @@ def _print_release(decided: Any, as_json: bool) -> None:
             ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
         ],
     )  # fmt: skip
-    say(f"serve it: hansang serve --repository {shown(decided.repository)}")
+    say(f"serve it: hansang serve --repository {shell(shown(decided.repository))}")
 
 
 def _precision(cost: dict[str, Any]) -> str:

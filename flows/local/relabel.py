@@ -1,34 +1,42 @@
-"""Corrected answers become training data: photos move to the class that a person gave them.
+"""Corrected answers into the data set: photos move to the class that a person says they are.
 
-    read (CSV) ─► plan (every row is checked) ─► apply (move, copy, record)
-
-Each photo is moved or copied in one step and recorded after it. A run that was interrupted is
-therefore repeated with the same command, and does the rest. Corrections that would put a photo into
-two splits or make an unintended class are refused before anything is moved.
+Each is moved or copied in one step, and written down after it, so a run that was cut off is given
+again and goes on. What a correction would break (a photo in two splits, a class that nobody meant)
+is refused before anything is moved.
 
 <data>/.relabels.jsonl    what was moved, from where, when; oldest first
 """
 
-import csv
+import errno
 import hashlib
 import json
 import os
 import shutil
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from terminal import UserError
+from photo_folder.errors import FolderError
+from photo_folder.folder import scan_folder
+from photo_folder.found import Found
+from photo_folder.names import kind_of, passed_over, printable
+from photo_folder.reading import content, reason
+from photo_folder.tables import path_in, read_table
+from terminal import UserError, say
 
 HISTORY = ".relabels.jsonl"
-_PHOTO, _LABEL = ("photo", "file"), ("label", "corrected")
+_COLUMNS = {
+    "photo": ("photo", "file", "path", "filename", "image"),
+    "label": ("label", "corrected", "class"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """One photo that moves, or is copied, into the folder of its class."""
+    """One photo's way into its class."""
 
     source: Path
     target: Path
@@ -38,143 +46,87 @@ class Move:
 
 
 def read(path: Path) -> list[tuple[str, str]]:
-    """Read (photo, label) from a CSV with these columns; others are left alone.
+    """Read (photo, label) from a table with these columns; others are left alone.
 
     Raises:
         UserError: It cannot be read, lacks a column, or a row lacks a value.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
-            names = rows.fieldnames or ()
-            photo = next((name for name in _PHOTO if name in names), None)
-            label = next((name for name in _LABEL if name in names), None)
-            if photo is None or label is None:
-                raise UserError(f"{path} needs the columns photo and label; it has {list(names)}")
-            found = []
-            for number, row in enumerate(rows, 2):
-                if not row[photo] or not (row[label] or "").strip():
-                    raise UserError(f"{path}, line {number}: photo or label is empty")
-                found.append((row[photo], unicodedata.normalize("NFC", row[label].strip())))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    table = read_table(path, _COLUMNS, ["photo", "label"])
+    if table.encoding != "UTF-8":
+        say(f"{path} is read as {table.encoding}; if labels look wrong, save it as 'CSV UTF-8'")
+    found = []
+    for number, row in table.rows:
+        if not row["photo"].strip() or not row["label"].strip():
+            raise UserError(f"{path}, line {number}: photo or label is empty")
+        found.append((row["photo"], unicodedata.normalize("NFC", row["label"])))
     return found
 
 
 def plan(
     corrections: Sequence[tuple[str, str]], data: Path, *, new_classes: bool = False
 ) -> list[Move]:
-    """Return the moves that the corrections ask for; nothing is moved yet.
+    """Return what is to be done; a photo that already lies where it should needs nothing.
 
     Photos are named as the data set names them (`train/egg/1.jpg`), or by any path. Those of the
-    data set stay in their split; others are added to train. A photo that already lies in its class
-    needs no move.
+    data set stay in their split; others are added to train.
 
     Raises:
         UserError: A photo is not there or no picture, has two labels, lies in another split
-            already, or its class is not known; the message lists the first ten of them.
+            already, or its class is not known; the message lists what is wrong.
     """
-    photos = _Photos(data)
+    there = _DataSet.of(data)
     wrong: list[str] = []
     moves: list[Move] = []
-    labels: dict[Path, str] = {}
-    for name, label in corrections:
+    said: dict[str, str] = {}
+    for given, wanted in corrections:
+        label = there.label(wanted)
+        name = printable(given)
+        if label not in there.labels and not new_classes:
+            wrong.append(f"{name}: no class {label!r} (--new-classes makes it)")
+            continue
+        if label in (".", "..") or "/" in label or passed_over(label):
+            wrong.append(f"{name}: {label!r} cannot be the name of a folder")
+            continue
+        source, inside = there.find(given)
+        if said.setdefault(str(source), label) != label:
+            wrong.append(f"{name}: it is given two labels, {said[str(source)]!r} and {label!r}")
+            continue
+        if not source.is_file():
+            if not there.was_moved(given, inside, label):
+                wrong.append(f"{name}: there is no such photo, in {data} or outside it")
+            continue
+        if fault := _fault(source):
+            wrong.append(f"{name}: {fault}")
+            continue
         try:
-            move = _plan_one(photos, name, label, labels, new_classes=new_classes)
-        except _WrongError as error:
+            move = there.move(source, inside, label)
+        except UserError as error:
             wrong.append(f"{name}: {error}")
-        else:
-            moves += [move] if move else []
+            continue
+        if move is not None:
+            moves.append(move)
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError("nothing was moved: " + "; ".join(wrong[:10]) + more)
     return moves
 
 
-class _WrongError(Exception):
-    """A correction that cannot be done."""
-
-
-class _Photos:
-    """A folder of photos: its splits, its class folders, and its photos by their content."""
-
-    def __init__(self, data: Path) -> None:
-        from training.data.dataset import SPLITS
-
-        self.data = data
-        self.root = data.resolve()
-        self.splits = [name for name in SPLITS if (self.root / name).is_dir()]
-        self.folders = _classes(self.root, self.splits)
-        self.labels = {label for _, label in self.folders}
-        self.contents = _contents(self.root, self.splits)
-
-
-def _plan_one(
-    photos: _Photos, name: str, label: str, labels: dict[Path, str], *, new_classes: bool
-) -> Move | None:
-    """Return the move of one correction; None if the photo lies where it should.
-
-    `labels` holds the label that earlier corrections gave to each photo.
-    """
-    from service.pixels.preprocessing import ImageError, load_square
-
-    root = photos.root
-    inside = Path(os.path.normpath(root / name))
-    source = inside if inside.is_file() else Path(name).resolve()
-    if label not in photos.labels and not new_classes:
-        raise _WrongError(f"no class {label!r} (--new-classes makes it)")
-    if label in (".", "..") or "/" in label or label.startswith("."):
-        raise _WrongError(f"{label!r} cannot be the name of a folder")
-    if labels.setdefault(source, label) != label:
-        raise _WrongError(f"it is given two labels, {labels[source]!r} and {label!r}")
-    if not source.is_file():
-        if _done(root, photos.splits, name, label):
-            return None
-        raise _WrongError(f"there is no such photo, in {photos.data} or outside it")
-    try:
-        load_square(source.read_bytes(), 8)
-    except ImageError as error:
-        raise _WrongError(str(error)) from error
-    mine = source.is_relative_to(root)
-    digest = _digest(source)
-    others = [path for path in photos.contents.get(digest, ()) if path != source]
-    if not mine and others:
-        if all(_label(path) == label for path in others):
-            return None  # it was added before
-        raise _WrongError(f"it is in the data set already, as {others[0]}; correct that one")
-    split = (source.relative_to(root).parts[0] if mine else "train") if photos.splits else ""
-    folder = photos.folders.get((split, label), root / split / label)
-    target = folder / (source.name if mine else f"{digest[:16]}{source.suffix.lower()}")
-    if target == source:
-        return None
-    if target.exists():
-        target = folder / f"{source.stem}-{digest[:8]}{source.suffix}"
-    return Move(source=source, target=target, label=label, before=_label(source) if mine else "")
-
-
 def apply(moves: Sequence[Move], data: Path) -> None:
-    """Move photos of the data set, copy others in, and record each in `.relabels.jsonl`.
+    """Move photos of the data set, copy others in, and write each down.
 
     Raises:
-        UserError: The data set cannot be written to.
+        UserError: The data set cannot be written to; if that is known before, nothing was moved.
     """
-    from storage import sync
-    from training.files import replacing
-
-    root = data.resolve()
+    root = data.absolute()
+    _require_writable(moves, root)
     try:
-        with (root / HISTORY).open("a", encoding="utf-8") as history:
+        with (root / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as history:
             for move in moves:
-                move.target.parent.mkdir(parents=True, exist_ok=True)
-                if move.before:
-                    move.source.replace(move.target)
-                    sync(move.target.parent)
-                else:
-                    with replacing(move.target) as temporary:
-                        shutil.copyfile(move.source, temporary)
+                _make(move)
+                source = move.source.relative_to(root) if move.before else move.source
                 line = {
                     "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "from": str(move.source.relative_to(root) if move.before else move.source),
+                    "from": str(source),
                     "to": str(move.target.relative_to(root)),
                     "before": move.before,
                     "label": move.label,
@@ -186,46 +138,167 @@ def apply(moves: Sequence[Move], data: Path) -> None:
         raise UserError(f"cannot write to {data}: {error}; give the same command again") from error
 
 
-def _classes(root: Path, splits: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Return (split, label in NFC) → folder; a Mac writes folder names in NFD."""
-    return {
-        (split, _nfc(folder.name)): folder
-        for split in splits or [""]
-        for folder in (root / split).iterdir()
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
+@dataclass(kw_only=True, slots=True)
+class _DataSet:
+    """The photos that are there, and where those of each class lie."""
+
+    root: Path
+    photos: dict[str, Found]
+    homes: dict[str, str]
+    """Split, or "" where there are none → the folder that holds its class folders."""
+    folders: dict[tuple[str, str], Path]
+    """(Split, label) → its folder, however a Mac has spelt its name."""
+    labels: set[str] = field(default_factory=set)
+    by_size: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, data: Path) -> "_DataSet":
+        try:
+            found = scan_folder(data)
+        except FolderError as error:
+            raise UserError(f"nothing was moved: {error}") from error
+        root = data.absolute()
+        folders = {}
+        for split, home in found.homes.items():
+            for folder in (root / home).iterdir():
+                # One without photos is a class as well: its last one may have been moved.
+                if not passed_over(folder.name) and folder.is_dir():
+                    folders[split, unicodedata.normalize("NFC", folder.name)] = folder
+        there = cls(
+            root=root,
+            photos={photo.name: photo for photo in found.photos},
+            homes=found.homes,
+            folders=folders,
+            labels={label for _, label in folders},
+        )
+        for photo in found.photos:
+            there.by_size[photo.num_bytes].append(photo.name)
+        return there
+
+    def label(self, wanted: str) -> str:
+        """Return the class that is meant; spaces around a name count where classes have them."""
+        return wanted if wanted in self.labels else wanted.strip()
+
+    def find(self, given: str) -> tuple[Path, str]:
+        """Return where a photo lies, and its name in the data set; empty if it is outside."""
+        inside = path_in(self.root, given)
+        if (self.root / inside).is_file():
+            source = Path(os.path.normpath(self.root / inside))
+        else:
+            source = Path(path_in(Path(), given)).absolute()
+            if not source.is_relative_to(self.root):
+                # The folder may be named by a link.
+                real = source.resolve()
+                if real.is_relative_to(self.root.resolve()):
+                    source = self.root / real.relative_to(self.root.resolve())
+        if source.is_relative_to(self.root):
+            return source, source.relative_to(self.root).as_posix()
+        return source, ""
+
+    def move(self, source: Path, inside: str, label: str) -> Move | None:
+        """Return what brings a photo into its class; None if it lies there.
+
+        Raises:
+            UserError: Its copy is in the data set already, under another label.
+        """
+        photo = self.photos.get(inside)
+        if photo is not None:
+            target = self._place(inside, label)
+            if target is None or target == source:
+                return None
+            if target.exists():
+                target = target.with_stem(f"{target.stem}-{_digest(source)[:8]}")
+            return Move(source=source, target=target, label=label, before=photo.label)
+        digest = _digest(source)
+        others = [
+            self.photos[name]
+            for name in self.by_size[source.stat().st_size]
+            if _digest(self.root / name) == digest
+        ]
+        if others and all(other.label == label for other in others):
+            return None  # it was added before
+        if others:
+            raise UserError(
+                f"it is in the data set already, as {printable(others[0].name)}; correct that one"
+            )
+        split = "train" if "train" in self.homes else next(iter(self.homes))
+        folder = self._folder(split, label)
+        target = folder / f"{digest[:16]}{source.suffix.lower()}"
+        return Move(source=source, target=target, label=label, before="")
+
+    def was_moved(self, given: str, inside: str, label: str) -> bool:
+        """Return whether a photo of the data set was moved to its class before."""
+        try:
+            lines = (self.root / HISTORY).read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            lines = []
+        told = [json.loads(line) for line in lines if line]
+        names = {given, inside, path_in(self.root, given)}
+        if any(line["from"] in names and line["label"] == label for line in told):
+            return True
+        # Moved, and killed before it was written down.
+        place = self._place(inside or path_in(self.root, given), label)
+        return place is not None and place.is_file()
+
+    def _place(self, name: str, label: str) -> Path | None:
+        """Return where a photo of the data set would lie in a class; None if in no class now."""
+        for split, home in self.homes.items():
+            below = name.removeprefix(f"{home}/") if home else name
+            if home and below == name:
+                continue
+            _, _, rest = below.partition("/")
+            return self._folder(split, label) / rest if rest else None
+        return None
+
+    def _folder(self, split: str, label: str) -> Path:
+        return self.folders.get((split, label), self.root / self.homes[split] / label)
 
 
-def _contents(root: Path, splits: Sequence[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    for folder in _classes(root, splits).values():
-        for path in folder.iterdir():
-            if path.is_file() and not path.name.startswith("."):
-                found.setdefault(_digest(path), []).append(path)
-    return found
+def _fault(source: Path) -> str:
+    """Return why a file cannot be a photo of the data set; empty if it can."""
+    from service.pixels.preprocessing import ImageError, load_square
 
-
-def _done(root: Path, splits: Sequence[str], name: str, label: str) -> bool:
-    """Return whether an earlier run moved this photo to this class."""
+    if kind_of(source.name) is not None:
+        return "no name of a photo; rename it, for example to .jpg"
     try:
-        lines = (root / HISTORY).read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        lines = []
-    moves = [json.loads(line) for line in lines if line]
-    if any(move["from"] == name and move["label"] == label for move in moves):
-        return True
-    # A kill may have come between the move and its record.
-    parts = Path(name).parts
-    return root.joinpath(*(parts[:1] if splits else ()), label, parts[-1]).is_file()
+        load_square(content(str(source)), 8)
+    except ImageError as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {reason(error)}"
+    return ""
 
 
-def _label(path: Path) -> str:
-    return _nfc(path.parent.name)
+def _require_writable(moves: Sequence[Move], root: Path) -> None:
+    needed = {root, *(move.source.parent for move in moves if move.before)}
+    for folder in {move.target.parent for move in moves}:
+        while not folder.exists():
+            folder = folder.parent
+        needed.add(folder)
+    for folder in sorted(needed if moves else ()):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"nothing was moved: {folder} cannot be written by this user")
 
 
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _make(move: Move) -> None:
+    from storage import sync
+    from training.files import replacing
+
+    move.target.parent.mkdir(parents=True, exist_ok=True)
+    if move.before:
+        try:
+            move.source.replace(move.target)
+            sync(move.target.parent)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    # From outside, or behind a link to another disk.
+    with replacing(move.target) as temporary:
+        shutil.copyfile(move.source, temporary)
+    if move.before:
+        move.source.unlink()
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(content(str(path))).hexdigest()

@@ -38,7 +38,7 @@ def inspect(data: Path, out: Path) -> dict[str, Any]:
     from training.datasheet.inspection import inspect as examine
     from training.datasheet.sheet import write
 
-    sheet = examine(data, progress=_log_every(25))
+    sheet = examine(data, tell=get_run_logger().info, progress=_log_every(25))
     write(sheet, out)
     return sheet.to_dict()
 
@@ -46,9 +46,13 @@ def inspect(data: Path, out: Path) -> dict[str, Any]:
 @task
 def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
     """Build the dataset cache, or find that it is up to date."""
+    from training.data.dataset import scan
     from training.data.prepare import prepare as build
 
-    return build(data, image_size, cache_root=cache_dir, progress=_log_every(10)).path
+    folder = scan(data)
+    for line in folder.lines():
+        get_run_logger().info("%s", line)
+    return build(folder, image_size, cache_root=cache_dir, progress=_log_every(10)).path
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)

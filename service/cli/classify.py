@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from photo_folder.left_out import LeftOut
+from photo_folder.names import printable
+from photo_folder.reading import content, reason
+from photo_folder.scan import photos_in
 from service.client.results_file import ResultsFile, as_json
 from terminal import UserError, print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from service.client.client import Result
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
 
 _EVERY_S = 5.0
 _SERVED = ("address", "token", "ca", "certificate", "key")
@@ -27,7 +28,9 @@ def classify(
     context: typer.Context,
     photos: Annotated[
         list[Path],
-        typer.Argument(help="Photos, or folders of photos; with --engine also s3://bucket/prefix."),
+        typer.Argument(
+            help="Photos, folders or tables of photos; with --engine also s3://bucket/prefix."
+        ),
     ],
     address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
@@ -156,8 +159,8 @@ def classify(
             print(f"{summary['classified']} of {len(files)} photos are classified in {out}")
     if failed:
         if results is not None:
-            for file, reason in failed[:10]:
-                say(f"{file}: {reason}")
+            for file, why in failed[:10]:
+                say(f"{printable(str(file))}: {why}")
             say(f"all of them: {results.failed}")
         raise UserError(f"{len(failed)} of {len(files)} photos could not be classified")
 
@@ -189,8 +192,9 @@ def _offline(
 
     with progress("classify") as report:
         summary = classify_offline(
-            photos, out, place=place, device=device, found=found, progress=report, **asked
-        )
+            photos, out, place=place, device=device, found=found, tell=say, progress=report,
+            **asked,
+        )  # fmt: skip
     if json_:
         print_json(dataclasses.asdict(summary))
     else:
@@ -216,7 +220,7 @@ def _show(answers: "list[tuple[Path, Result]]", json_: bool) -> None:
         print_json([as_json(file, result) for file, result in answers])
         return
     rows: list[list[Any]] = [
-        [file, f"error: {result.error}" if result.error else _answer(result)]
+        [printable(str(file)), f"error: {result.error}" if result.error else _answer(result)]
         for file, result in answers
     ]
     # A photo that was not sent has no model to its name.
@@ -235,25 +239,18 @@ def _read(files: list[Path]) -> "Iterator[bytes | Result]":
 
     for file in files:
         try:
-            yield file.read_bytes()
+            yield content(str(file))
         except OSError as error:
-            yield Result(error=f"cannot be read: {error.strerror}")
+            yield Result(error=f"cannot be read: {reason(error)}")
 
 
-def _is_photo(file: Path) -> bool:
-    # macOS leaves hidden files such as ._soup.jpg, which are no photos.
-    return file.suffix.lower() in _SUFFIXES and not file.name.startswith(".") and file.is_file()
-
-
-def _files(photos: list[Path]) -> list[Path]:
-    files: list[Path] = []
-    for path in photos:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if _is_photo(file))
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UserError(f"there is no photo or folder {path}")
+def _files(places: list[Path]) -> list[Path]:
+    """Return the photos in folders and tables, and those that are named; say what was left out."""
+    left_out = LeftOut()
+    files = [file for place in places for file, _ in photos_in(place, left_out)]
     if not files:
-        raise UserError("no photos there; give photos, or folders with photos in them")
+        there = "".join(f" ({line})" for line in left_out.lines())
+        raise UserError(f"no photos there{there}; give photos, or folders with photos in them")
+    for line in left_out.lines():
+        say(line)
     return list(dict.fromkeys(files))

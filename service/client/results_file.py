@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from photo_folder.names import printable
 from service.files import replace
 from terminal import UserError
 
@@ -23,6 +24,11 @@ def as_json(file: Path | str, result: "Result") -> dict[str, Any]:
         "model_version": result.model_version,
         "classes": [{"label": c.label, "probability": c.probability} for c in result.classes],
     }
+
+
+def _escaped(name: str) -> str:
+    r"""Return a name as valid Unicode: a byte that is no UTF-8 is written as `\udcb1`."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class ResultsFile:
@@ -49,19 +55,20 @@ class ResultsFile:
             self._header += [f"label_{place}", f"probability_{place}"]
         try:
             self._photos = self._mend()
-            self._file = path.open("a", encoding="utf-8", newline="")
+            # JSON's own way of writing what is no Unicode.
+            self._file = path.open("a", encoding="utf-8", newline="", errors="backslashreplace")
         except OSError as error:
             raise UserError(f"--out {path}: {error.strerror}") from error
         if self._csv and path.stat().st_size == 0:
             self._write(self._line(self._header))
 
     def __contains__(self, photo: str) -> bool:
-        return photo in self._photos
+        return _escaped(photo) in self._photos
 
     def add(self, file: Path, result: "Result") -> None:
         """Write an answer. A line that a kill cut off is removed when the file is continued."""
         if self._csv:
-            row: list[Any] = [file, result.model, result.model_version]
+            row: list[Any] = [_escaped(str(file)), result.model, result.model_version]
             for found in result.classes:
                 row += [found.label, f"{found.probability:.6f}"]
             self._write(self._line(row))
@@ -73,7 +80,7 @@ class ResultsFile:
         if not failed:
             self.failed.unlink(missing_ok=True)
             return
-        text = "".join(f"{file}\t{reason}\n" for file, reason in failed)
+        text = "".join(f"{printable(str(file))}\t{reason}\n" for file, reason in failed)
         replace(self.failed, text)
 
     def __enter__(self) -> Self:
@@ -106,7 +113,7 @@ class ResultsFile:
         text = whole.decode("utf-8")
         try:
             if not self._csv:
-                return {json.loads(line)["photo"] for line in text.split("\n") if line}
+                return {_escaped(json.loads(line)["photo"]) for line in text.split("\n") if line}
             rows = list(csv.reader(io.StringIO(text, newline="")))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"--out {self.path} holds no results: {error}") from error

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from photo_folder.left_out import LeftOut
+from photo_folder.names import kind_of, passed_over, suffix_of
+from photo_folder.reading import content, reason
+from photo_folder.scan import photos_in
 from service.pixels.preprocessing import MAX_BYTES, ImageError
 from storage import StorageError, bucket_url, file_system
-from terminal import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _PAGE = 1000
 """Names in an answer of S3, at most."""
 
@@ -22,7 +24,7 @@ class Photo(NamedTuple):
     num_bytes: int
 
 
-def found(places: Sequence[str]) -> Iterator[Photo]:
+def found(places: Sequence[str], left_out: LeftOut) -> Iterator[Photo]:
     """Yield each photo in folders and below `s3://` prefixes once, and those that are named.
 
     Raises:
@@ -32,28 +34,18 @@ def found(places: Sequence[str]) -> Iterator[Photo]:
     tops = [bucket_url(place) or os.path.abspath(place) for place in places]  # noqa: PTH100
     for number, top in enumerate(tops):
         before = tops[:number]
-        for photo in _below(top):
+        for photo in _below(top, left_out):
             # A folder and a photo in it may both be named, and all names are too many to keep.
             if not any(photo.name == each or photo.name.startswith(f"{each}/") for each in before):
                 yield photo
 
 
-def _below(top: str) -> Iterator[Photo]:
-    path = Path(top)
+def _below(top: str, left_out: LeftOut) -> Iterator[Photo]:
     if bucket_url(top) is not None:
-        yield from _in_bucket(top)
-    elif path.is_dir():
-        yield from _in_folder(path)
-    elif path.is_file():
-        yield Photo(top, path.stat().st_size)
+        yield from _in_bucket(top, left_out)
     else:
-        raise UserError(f"there is no photo or folder {top}")
-
-
-def is_photo(name: str) -> bool:
-    """Return whether a file is a photo by its name."""
-    # macOS leaves hidden files such as ._soup.jpg, which are no photos.
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        for path, num_bytes in photos_in(Path(top), left_out):
+            yield Photo(str(path), num_bytes)
 
 
 class Reader:
@@ -99,25 +91,12 @@ class Reader:
 
 def _read(name: str) -> bytes | ImageError:
     try:
-        return Path(name).read_bytes()
+        return content(name)
     except OSError as error:
-        return ImageError(f"cannot be read: {error.strerror}")
+        return ImageError(f"cannot be read: {reason(error)}")
 
 
-def _in_folder(top: Path) -> Iterator[Photo]:
-    """Go through a folder of any size, one folder's names in memory at a time."""
-    try:
-        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{top}: {error.strerror}") from error
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _in_folder(Path(entry.path))
-        elif is_photo(entry.name) and entry.is_file():
-            yield Photo(entry.path, entry.stat().st_size)
-
-
-def _in_bucket(url: str) -> Iterator[Photo]:
+def _in_bucket(url: str, left_out: LeftOut) -> Iterator[Photo]:
     """List a prefix of any size, one page in memory at a time."""
     bucket, _, prefix = url.removeprefix("s3://").partition("/")
     s3 = file_system()
@@ -133,8 +112,15 @@ def _in_bucket(url: str) -> Iterator[Photo]:
             key = item["Key"]
             # A prefix is a folder, or one photo: `noon` must not find `noon-2/soup.jpg`.
             below = not prefix or key == prefix or key.startswith(f"{prefix}/")
-            if below and is_photo(key.rsplit("/", 1)[-1]):
+            # A key that ends with a slash is what some tools leave for a folder.
+            if not below or key.endswith("/"):
+                continue
+            *folders, name = key.removeprefix(prefix).strip("/").split("/")
+            kind = next(filter(None, map(passed_over, folders)), None) or kind_of(name or key)
+            if kind is None:
                 yield Photo(f"s3://{bucket}/{key}", item["Size"])
+            else:
+                left_out.add(key, kind, suffix_of(key))
         if not page.get("IsTruncated"):
             return
         token = {"ContinuationToken": page["NextContinuationToken"]}

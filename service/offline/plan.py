@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from photo_folder.left_out import LeftOut
 from service.offline.photos import Photo, found
 from storage import Storage
 from terminal import UserError
@@ -45,6 +46,8 @@ class Plan:
     num_photos: int
     num_parts: int
     part_size: int
+    left_out: tuple[str, ...] = ()
+    """What was no photo where these were found, in two lines at most."""
 
     def photos_file(self, part: int) -> str:
         """Return where the photos of a part are listed."""
@@ -87,6 +90,7 @@ def read(out: Storage) -> Plan | None:
         if told.pop("format") != _FORMAT:
             raise ValueError("another format")
         wish = told.pop("wish")
+        told["left_out"] = tuple(told.get("left_out", ()))
         return Plan(wish=Wish(**{**wish, "photos": tuple(wish["photos"])}), **told)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{out.url}/{_PLAN} is no plan ({error}); choose another --out") from error
@@ -109,16 +113,22 @@ def make(
     name = uuid.uuid4().hex[:12]
     plan = Plan(name=name, wish=wish, num_photos=0, num_parts=0, part_size=part_size)
     count = parts = 0
-    for photos in _cut(found(wish.photos), part_size):
+    left_out = LeftOut()
+    for photos in _cut(found(wish.photos, left_out), part_size):
         lines = "".join(json.dumps(photo) + "\n" for photo in photos)
         out.write(plan.photos_file(parts), lines.encode())
         count, parts = count + len(photos), parts + 1
         seen(count)
     if not count:
-        raise UserError("no photos there; give photos, or folders with photos in them")
-    plan = dataclasses.replace(plan, num_photos=count, num_parts=parts)
+        there = "".join(f" ({line})" for line in left_out.lines())
+        raise UserError(f"no photos there{there}; give photos, or folders with photos in them")
+    plan = dataclasses.replace(
+        plan, num_photos=count, num_parts=parts, left_out=tuple(left_out.lines())
+    )
     told = {"format": _FORMAT, **dataclasses.asdict(plan)}
-    if not out.create(_PLAN, json.dumps(told, ensure_ascii=False, indent=1).encode()):
+    if not out.create(
+        _PLAN, json.dumps(told, ensure_ascii=False, indent=1).encode(errors="backslashreplace")
+    ):
         plan = read(out) or plan
     # What a plan left that was not finished, or that came second; and nothing of anybody else's.
     for left in out.names("parts"):

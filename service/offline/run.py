@@ -53,6 +53,7 @@ def classify(
     part_size: int = 500,
     device: str = "auto",
     found: Callable[[int], object] = lambda _: None,
+    tell: Callable[[str], object] = lambda _: None,
     progress: Progress = no_progress,
 ) -> Summary:
     """Classify photos on an engine, or go on with what was begun in `out`.
@@ -69,6 +70,7 @@ def classify(
         part_size: Photos of a part, in a new plan.
         device: Where workers compute: auto, cuda or cpu.
         found: Is told how many photos were found, while there is no plan.
+        tell: Is told what was left out, a line each.
         progress: Is told how many photos are done.
 
     Raises:
@@ -76,6 +78,8 @@ def classify(
     """
     storage = storage_of(out)
     plan = _plan(storage, photos, repository, model, version, top_k, part_size, found)
+    for line in plan.left_out:
+        tell(line)
     job = Job(plan=plan, out=_place(out), repository=_place(repository), device=device)
     answered, failing = _parts(storage, "answers"), _parts(storage, "failed")
     # Those with failures once more: what could not be read may be there by now.

@@ -25,6 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 from numpy.typing import NDArray
 
+from photo_folder.names import printable
 from service.api.classifier import likeliest
 from service.client.results_file import as_json
 from service.client.wire import Class, Result
@@ -95,10 +96,10 @@ def answer(job: Job, part: int) -> Done:
         known.update((line["photo"], line) for line in _classified(job, wanted))
         lines = [known[photo.name] for photo in photos]
         failed = [line for line in lines if line["error"] is not None]
-        table = "".join(f"{line['photo']}\t{line['error']}\n" for line in failed)
+        table = "".join(f"{printable(line['photo'])}\t{line['error']}\n" for line in failed)
         if failed:
             # First: answers that count must not have failures that are told nowhere.
-            out.write(failed_file(part), table.encode("utf-8", "backslashreplace"))
+            out.write(failed_file(part), table.encode())
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         # A name that is no Unicode becomes what JSON writes for it.
         out.write(answers_file(part), text.encode("utf-8", "backslashreplace"))

@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from photo_folder.names import shell
+from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say
 from training.cli.options import CacheDir, Json
+from training.cli.photos import MOST, look, prepared, title_of
 
 if TYPE_CHECKING:
     from training.datasheet.inspection import Sheet
 
 Data = Annotated[
-    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+    Path,
+    typer.Argument(help="train/ val/ (test/) of class folders, class folders alone, or a table."),
 ]
-_MOST = 10
-"""So many findings of a kind are printed; the sheet has more, its JSON all."""
-
 Seed = Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")]
 
 
@@ -45,7 +46,10 @@ def sample(
     if as_json:
         print_json({"path": str(out), "classes": count, "pictures": count * per_class})
         return
-    say(f"{count * per_class} pictures of {count} dishes in {out}; next: hansang inspect {out}")
+    say(
+        f"{count * per_class} pictures of {count} dishes in {out}; next:"
+        f" hansang inspect {shell(out)}"
+    )
 
 
 def inspect(
@@ -69,12 +73,13 @@ def inspect(
 
     Example: hansang inspect photos --out sheet
     """
-    from training.datasheet.inspection import inspect as look
+    from training.datasheet.inspection import inspect as inspected
     from training.datasheet.sheet import write
 
+    folder = out or Path(f"{title_of(data)}-sheet")
+    require_writable(folder, "--out")
     with progress("inspect") as report:
-        sheet = look(data, seed=seed, progress=report)
-    folder = out or Path(f"{data.resolve().name}-sheet")
+        sheet = inspected(data, seed=seed, tell=say, progress=report)
     page = write(sheet, folder)
     if as_json:
         print_json({**sheet.to_dict(), "page": str(page), "picture": str(folder / "classes.png")})
@@ -91,26 +96,24 @@ def _print_sheet(sheet: "Sheet", page: Path) -> None:
     rows = [[label, *(counts[split][label] for split in counts)] for label in sheet.folder.labels]
     title = f"{len(sheet.folder.photos)} photos in {sheet.folder.root}"
     print_table(title, ["class", *counts], rows)
-    for path, reason in list(sheet.bad_files.items())[:_MOST]:
+    for path, reason in list(sheet.bad_files.items())[:MOST]:
         say(f"unreadable: {path}: {reason}")
     for what, found in (
         ("in several splits", sheet.leaks()),
         ("under several labels", sheet.conflicts()),
         ("repeated", sheet.repeats()),
     ):
-        for copies in found[:_MOST]:
+        for copies in found[:MOST]:
             same = "the same file" if copies.kind == "exact" else "the same picture"
             say(f"{same} {what}: {', '.join(sheet.name(photo) for photo in copies.photos)}")
-        if len(found) > _MOST:
-            say(f"and {len(found) - _MOST} more {what}")
-    if len(sheet.bad_files) > _MOST:
-        say(f"and {len(sheet.bad_files) - _MOST} more unreadable")
+        if len(found) > MOST:
+            say(f"and {len(found) - MOST} more {what}")
+    if len(sheet.bad_files) > MOST:
+        say(f"and {len(sheet.bad_files) - MOST} more unreadable")
     for note, files in sheet.notes().items():
         say(f"{note}: {len(files)}, for example {files[0]}")
-    for name in sheet.decomposed[:_MOST]:
+    for name in sheet.decomposed[:MOST]:
         say(f"stored in decomposed Unicode (NFD), read as NFC: {name}")
-    if sheet.folder.num_ignored:
-        say(f"{sheet.folder.num_ignored} files are no photos by their name, and are ignored")
     say(f"data sheet: {page}")
 
 
@@ -127,10 +130,7 @@ def prepare(
 
     Example: hansang prepare photos --image-size 64
     """
-    from training.data.prepare import prepare as build
-
-    with progress("prepare") as report:
-        cache = build(data, image_size, cache_root=cache_dir, seed=seed, progress=report)
+    cache = prepared(look(data, cache_dir, seed=seed), image_size, cache_dir)
     counts = {name: len(split.targets) for name, split in cache.splits.items()}
     if as_json:
         print_json(
@@ -143,7 +143,5 @@ def prepare(
             }
         )
         return
-    for path, reason in cache.bad_files.items():
-        say(f"left out: {path}: {reason}")
     rows = [[name, count] for name, count in counts.items()]
     print_table(f"{len(cache.labels)} classes in {cache.path}", ["split", "photos"], rows)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from storage import require_writable
 from terminal import print_json, print_table, progress, say
 from training.cli.options import CacheDir, Device, Json, StudiesDir
+from training.cli.photos import look, prepared, title_of
 
 
 class Question(StrEnum):
@@ -60,10 +62,12 @@ def study(
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
+    photos = look(data, cache_dir)
+    folder = runs_dir / (name or f"{title_of(data)}-{question.value}")
+    require_writable(folder, "--runs-dir")
     from training.ablation import arms as arms_of
     from training.ablation.result import summarise, weakest_classes
     from training.ablation.result_page import write
-    from training.data.prepare import prepare
     from training.errors import ConfigError
     from training.loop.stopping import stop_on_signals
     from training.recipes import recipe as recipe_of
@@ -79,9 +83,7 @@ def study(
             f"--recipe {recipe} --policy {policy} augments nothing: there is nothing to compare."
             f" Give a --policy, such as light; there are {', '.join(POLICIES)}"
         )
-    with progress("prepare") as report:
-        cache = prepare(data, image_size, cache_root=cache_dir, progress=report)
-    folder = runs_dir / (name or f"{data.resolve().name}-{question.value}")
+    cache = prepared(photos, image_size, cache_dir)
     stop = stop_on_signals()
     all_seeds = range(seed, seed + seeds)
     with progress("study") as report:
@@ -103,7 +105,7 @@ def study(
             arms, cache, folder, all_seeds, device=device, should_stop=stop.is_set,
             progress=report,
         )  # fmt: skip
-    result = summarise(f"{data.resolve().name}: {question.value}", arms, runs, pairs)
+    result = summarise(f"{title_of(data)}: {question.value}", arms, runs, pairs)
     page = write(result, folder)
     if as_json:
         print_json({**result.to_dict(), "report": str(page)})

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from photo_folder.names import shell
+from storage import bucket_url, require_writable
 from terminal import no_progress, print_json, print_table, progress, say, settings
 from training.cli.options import (
     CacheDir,
@@ -19,6 +21,7 @@ from training.cli.options import (
     Tensorboard,
     Threads,
 )
+from training.cli.photos import look, new_id, prepared
 from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
@@ -90,26 +93,28 @@ def train(
     """
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    run = run or _new_id(data, recipe)
-    if nproc > 1:
-        from training.distributed.launch import launch
-
-        launch(nproc, _without_nproc(sys.argv[1:], run))
-        return
-    from training.data.loader import placement_of
-    from training.data.prepare import prepare
-    from training.distributed.world import joined
-    from training.loop.trainer import train as train_run
-    from training.model.device import device_for
-    from training.reports.tracking import tracked, write_report
-    from training.runs import run_directory
-
     chosen: dict[str, object] = {
         "epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
         "batch_size": None if batch_size == "auto" else batch_size,
     }  # fmt: skip
     chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen |= settings(setting or [])
+    run = run or new_id(data, recipe or "scratch")
+    _check(chosen, recipe, runs_dir / run)
+    if nproc > 1:
+        from training.distributed.launch import launch
+
+        launch(nproc, _without_nproc(sys.argv[1:], run))
+        return
+    folder = look(data, cache_dir)
+    require_writable(runs_dir / run, "--runs-dir")
+    from training.data.loader import placement_of
+    from training.distributed.world import joined
+    from training.loop.trainer import train as train_run
+    from training.model.device import device_for
+    from training.reports.tracking import tracked, write_report
+    from training.runs import run_directory
+
     results = []
     with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as ended:
         for number in range(seeds):
@@ -119,13 +124,12 @@ def train(
             run_dir = _here(run_dir, world, ended)
             about = run_directory.read(run_dir)
             config = _config(about, recipe, chosen)
-            with progress("prepare") if world.leads else nullcontext(no_progress) as report:
-                # One builds the cache; the others find it.
-                if not world.leads:
-                    world.wait()
-                cache = prepare(data, config.image_size, cache_root=cache_dir, progress=report)
-                if world.leads:
-                    world.wait()
+            # One builds the cache; the others find it.
+            if not world.leads:
+                world.wait()
+            cache = prepared(folder, config.image_size, cache_dir, leads=world.leads)
+            if world.leads:
+                world.wait()
             if batch_size == "auto" and about is not None:
                 # What was found when it began: other parts would be another run.
                 found = about["config"]["micro_batch_size"]
@@ -135,8 +139,6 @@ def train(
 
                 config = find_micro_batch(config, cache, device, world)
             if world.leads:
-                for path, reason in cache.bad_files.items():
-                    say(f"left out: {path}: {reason}")
                 say(f"run: {run_dir}")
             # From here on; until now there was nothing to save, and a signal ends it at once.
             stop = stop_on_signals()
@@ -151,6 +153,19 @@ def train(
             results.append(result)
         if world.leads:
             show(results, as_json)
+
+
+def _check(chosen: dict[str, object], recipe: str | None, run_dir: Path) -> None:
+    """Refuse wrong settings before torch is loaded, as far as a run that exists may not mend them.
+
+    Raises:
+        ConfigError: A setting or the recipe is unknown, or out of range.
+    """
+    from training.config import require_settings
+
+    require_settings(chosen)
+    if bucket_url(run_dir) is None and not run_dir.exists():
+        _config(None, recipe, chosen)
 
 
 def _here(run_dir: Path, world: "World", ended: ExitStack) -> Path:
@@ -211,7 +226,7 @@ def show(results: "list[TrainResult]", as_json: bool) -> None:
     rows.append(["photos/s trained", f"{result.photos_per_s:.0f}"])
     rows.append(["run", results[-1].run_dir])
     print_table("Trained", ["what", "value"], rows)
-    say(f"release it: hansang release {results[-1].run_dir}")
+    say(f"release it: hansang release {shell(results[-1].run_dir)}")
 
 
 def _without_nproc(arguments: list[str], run: str) -> list[str]:
@@ -238,9 +253,3 @@ def _config(
     else:
         config = recipe_of(recipe or "scratch")
     return config.with_overrides(overrides)
-
-
-def _new_id(data: Path, recipe: str | None) -> str:
-    from datetime import datetime
-
-    return f"{data.resolve().name}-{recipe or 'scratch'}-{datetime.now():%Y%m%d-%H%M%S}"

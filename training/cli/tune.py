@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from photo_folder.names import shell
+from storage import require_writable
 from terminal import print_json, print_table, progress, say
 from training.cli.options import CacheDir, Device, Json, StopWithParent, StudiesDir
+from training.cli.photos import look, prepared, title_of
 
 if TYPE_CHECKING:
     from training.reports.gain import Gain
@@ -88,7 +91,9 @@ def tune(
 
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    from training.data.prepare import prepare
+    folder = look(data, cache_dir)
+    name = study or f"{title_of(data)}-tune"
+    require_writable(runs_dir / name, "--runs-dir")
     from training.recipes import recipe as recipe_of
     from training.tuning.final import train_final
     from training.tuning.search import work
@@ -99,9 +104,7 @@ def tune(
 
     budget = {"epochs": epochs, "image_size": image_size, "seed": seed}
     found = read_space(space, recipe_of(recipe).with_overrides(budget))
-    with progress("prepare") as report:
-        cache = prepare(data, image_size, cache_root=cache_dir, progress=report)
-    name = study or f"{data.resolve().name}-tune"
+    cache = prepared(folder, image_size, cache_dir)
     plan = Plan(
         name=name, recipe=recipe, epochs=epochs, image_size=image_size, seed=seed, pruning=pruning,
         dataset_hash=cache.dataset_hash, space=found.to_dict(),
@@ -186,7 +189,7 @@ def _show(study: "Study", final: "Final | None", page: Path | None, as_json: boo
     if final is None and numbers["best_trial"] is not None:
         say("train the winner for longer: the same command with --final 50")
     elif final is not None:
-        say(f"release it: hansang release {final.runs[0]}")
+        say(f"release it: hansang release {shell(final.runs[0])}")
 
 
 def _show_final(final: "Final") -> None:

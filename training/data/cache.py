@@ -18,6 +18,7 @@ from service.pixels.preprocessing import PREPROCESSING
 from training.errors import DataError
 
 FORMAT = 1
+_NEEDED = ("preprocessing", "labels", "image_size", "dataset_hash", "bad_files", "splits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Split:
     """[N], paths below the folder of photos."""
     hashes: tuple[str, ...] = ()
     """[N], SHA-256 of the files; empty in a cache made before they were written down."""
+    groups: tuple[str, ...] = ()
+    """[N], what a photo shares with others; empty where no table says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class DatasetCache:
         manifest = manifest_of(path)
         if manifest is None:
             raise DataError(f"{path} is no dataset cache; build it with: hansang prepare DATA")
+        if missing := [name for name in _NEEDED if name not in manifest]:
+            raise DataError(f"{path}/manifest.json is damaged (no {missing[0]}); remove {path}")
         if manifest["preprocessing"] != PREPROCESSING:
             raise DataError(
                 f"{path} has pixels made by {manifest['preprocessing']!r}, and this version makes"
@@ -75,8 +80,9 @@ class DatasetCache:
                 raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
             targets = np.array(listed["targets"], dtype=np.int64)
             splits[name] = Split(
-                images, targets, tuple(listed["files"]), tuple(listed.get("hashes", ()))
-            )
+                images, targets, tuple(listed["files"]), tuple(listed.get("hashes", ())),
+                tuple(listed.get("groups", ())),
+            )  # fmt: skip
         return cls(
             path=path,
             labels=tuple(manifest["labels"]),
@@ -96,8 +102,12 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     """
     try:
         manifest: dict[str, Any] = json.loads((path / "manifest.json").read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise DataError(f"{path}/manifest.json cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{path}/manifest.json is damaged ({error}); remove {path}") from error
+    if not isinstance(manifest, dict):
+        raise DataError(f"{path}/manifest.json is damaged (no table); remove {path}")
     return manifest if manifest.get("format") == FORMAT else None

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import ModuleType
+from typing import NamedTuple
 
+from photo_folder.reading import content, reason
 from service.pixels.preprocessing import ImageError, load_square
 from training.errors import DataError
 
@@ -67,12 +69,36 @@ def _start(pool: ProcessPoolExecutor, cores: int) -> None:
         sys.modules["__main__"] = program
 
 
-def digest(photo: str) -> str:
-    """Return the SHA-256 of a photo's content."""
-    return hashlib.sha256(_content(photo)).hexdigest()
+class Digest(NamedTuple):
+    """What a photo's content is, or why it cannot be had."""
+
+    digest: str
+    """SHA-256; empty if it cannot be read."""
+    why: str = ""
 
 
-def fill(rows: str, offset: int, side: int, photo: tuple[int, str]) -> str | None:
+class Fault(NamedTuple):
+    """Why a photo has no pixels."""
+
+    reason: str
+    may_pass: bool
+    """Whether it could not be read, which another day it may, and not decoded."""
+
+
+def digest(photo: str) -> Digest:
+    """Return the SHA-256 of a photo's content, or why it cannot be read."""
+    try:
+        return Digest(hashlib.sha256(content(photo)).hexdigest())
+    except OSError as error:
+        return Digest("", unread(error))
+
+
+def unread(error: OSError) -> str:
+    """Return why a photo cannot be read, for its line in a list."""
+    return f"cannot be read: {reason(error)}"
+
+
+def fill(rows: str, offset: int, side: int, photo: tuple[int, str]) -> Fault | None:
     """Write a photo, `(side, side, 3)` bytes, to its row of a file; return why not if it is bad.
 
     Raises:
@@ -80,9 +106,11 @@ def fill(rows: str, offset: int, side: int, photo: tuple[int, str]) -> str | Non
     """
     row, path = photo
     try:
-        pixels = load_square(_content(path), side)
-    except (ImageError, OSError) as error:
-        return str(error)
+        pixels = load_square(content(path), side)
+    except ImageError as error:
+        return Fault(str(error), may_pass=False)
+    except OSError as error:
+        return Fault(unread(error), may_pass=True)
     # Not into mapped memory: faults at new pages take a third of the time then, at 224 px.
     descriptor = os.open(rows, os.O_WRONLY)
     try:
@@ -90,11 +118,6 @@ def fill(rows: str, offset: int, side: int, photo: tuple[int, str]) -> str | Non
     finally:
         os.close(descriptor)
     return None
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading
-        return file.readall()
 
 
 def _end_with_parent(parent: int) -> None:

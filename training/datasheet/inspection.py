@@ -6,16 +6,20 @@ Sheet ─► JSON, one picture (contact_sheet), a page (sheet)
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from photo_folder import scan as photos
+from photo_folder.errors import FolderError
+from photo_folder.layout import SPLITS
+from photo_folder.names import printable
 from terminal import Progress, no_progress
 from training.data import decoding
-from training.data.dataset import SPLITS, SUFFIXES, Photo, PhotoFolder, scan
+from training.data.dataset import Photo, PhotoFolder, readable, split
 from training.datasheet import duplicates
 from training.datasheet.looks import Look, look, small
 from training.errors import DataError
@@ -111,8 +115,8 @@ class Sheet:
         return [first.get(target) for target in range(len(self.folder.labels))]
 
     def name(self, photo: Photo) -> str:
-        """Return a photo's path below the folder."""
-        return photo.path.relative_to(self.folder.root).as_posix()
+        """Return a photo's path below the folder, in one line of valid Unicode."""
+        return printable(self.folder.name(photo))
 
     def colours(self) -> tuple[list[float], list[float]]:
         """Return mean and deviation of red, green and blue over all readable photos, 0 to 1.
@@ -159,7 +163,8 @@ class Sheet:
             "channel_means": mean,
             "channel_deviations": deviation,
             "decomposed_names": list(self.decomposed),
-            "ignored_files": self.folder.num_ignored,
+            "ignored_files": self.folder.left_out.count(),
+            "left_out": self.folder.left_out.to_dict(),
             "error": self.error,
         }
 
@@ -170,45 +175,66 @@ class Sheet:
         ]
 
 
-def inspect(data: Path, *, seed: int = 0, progress: Progress = no_progress) -> Sheet:
+def inspect(
+    data: Path,
+    *,
+    seed: int = 0,
+    tell: Callable[[str], object] = lambda _: None,
+    progress: Progress = no_progress,
+) -> Sheet:
     """Read every photo of a folder, also of one that `scan` refuses: the sheet says why.
+
+    Args:
+        data: The folder, or a table of photos.
+        seed: Draws the splits of a folder that has none.
+        tell: Is told what was left out, a line each, before photos are read.
+        progress: Told how many photos were looked at.
 
     Raises:
         DataError: There is no folder, or no photo in it, or a process that decodes was killed.
     """
-    folder, error = _scan_anyway(data, seed)
+    folder, error = _folder(data, seed)
+    for line in folder.lines():
+        tell(line)
     paths = [photo.path for photo in folder.photos]
     bad: dict[str, str] = {}
     looks: list[Look | None] = []
     with decoding.workers(len(paths)) as pool:
         each = pool.map(look, paths, chunksize=decoding.AT_ONCE)
-        for path, found in zip(paths, each, strict=True):
+        for photo, found in zip(folder.photos, each, strict=True):
             if isinstance(found, str):
-                bad[path.relative_to(folder.root).as_posix()] = found
+                bad[folder.name(photo)] = found
             looks.append(None if isinstance(found, str) else found)
             progress(len(looks), len(paths))
-    readable = [index for index, found in enumerate(looks) if found is not None]
+    seen_at = [index for index, found in enumerate(looks) if found is not None]
     seen = [found for found in looks if found is not None]
     groups = duplicates.find(
         [found.digest for found in seen],
         [found.hash for found in seen],
-        lambda position: small(paths[readable[position]]),
+        lambda position: small(paths[seen_at[position]]),
         progress,
     )
     copies = tuple(
-        Copies(group.kind, tuple(folder.photos[readable[member]] for member in group.members))
+        Copies(group.kind, tuple(folder.photos[seen_at[member]] for member in group.members))
         for group in groups
     )
-    return Sheet(folder, tuple(looks), bad, copies, _decomposed(folder), error)
+    if error is None:
+        try:
+            readable(folder, bad)
+        except DataError as refused:
+            error = str(refused)
+    named = {printable(name): why for name, why in bad.items()}
+    return Sheet(folder, tuple(looks), named, copies, _decomposed(folder), error)
 
 
 def _decomposed(folder: PhotoFolder) -> tuple[str, ...]:
     parents = {photo.path.parent for photo in folder.photos}
     return tuple(
         sorted(
-            parent.relative_to(folder.root).as_posix()
+            printable(parent.relative_to(folder.root).as_posix())
             for parent in parents
-            if not unicodedata.is_normalized("NFC", parent.name)
+            if parent.is_relative_to(folder.root)
+            and not unicodedata.is_normalized("NFC", parent.name)
         )
     )
 
@@ -220,23 +246,26 @@ def _spread(values: list[int]) -> dict[str, int]:
     return {"min": min(values), "median": int(np.median(values)), "max": max(values)}
 
 
-def _scan_anyway(root: Path, seed: int) -> tuple[PhotoFolder, str | None]:
-    """Return what `scan` returns; where it refuses, the photos there are, and its reason."""
+def _folder(place: Path, seed: int) -> tuple[PhotoFolder, str | None]:
+    """Return the photos of a folder, and why they cannot be trained on if so."""
     try:
-        return scan(root, seed=seed), None
+        found = photos.scan(place)
+    except FolderError as error:
+        raise DataError(str(error)) from error
+    refusal = found.refusal
+    try:
+        if not refusal:
+            return split(found, seed=seed), None
     except DataError as error:
-        refusal = error
-    given = [split for split in SPLITS if (root / split).is_dir()]
-    found: list[tuple[Path, str, str]] = []
-    num_ignored = 0
-    for split in given or [_UNSPLIT]:
-        for path in sorted((root / split if given else root).glob("[!.]*/*")):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                found.append((path, split, unicodedata.normalize("NFC", path.parent.name)))
-            else:
-                num_ignored += path.is_file()
-    if not found:
-        raise refusal
-    labels = tuple(sorted({label for _, _, label in found}))
-    photos = tuple(Photo(path, split, labels.index(label)) for path, split, label in found)
-    return PhotoFolder(root, labels, photos, num_ignored), str(refusal)
+        refusal = str(error)
+    if not found.photos:
+        raise DataError(refusal)
+    labels = tuple(sorted({photo.label for photo in found.photos}))
+    target_of = {label: target for target, label in enumerate(labels)}
+    listed = tuple(
+        Photo(found.root / photo.name, photo.split or _UNSPLIT, target_of[photo.label])
+        for photo in found.photos
+    )
+    return PhotoFolder(
+        found.root, found.title, labels, listed, found.left_out, found.notes, None
+    ), refusal

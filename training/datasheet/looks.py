@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from photo_folder.reading import content
 from service.pixels.preprocessing import FORMATS, ImageError, load_square
+from training.data.decoding import unread
 from training.datasheet.duplicates import SIDE, perceptual_hash
 
 TINY_PX = 64
@@ -65,19 +67,19 @@ class Look:
 def look(path: Path) -> Look | str:
     """Return what a photo is like, or why it cannot be read."""
     try:
-        data = path.read_bytes()
-        pixels = load_square(data, _CHECK_SIDE)
-        return _look(data, pixels)
+        data = content(str(path))
+    except OSError as error:
+        return unread(error)
+    try:
+        return _look(data, load_square(data, _CHECK_SIDE))
     except ImageError as error:
         return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def small(path: Path) -> NDArray[np.uint8] | None:
     """Return the small square (S, S, 3) that copies are told by; None if it cannot be read."""
     try:
-        pixels = load_square(path.read_bytes(), _CHECK_SIDE)
+        pixels = load_square(content(str(path)), _CHECK_SIDE)
     except (ImageError, OSError):
         return None
     image = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from photo_folder.names import kind_of
 from service.client.client import Classifier
 from service.models.bucket import working_copy
 from service.offline import plan as plans
 from service.offline import run, worker
 from service.offline.engines import Place
-from service.offline.photos import is_photo
 from service.offline.plan import Wish
 from service.offline.worker import Job
 from storage import Folder, StorageError, storage_of
@@ -178,7 +178,7 @@ def test_photos_models_and_answers_in_a_bucket(
     out = storage_of("s3://bucket/answers")
     told = b"".join(out.read(name) for name in out.names("answers")).decode()
     lines = [json.loads(line) for line in told.splitlines()]
-    keys = (key for key in bucket.find("bucket/photos") if is_photo(key.rsplit("/", 1)[1]))
+    keys = (key for key in bucket.find("bucket/photos") if kind_of(key.rsplit("/", 1)[1]) is None)
     assert dict.fromkeys((f"s3://{key}" for key in keys), 1) == Counter(
         line["photo"] for line in lines
     )

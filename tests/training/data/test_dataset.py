@@ -20,7 +20,7 @@ def test_given_splits_are_kept(folder):
     assert {
         "train": {"a": 2, "b": 3}, "val": {"a": 1, "b": 1}, "test": {"a": 1, "b": 2},
     } == found.counts()  # fmt: skip
-    assert 1 == found.num_ignored
+    assert 1 == found.left_out.count()
 
 
 def test_class_folders_alone_are_split_within_each_class(folder):

@@ -1,0 +1,52 @@
+"""Files that may fail for a moment: a network drive that is away for a second costs no photo."""
+
+import errno
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_PAUSES_S = (0.05, 0.25, 1.0)
+_PASSING = frozenset({
+    errno.EIO, errno.EAGAIN, errno.EINTR, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT,
+    errno.ECONNRESET, errno.ECONNABORTED, errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO, errno.ENOTCONN, errno.EMFILE,
+    errno.ENFILE, errno.ENOMEM,
+})  # fmt: skip
+"""Errors that another try may not meet."""
+
+
+def retried(read: Callable[[], T]) -> T:
+    """Return what `read` returns; an error that may pass is waited for, 1.3 s in all.
+
+    Raises:
+        OSError: It did not pass, or is of another kind, such as missing rights.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+        time.sleep(pause_s)
+    return read()
+
+
+def content(path: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        OSError: As `retried`.
+    """
+
+    def read() -> bytes:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading
+            return file.readall()
+
+    return retried(read)
+
+
+def reason(error: OSError) -> str:
+    """Return what the system says, without the path."""
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,75 @@
+"""What every verb that learns from photos does first: look at the folder, and say what it sees."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage import require_writable
+from terminal import no_progress, progress, say
+
+if TYPE_CHECKING:
+    from training.data.cache import DatasetCache
+    from training.data.dataset import PhotoFolder
+
+_NAME_BYTES = 180
+MOST = 10
+"""So many findings of a kind are printed; files have all of them."""
+
+
+def look(data: Path, cache_dir: Path, *, seed: int = 0) -> "PhotoFolder":
+    """Scan a folder or a table of photos; say what was left out, and how names were understood.
+
+    Raises:
+        DataError: It cannot be trained on.
+        StorageError: The cache's folder cannot be made.
+    """
+    from training.data.dataset import scan
+
+    folder = scan(data, seed=seed)
+    # One of the processes that train together says it for all.
+    if os.environ.get("RANK", "0") == "0":
+        for line in folder.lines():
+            say(line)
+    # A folder that is there may hold the cache already, and need not be written.
+    if not cache_dir.is_dir():
+        require_writable(cache_dir, "--cache-dir")
+    return folder
+
+
+def prepared(
+    folder: "PhotoFolder", image_size: int, cache_dir: Path, *, leads: bool = True
+) -> "DatasetCache":
+    """Return the cache of photos that were looked at; say which could not be read.
+
+    Of processes that train together, the one that leads says it.
+
+    Raises:
+        DataError: As `training.data.prepare.prepare`.
+    """
+    from training.data.prepare import prepare
+
+    with progress("prepare") if leads else nullcontext(no_progress) as report:
+        cache = prepare(folder, image_size, cache_root=cache_dir, progress=report)
+    for name, why in list(cache.bad_files.items())[: MOST if leads else 0]:
+        say(f"left out: {name}: {why}")
+    if leads and len(cache.bad_files) > MOST:
+        say(f"and {len(cache.bad_files) - MOST} more; all of them: {cache.path}/manifest.json")
+    return cache
+
+
+def new_id(data: Path, what: str) -> str:
+    """Return a name for a new run: of its photos, what is done with them, and the time."""
+    from datetime import datetime
+
+    return f"{title_of(data)}-{what}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def title_of(data: Path) -> str:
+    """Return what runs and studies on these photos are named after.
+
+    A file system takes 255 bytes for a name, and more comes after it.
+    """
+    place = data.resolve()
+    title = place.stem if place.is_file() else place.name
+    return os.fsencode(title)[:_NAME_BYTES].decode(errors="ignore")
