@@ -7,6 +7,7 @@ the environment, as boto3 reads them (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, 
 import functools
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def was_refused(error: BaseException) -> bool:
 def require_writable(folder: Path, option: str) -> None:
     """Check that files can be made in a folder, or the folder itself, before any work for them.
 
-    Nothing is made. A place in a bucket is not asked.
+    Nothing stays that was made for it. A place in a bucket is not asked.
 
     Raises:
         StorageError: A file is in the way, or the system does not let this user write there.
@@ -91,11 +92,13 @@ def require_writable(folder: Path, option: str) -> None:
         at = at.parent
     if not at.is_dir():
         raise StorageError(f"{option} {folder}: {at} is no folder; choose another place")
-    if not os.access(at, os.W_OK | os.X_OK):
+    try:
+        # Rights alone do not tell: a network drive may refuse whom its own server does not know.
+        Path(tempfile.mkdtemp(prefix=".tmp-", dir=at)).rmdir()
+    except OSError as error:
         raise StorageError(
-            f"{option} {folder}: {at} cannot be written (no rights, or a read-only disk); choose"
-            " another place"
-        )
+            f"{option} {folder}: {at} cannot be written ({error.strerror}); choose another place"
+        ) from error
 
 
 class Storage(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 from photo_folder import scan as photos
 from photo_folder.errors import FolderError
 from photo_folder.layout import SPLITS
-from photo_folder.names import printable
+from photo_folder.names import Kind, printable
 from terminal import Progress, no_progress
 from training.data import decoding
 from training.data.dataset import Photo, PhotoFolder, readable, split
@@ -95,11 +95,13 @@ class Sheet:
     def problems(self) -> list[str]:
         """Return, in a few words each, what should be mended before training."""
         leaks, conflicts = len(self.leaks()), len(self.conflicts())
+        closed = self.folder.left_out.count(Kind.UNREADABLE)
         return [
             words
             for words, holds in (
                 (self.error or "", self.error),
                 (f"{len(self.bad_files)} unreadable", self.bad_files),
+                (f"{closed} files or folders that cannot be opened", closed),
                 (f"{leaks} in more than one split", leaks),
                 (f"{conflicts} under more than one label", conflicts),
             )
