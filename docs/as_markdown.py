@@ -70,7 +70,7 @@ def fields_of(cls: Any) -> dict[str, tuple[str, str]]:
 
 def rooms() -> Iterator[str]:
     """Give every folder of the three packages: what it is, and its modules."""
-    for package in ("training", "service", "flows"):
+    for package in ("photo_folder", "training", "service", "flows"):
         rows = []
         for init in sorted(ROOT.glob(f"{package}/**/__init__.py")):
             about = ast.get_docstring(ast.parse(init.read_text("utf-8"))) or ""
