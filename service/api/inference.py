@@ -123,14 +123,21 @@ class Inference:
                 if options.may_wait:
                     async with (
                         self._bytes.admit_when_free(num_bytes),
-                        batcher.admit_when_free(images, priority=options.priority),
+                        batcher.admit_when_free(
+                            images,
+                            image_bytes=num_bytes / max(images, 1),
+                            priority=options.priority,
+                        ),
                     ):
                         rows = await work(stages)
                 else:
                     with (
                         self._bytes.admit(num_bytes, images=images),
                         batcher.admit(
-                            images, priority=options.priority, deadline_s=options.deadline_s
+                            images,
+                            image_bytes=num_bytes / max(images, 1),
+                            priority=options.priority,
+                            deadline_s=options.deadline_s,
                         ),
                     ):
                         rows = await work(stages)

@@ -6,13 +6,14 @@ that would miss its deadline while it waits is refused on arrival, when it has c
 
 import asyncio
 import math
+from bisect import bisect
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 from service.batching.priority_queue import Priority
-from service.batching.service_time import ServiceTime
+from service.batching.service_time import QueueTime
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import DeadlineError, OverloadedError
 from service.observability.metrics import Metrics
@@ -23,6 +24,9 @@ BULK_SHARE = 0.75
 HEADROOM = 0.75
 """The part of a call's time that its wait may take, as estimated when it arrives. A shorter queue
 costs no throughput as long as it is never empty."""
+
+_KINDS = (2**17, 2**20)
+"""Bytes per image at which a call is of the next kind: thumbnails, photos, originals."""
 
 
 class Admission:
@@ -43,8 +47,11 @@ class Admission:
         self._max_batch = max_batch
         self.workers = workers
         self.seconds_per_image = seconds_per_image
-        self._service_time = ServiceTime(seconds_per_image / workers)
+        self._queue_time = QueueTime(len(_KINDS) + 1, seconds_per_image / workers)
         self._admitted = dict.fromkeys(Priority, 0)
+        self._by_kind: dict[Priority, list[float]] = {
+            priority: [0] * (len(_KINDS) + 1) for priority in Priority
+        }
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._holders = 0
         self._empty = asyncio.Event()
@@ -65,6 +72,7 @@ class Admission:
         self,
         count: int = 1,
         *,
+        image_bytes: float = 0,
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
     ) -> OverloadedError | None:
@@ -79,19 +87,21 @@ class Admission:
                 f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images"
                 f" are being worked on and {count} more do not fit; try again later",
                 # By then about as many images have been answered as this call has.
-                retry_after_s=max(self._service_time.expected_s(count), 0.05),
+                retry_after_s=max(self._expected_s(count, image_bytes), 0.05),
             )
         queued = self._num_before(priority) + count
-        # A short queue always admits: work that is never done cannot show that it became faster.
-        if queued <= 2 * self.workers or deadline_s == math.inf:
+        # A short queue always admits, and so does an idle server, however many images a call has:
+        # work that is never done cannot show that it became faster.
+        if queued <= max(2 * self.workers, count) or deadline_s == math.inf:
             return None
-        if self._service_time.bound_s(queued) <= HEADROOM * (deadline_s - monotonic()):
+        bound_s = self._queue_time.bound_s(self._queue(count, image_bytes, priority))
+        if bound_s <= HEADROOM * (deadline_s - monotonic()):
             return None
         self._metrics.rejected_images.labels("deadline_too_near").inc(count)
         return OverloadedError(
             f"{queued} images wait, and the deadline would pass before this call is answered;"
             " try again later, or allow more time",
-            retry_after_s=self._service_time.bound_s(queued),
+            retry_after_s=bound_s,
         )
 
     @contextmanager
@@ -99,44 +109,71 @@ class Admission:
         self,
         count: int,
         *,
+        image_bytes: float = 0,
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
     ) -> Iterator[None]:
         """Count `count` images as admitted, from before they are decoded until they are answered.
 
+        Args:
+            count: How many they are.
+            image_bytes: The bytes of one, which tell about how long it takes.
+            priority: Which of them go first.
+            deadline_s: When the answer becomes worthless, on the clock of `time.monotonic`.
+
         Raises:
-            OverloadedError: They do not fit, or the queue is so long that `deadline_s`
-                (`time.monotonic`) would pass.
+            OverloadedError: They do not fit, or the queue is so long that the deadline would pass.
         """
-        if refusal := self.refusal(count, priority=priority, deadline_s=deadline_s):
+        if refusal := self.refusal(
+            count, image_bytes=image_bytes, priority=priority, deadline_s=deadline_s
+        ):
             raise refusal
-        queued = self._num_before(priority) + count
-        now_s = monotonic()
-        self._count(count, priority)
         # By Little's law, the time in the server over the queue's length is the average time per
         # image, whatever the bottleneck is. A short queue shows mostly the latency of one run.
-        is_long = queued >= 2 * self.workers
+        is_long = self._num_before(priority) + count >= 2 * self.workers
+        queue = self._queue(count, image_bytes, priority) if is_long else []
+        now_s = monotonic()
+        self._count(count, priority, image_bytes)
         try:
             yield
             if is_long:
-                self._service_time.observe(monotonic() - now_s, queued)
+                self._queue_time.observe(monotonic() - now_s, queue)
         except (DeadlineError, asyncio.CancelledError):
             if is_long:
-                self._service_time.observe_at_least(monotonic() - now_s, queued)
+                self._queue_time.observe_at_least(monotonic() - now_s, queue)
             raise
         finally:
-            self._count(-count, priority)
+            self._count(-count, priority, image_bytes)
 
     @asynccontextmanager
-    async def admit_when_free(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
+    async def admit_when_free(
+        self, count: int, *, image_bytes: float = 0, priority: Priority
+    ) -> AsyncIterator[None]:
         """Admit as `admit` does, but wait until the images fit."""
         while not self._fits(count, priority):
             await _wait_in(self._waiters)
-        self._count(count, priority)
+        self._count(count, priority, image_bytes)
         try:
             yield
         finally:
-            self._count(-count, priority)
+            self._count(-count, priority, image_bytes)
+
+    def _queue(self, count: int, image_bytes: float, priority: Priority) -> list[float]:
+        """Return by kind what is answered before a call that comes now, itself included."""
+        interactive, bulk = self._by_kind.values()
+        if num_bulk := self._admitted[Priority.BULK]:
+            before = self._num_before(priority) - self._admitted[Priority.INTERACTIVE]
+            part = before / num_bulk
+            queue = [one + part * other for one, other in zip(interactive, bulk, strict=True)]
+        else:
+            queue = list(interactive)
+        queue[_kind(image_bytes)] += count
+        return queue
+
+    def _expected_s(self, count: int, image_bytes: float) -> float:
+        queue: list[float] = [0] * (len(_KINDS) + 1)
+        queue[_kind(image_bytes)] = count
+        return self._queue_time.expected_s(queue)
 
     def _num_before(self, priority: Priority) -> int:
         """Return about how many images are answered before one that comes now."""
@@ -154,8 +191,9 @@ class Admission:
         most = max(MAX_IMAGES_PER_CALL, int(BULK_SHARE * self._queue_size))
         return self._admitted[Priority.BULK] + count <= most
 
-    def _count(self, change: int, priority: Priority) -> None:
+    def _count(self, change: int, priority: Priority, image_bytes: float = 0) -> None:
         self._admitted[priority] += change
+        self._by_kind[priority][_kind(image_bytes)] += change
         self._metrics.admitted_images.value += change
         busy = self._holders or sum(self._admitted.values())
         (self._empty.clear if busy else self._empty.set)()
@@ -212,6 +250,10 @@ class ByteAdmission:
         self._metrics.bytes_in_flight.value += change
         if change < 0:
             _wake_all(self._waiters)
+
+
+def _kind(image_bytes: float) -> int:
+    return bisect(_KINDS, image_bytes)
 
 
 async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:

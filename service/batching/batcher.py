@@ -216,24 +216,19 @@ class Batcher(Admission):
         before = len(self._waiting)
         # An image that would be late even if it ran alone and now is not begun.
         ends_s = monotonic() + self._run_time.expected_s(1)
-        late = 0
 
         def is_wanted(item: _Item) -> bool:
-            nonlocal late
             # A caller that gave up must not cost compute.
             if item.row.done():
                 self._metrics.rejected_images.labels("cancelled").inc()
                 return False
             if item.deadline_s <= ends_s:
-                late += 1
                 self._metrics.rejected_images.labels("deadline").inc()
                 item.row.set_exception(DeadlineError("the deadline passed in the queue"))
                 return False
             return True
 
         self._waiting.keep(is_wanted)
-        if late and late == before:
-            self._run_time.relax()
         self._metrics.queued_images.value -= before - len(self._waiting)
         return len(self._waiting)
 

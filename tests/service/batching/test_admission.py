@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.batching.admission import Admission
 from service.batching.batcher import Batcher
 from service.batching.decoder import Decoder
 from service.batching.priority_queue import BULK_EVERY, Priority, PriorityQueue
@@ -63,15 +64,87 @@ def test_service_time_bounds_what_it_has_seen():
     assert service_time.expected_s(100) == pytest.approx(1.0, rel=0.05)
 
 
-def test_one_slow_run_does_not_refuse_calls_for_ever():
-    """Each refusal lowers the estimate, until work is tried again."""
-    service_time = ServiceTime()
-    service_time.observe(60, 1)
-    turned_away = 0
-    while service_time.bound_s(10) > 1:
-        service_time.relax()
-        turned_away += 1
-    assert turned_away < 200
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    """Move the time of admission by hand."""
+    found = Clock()
+    for module in ("admission", "service_time"):
+        monkeypatch.setattr(f"service.batching.{module}.monotonic", found)
+    return found
+
+
+def test_one_slow_run_does_not_refuse_calls_for_ever(clock):
+    """While nothing is observed, the estimate sinks to the first guess, and no lower."""
+    service_time = ServiceTime(0.01)
+    for _ in range(20):
+        service_time.observe(6, 10)
+    assert 0.4 < service_time.expected_s(1) < 0.6
+    clock.now_s += 10
+    assert 0.1 < service_time.expected_s(1) < 0.2
+    clock.now_s += 300
+    assert service_time.expected_s(1) == pytest.approx(0.01)
+    assert service_time.bound_s(1) == pytest.approx(0.025)
+
+
+def test_a_standstill_counts_as_one_slow_run():
+    """A laptop that slept for an hour in mid-run has not learnt that runs take an hour."""
+    service_time = ServiceTime(0.01)
+    service_time.observe(3600, 1)
+    assert service_time.expected_s(1) < 0.02
+
+
+async def slow_call(admission, clock, *, seconds, deadline_s=10.0, **call) -> None:
+    """Admit a call that takes so long."""
+    with admission.admit(16, deadline_s=clock() + deadline_s, **call):
+        clock.now_s += seconds
+
+
+@pytest.fixture
+async def admission(clock) -> Admission:
+    """Return an idle one that guesses 1 ms for an image."""
+    return Admission(Metrics(), queue_size=512, max_batch=32, workers=1, seconds_per_image=0.001)
+
+
+async def test_originals_do_not_shut_out_thumbnails(admission, clock):
+    """After calls of originals that took 4 s each, small photos still fit into one second."""
+    for _ in range(40):
+        await slow_call(admission, clock, seconds=4, image_bytes=4_000_000)
+    with admission.admit(1, image_bytes=20_000):
+        await slow_call(admission, clock, seconds=0.1, deadline_s=1, image_bytes=20_000)
+        with pytest.raises(OverloadedError, match="deadline"):
+            await slow_call(admission, clock, seconds=0, deadline_s=1, image_bytes=4_000_000)
+
+
+async def test_an_idle_server_lets_one_call_try(admission, clock):
+    """Whatever it has learnt: only work that is done can show that it became faster."""
+    for _ in range(40):
+        await slow_call(admission, clock, seconds=4)
+    await slow_call(admission, clock, seconds=0.02, deadline_s=1)
+    with admission.admit(1), pytest.raises(OverloadedError, match="deadline"):
+        await slow_call(admission, clock, seconds=0.02, deadline_s=1)
+    for _ in range(60):
+        await slow_call(admission, clock, seconds=0.02, deadline_s=1)
+    with admission.admit(1):
+        await slow_call(admission, clock, seconds=0.02, deadline_s=1)
+
+
+async def test_a_server_that_is_never_idle_forgets_a_slow_time(admission, clock):
+    """Single photos show nothing of long queues; after half a minute, a long call is let in."""
+    for _ in range(40):
+        await slow_call(admission, clock, seconds=4)
+    with admission.admit(1):
+        clock.now_s += 30
+        await slow_call(admission, clock, seconds=0.02, deadline_s=1)
 
 
 class Slow:
