@@ -40,7 +40,7 @@ Source = Annotated[
         "--from",
         metavar="SOURCE",
         help="A run directory, a released MODEL[:VERSION], a state dict (.safetensors, .pth)"
-        " under torchvision's names, or torchvision: its ImageNet weights.",
+        " under torchvision's names, torchvision: its ImageNet weights, or hf-hub:OWNER/NAME.",
     ),
 ]
 Strategy = Annotated[

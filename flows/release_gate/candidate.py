@@ -41,6 +41,9 @@ class Candidate:
     precision: dict[str, Any] = field(default_factory=dict)
     """`training.export.precision.Cost` as plain values: what its precision costs and gains."""
 
+    card: dict[str, str] = field(default_factory=dict)
+    """The model card, name → text of each of its files."""
+
     def summary(self) -> dict[str, Any]:
         """Return what the model's history keeps of it: plain numbers, without the classes."""
         named = ("photos", "challenger_top1", "champion_top1", "gained", "lost", "p_value")

@@ -59,6 +59,7 @@ def evaluate(
     from flows.release_gate.measure import smoke
     from service.models.model import Model
     from training.export.onnx_export import export
+    from training.reports.card import as_json, as_markdown, card
 
     rules = rules or Rules()
     version = serving_version(model, repository)
@@ -74,6 +75,7 @@ def evaluate(
     promote, reason = verdict.promote, verdict.reason + unusable
     if slow:
         promote, reason = False, slow if promote else f"{reason}; {slow}"
+    told = card(run_dir)
     return Candidate(
         model=model,
         run_dir=str(run_dir),
@@ -94,6 +96,7 @@ def evaluate(
         smoke_photos=smoke_photos,
         reference=reference(answered.predicted, answered.confidence),
         precision=asdict(exported.cost),
+        card={"CARD.md": as_markdown(told), "card.json": as_json(told)},
     )
 
 

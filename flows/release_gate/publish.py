@@ -52,7 +52,7 @@ def decide(
             Path(candidate.onnx),
             keep=keep,
             record=record,
-            files={"release.json": json.dumps(asdict(candidate), ensure_ascii=False, indent=1)},
+            files=_files(candidate),
             instead_of=candidate.champion,
         )
     else:
@@ -66,6 +66,13 @@ def decide(
         repository=repository,
         candidate=candidate,
     )
+
+
+def _files(candidate: Candidate) -> dict[str, str]:
+    """Return what lies beside the model: name → text."""
+    measured = asdict(candidate)
+    card = measured.pop("card")
+    return {"release.json": json.dumps(measured, ensure_ascii=False, indent=1), **card}
 
 
 def release(

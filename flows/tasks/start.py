@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def start_from(
     source: str, *, repository: Path = Path("models"), runs_dir: Path = Path("runs")
 ) -> "Start":
-    """Read the weights to fine-tune: a run, a released MODEL[:VERSION], a file, or torchvision.
+    """Read the weights to fine-tune: a run, a released MODEL[:VERSION], a file, or a public one.
 
     Raises:
         TrainingError: The weights are not there, or are not ResNet18's.
@@ -20,9 +20,9 @@ def start_from(
         UserError: Nothing has that name.
     """
     from service.models.repository import ModelRepository
-    from training.model import pretrained
+    from training.model import hub, pretrained
 
-    if source == "torchvision" or Path(source).exists():
+    if source == "torchvision" or source.startswith(hub.PREFIXES) or Path(source).exists():
         return pretrained.read(source)
     model, _, number = source.partition(":")
     models = ModelRepository(repository).models() if repository.is_dir() else []
@@ -38,5 +38,6 @@ def start_from(
         return pretrained.released(store.path(model, version), f"{model}:{version}", runs_dir)
     raise UserError(
         f"nothing to start from at {source!r}: no run directory, no file, and no model in"
-        f" {repository} ({', '.join(models) or 'which has none'}); or give torchvision"
+        f" {repository} ({', '.join(models) or 'which has none'}); or give torchvision, or"
+        " hf-hub:OWNER/NAME"
     )

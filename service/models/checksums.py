@@ -7,7 +7,7 @@ from service.errors import ModelContractError
 from service.files import sha256, write
 
 MANIFEST = "SHA256SUMS"
-_LINE = re.compile(r"([0-9a-f]{64})  ([a-z.]+)")
+_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z][A-Za-z0-9_.-]*)")
 
 
 def seal(folder: Path) -> None:

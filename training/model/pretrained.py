@@ -3,6 +3,7 @@
 a run directory       its best epoch
 .safetensors .pth     a state dict under torchvision's names for ResNet18
 torchvision           its published ImageNet weights, downloaded
+hf-hub:OWNER/NAME     a model on the hub, downloaded; timm:NAME is one of timm's
 a released model      the run that it was exported from: the file itself has its BatchNorm folded
                       into the convolutions, so it answers alike but cannot be trained on alike
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from training.config import TrainConfig
 from training.errors import ConfigError, RunError
+from training.model import hub
 from training.model.cached_features import digest
 from training.model.resnet import build
 from training.runs import checkpoint, run_directory
@@ -79,14 +81,16 @@ def read(source: str | Path) -> Start:
     """
     if source == "torchvision":
         return _torchvision()
+    if str(source).startswith(hub.PREFIXES):
+        return _checked(_file(hub.download(str(source), most_bytes=MOST_BYTES)), str(source))
     path = Path(source)
     if path.is_dir():
         return _run(path)
     if path.is_file():
         return _checked(_file(path), str(path))
     raise ConfigError(
-        f"no weights at {source}: give a run directory, a file ({', '.join(SUFFIXES)}), or"
-        " torchvision"
+        f"no weights at {source}: give a run directory, a file ({', '.join(SUFFIXES)}),"
+        " torchvision, or hf-hub:OWNER/NAME"
     )
 
 

@@ -62,6 +62,9 @@ def test_the_first_release_is_measured_written_down_and_served(first):
     assert "first release" in first.reason
     assert first.candidate.smoke_photos == 6
     known = json.loads((first.path.parent / "release.json").read_text())
+    told = json.loads((first.path.parent / "card.json").read_text())
+    assert told["model"]["labels"]
+    assert "## What it is not for" in (first.path.parent / "CARD.md").read_text()
     assert "test" == known["split"]
     assert 6 == sum(known["reference"]["predictions"].values())
     assert 6 == sum(known["reference"]["confidence"])
