@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -122,6 +122,9 @@ check: setup  ## lint, types, architecture, generated files
 	$(PROTOS) --descriptor_set_out=build/proto/now.binpb
 	$(BIN)/python proto/breaking.py proto/released.binpb build/proto/now.binpb
 	$(BIN)/python docs/generate.py --check
+
+docs: setup  ## the documentation as a site, its links checked: build/site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 docs-reference: setup  ## write docs/reference from the code
 	$(BIN)/python docs/generate.py
