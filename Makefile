@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,15 @@ demo: setup  ## the whole road on drawn photos: draw, train, release, serve, cla
 
 test: setup  ## every test but the long ones, three files at a time: most of them wait for processes of their own
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# What starts no training and hardly a process: 35 s of CPU for over 300 tests.
+FAST_TESTS := $(addprefix tests/, test_storage.py flows/local flows/release_gate/test_changes.py \
+  flows/release_gate/test_gate.py flows/tasks/test_links.py service/batching service/pixels \
+  service/client/test_retries.py service/models/test_metadata.py service/observability/test_metrics.py \
+  service/server/test_server.py training/data training/evaluation training/finetuning/test_strategies.py \
+  training/loop/test_learning.py training/loop/test_optimizer.py training/model training/tuning/test_tuning_space.py)
+test-fast: setup  ## over 300 quick tests in under a minute, for each save
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST_TESTS)
 
 test-long: setup  ## tests of minutes each on a slow machine, which `make test` leaves out
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long

@@ -1,6 +1,7 @@
 """Fixtures of every room's tests: a real S3 server, and a network to it that fails."""
 
 import asyncio
+import os
 import random
 import shutil
 import subprocess
@@ -11,6 +12,11 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
+
+# Read when torch is imported, here and in every process that a test starts. Files are tested
+# several at a time, and threads that spin for a core that another one has cost most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult, R
     home = tmp_path_factory.mktemp("road")
     photos = draw_photos(home / "photos", classes=4, per_class=30)
     cache = prepare(photos, 32, cache_root=home / "cache")
-    config = TrainConfig(image_size=32, epochs=3, batch_size=16)
+    config = TrainConfig(image_size=32, epochs=3, batch_size=16, threads=1)
     result = train(config, cache, home / "runs" / "first", device="cpu")
     return home, result, release(home / "runs" / "first", repository=home / "models")
 

@@ -27,3 +27,17 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.samples.sample import draw_photos
 
     return draw_photos(tmp_path_factory.mktemp("drawn") / "photos", classes=3, per_class=20)
+
+
+@pytest.fixture(scope="session")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs on the drawn dishes, which nobody changes."""
+    from training.config import TrainConfig
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
+
+    home = tmp_path_factory.mktemp("trained")
+    cache = prepare(photos, 32, cache_root=home / "cache")
+    config = TrainConfig(image_size=32, epochs=2, batch_size=16, threads=1)
+    train(config, cache, home / "runs" / "first", device="cpu")
+    return home / "runs" / "first"

@@ -31,7 +31,11 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
             photos,
             run_id=run_id,
             **changes,
-            training={"epochs": 2, "image_size": 32, "overrides": {"batch_size": "16"}},
+            training={
+                "epochs": 2,
+                "image_size": 32,
+                "overrides": {"batch_size": "16", "threads": "1"},
+            },
             places={
                 "runs_dir": tmp_path / "runs",
                 "cache_dir": tmp_path / "cache",
@@ -120,7 +124,7 @@ def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
         "from pathlib import Path\n"
         "from flows.train import train\n"
         f"train(Path({str(photos)!r}), run_id='killed',"
-        " training=dict(epochs=400, image_size=32, overrides=dict(batch_size='16')),"
+        " training=dict(epochs=400, image_size=32, overrides=dict(batch_size='16', threads='1')),"
         f" places=dict(runs_dir={str(tmp_path / 'runs')!r}, cache_dir={str(tmp_path / 'cache')!r}))"
     )
     from prefect.settings import PREFECT_API_URL

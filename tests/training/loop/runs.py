@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from training.runs import checkpoint
 
-SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3}
+SETTINGS = {"epochs": 3, "image_size": 32, "batch_size": 12, "checkpoint_every_steps": 3,
+            "threads": 1}  # fmt: skip
 
 
 OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}

@@ -143,7 +143,9 @@ def test_what_is_served_has_the_temperature_and_the_mirror_image():
 def test_early_stopping_and_class_balance_train(dishes, tmp_path):
     """A run that gets no better ends early; balance and averages run through to a result."""
     cache = prepare(dishes, 32, cache_root=tmp_path / "cache")
-    config = TrainConfig(image_size=32, epochs=30, batch_size=12, early_stopping_epochs=2)
+    config = TrainConfig(
+        image_size=32, epochs=30, batch_size=12, early_stopping_epochs=2, threads=1
+    )
     config = config.with_overrides(
         {"optimizer.lr": 1e-9, "balance": "sampling", "flip_average": True, "optimizer.ema": 0.9}
     )
