@@ -132,7 +132,8 @@ class ServerConfig:
     """A run of a model, or a turn of the event loop, that takes longer hangs: the process ends."""
 
     fault_exit_s: float = 30.0
-    """A model whose runs fail for so long ends the process, for its orchestrator to start anew."""
+    """Once the runs of every model have failed for so long, the process ends, for its orchestrator
+    to start anew."""
 
     otlp_endpoint: str = ""
     """Where traces go, such as `http://localhost:4317`. Empty: nowhere."""

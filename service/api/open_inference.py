@@ -162,7 +162,7 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
                 name=each.name,
                 version=str(each.version),
                 state="UNAVAILABLE" if each.fault else "READY",
-                reason=each.fault,
+                reason=each.fault or self._pool.refusals.get(each.name, ""),
             )
             for each in self._pool.loaded
         ]

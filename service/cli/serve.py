@@ -95,7 +95,7 @@ def serve(
         float, typer.Option(min=0.1, help="A run that takes longer hangs: exit.")
     ] = 30.0,
     fault_exit_s: Annotated[
-        float, typer.Option(min=0, help="A model that fails for so long: exit.")
+        float, typer.Option(min=0, help="No model works for so long: exit.")
     ] = 30.0,
     otlp_endpoint: Annotated[
         str, typer.Option(help="Where traces go, such as http://localhost:4317.")
@@ -108,8 +108,8 @@ def serve(
 ) -> None:
     """Serve the models of a repository over gRPC and HTTP, and follow what is released into it.
 
-    Ends with 0 after SIGTERM, when the calls in flight are answered, and with 70 when a model fails
-    for good.
+    Ends with 0 after SIGTERM, when the calls in flight are answered, and with 70 when no model
+    works any more.
 
     Example: hansang serve --repository models --port 8500
     """

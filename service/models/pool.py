@@ -1,14 +1,16 @@
 """The loaded models: of each the version that serves and, with `keep_versions`, earlier ones.
 
 The pool follows the repository. It loads a new version beside the old one, which still answers the
-calls that it began. If the new version cannot be loaded, it is refused and the old one serves on.
+calls that it began. If the new version cannot be loaded, it is refused and the old one serves on;
+at the start, when nothing is loaded yet, the newest version that loads takes its place. A model
+that leaves the repository serves on, too.
 
 repository ─► config.pbtxt changed? ─► loading (verify, open, warm up) ─► swap ─► close the old one
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from service.config import ServerConfig
 from service.errors import (
@@ -17,7 +19,6 @@ from service.errors import (
     OverloadedError,
     UnavailableError,
 )
-from service.files import file_state
 from service.memory import trim_heaps
 from service.models.instance import ModelInstance
 from service.models.loading import load_instance
@@ -32,7 +33,8 @@ class ModelPool:
 
     Attributes:
         repository: The model repository that is followed.
-        refusals: Model → why the version that should serve was refused.
+        refusals: Model → why it does not serve as the repository says: its version was refused,
+            or it is no longer there.
         unloaded: Models that a caller unloaded, so they are not served.
     """
 
@@ -63,6 +65,11 @@ class ModelPool:
     def loaded(self) -> tuple[ModelInstance, ...]:
         """Every loaded version; of each model, the one that serves comes first."""
         return tuple(instance for versions in self._loaded.values() for instance in versions)
+
+    @property
+    def works(self) -> bool:
+        """Whether a model can answer, or all were unloaded on purpose."""
+        return not self._loaded or any(not instance.fault for instance in self.instances)
 
     @property
     def loading(self) -> bool:
@@ -111,46 +118,37 @@ class ModelPool:
         raise NotFoundError(f"model {name!r} has no version {version} loaded; there is {there}")
 
     async def load(self) -> None:
-        """Load every model that is to be served.
+        """Load every model that is to be served, or the newest version of it that loads.
 
         Raises:
             NotFoundError: The repository has none.
-            ServiceError: One cannot be served.
+            ServiceError: None can be served.
         """
-        states = await asyncio.to_thread(self._config_states)
+        states = await asyncio.to_thread(self._states)
         if not states:
             what = f"no model {self._config.model!r}" if self._config.model else "no model"
             raise NotFoundError(
                 f"{what} in the repository {self._config.repository};"
                 " publish one with: hansang release RUN"
             )
-        for name, state in states.items():
-            async with self._changing:
-                await self._follow(name, state)
+        errors = [await self._try(name, state) for name, state in states.items()]
+        if not self._loaded:
+            raise next(error for error in errors if error)
 
     async def watch(self) -> None:
-        """Follow the repository until cancelled. A version that cannot be loaded is tried once."""
+        """Follow the repository until cancelled; try what was refused when its files change."""
+        root = self._config.repository
         while True:
             await asyncio.sleep(self._config.poll_interval_s)
             try:
-                states = await asyncio.to_thread(self._config_states)
-            except Exception:
-                logger.exception("cannot look at the repository %s", self._config.repository)
+                states = await asyncio.to_thread(self._states)
+            except OSError as error:
+                self._note_gone({}, f"the repository {root} cannot be read: {error}")
                 continue
+            gone = "it is no longer in" if root.is_dir() else "there is no longer a"
+            self._note_gone(states, f"{gone} repository {root}")
             for name, state in states.items():
-                try:
-                    async with self._changing:
-                        if name not in self.unloaded:
-                            await self._follow(name, state)
-                except Exception as error:
-                    self._metrics.swap_failures.labels(name).inc()
-                    serving = self._loaded.get(name)
-                    logger.error(
-                        "model %s: the new version is refused, %s: %s",
-                        name,
-                        f"version {serving[0].version} serves on" if serving else "nothing serves",
-                        error,
-                    )
+                await self._try(name, state)
 
     async def load_model(self, name: str) -> None:
         """Load now what the repository says is to serve, even if the model was unloaded.
@@ -162,7 +160,7 @@ class ModelPool:
             await asyncio.to_thread(self.repository.serving, name)
             self.unloaded.discard(name)
             self._seen.pop(name, None)
-            await self._follow(name, file_state(self._config.repository / name / "config.pbtxt"))
+            await self._follow(name, await asyncio.to_thread(self.repository.state, name))
 
     async def unload_model(self, name: str) -> None:
         """Stop serving a model until it is loaded again.
@@ -187,40 +185,102 @@ class ModelPool:
     def _names(self) -> str:
         return ", ".join(sorted(self._loaded)) or "none"
 
-    def _config_states(self) -> dict[str, object]:
-        """Return model → a value that changes when its config.pbtxt is replaced."""
+    def _states(self) -> dict[str, object]:
+        """Return model → a value that changes with its files."""
         names = [name for name in self.repository.models() if self._config.model in ("", name)]
-        return {name: file_state(self._config.repository / name / "config.pbtxt") for name in names}
+        return {name: self.repository.state(name) for name in names}
+
+    async def _try(self, name: str, state: object) -> Exception | None:
+        """Follow the repository; return why the version that should serve is refused, if it is.
+
+        If no version is loaded then, the newest one that loads is taken instead.
+        """
+        async with self._changing:
+            if name in self.unloaded:
+                return None
+            before = self.refusals.get(name)
+            try:
+                await self._follow(name, state)
+            except Exception as error:
+                if name not in self._loaded:
+                    await self._fall_back(name)
+                if str(error) != before:  # files that still arrive are tried again and again
+                    self._metrics.swap_failures.labels(name).inc()
+                    serving = self._loaded.get(name)
+                    logger.error(
+                        "model %s: the version that should serve is refused, %s: %s",
+                        name,
+                        f"version {serving[0].version} serves on" if serving else "nothing serves",
+                        error,
+                    )
+                return error
+        return None
 
     async def _follow(self, name: str, state: object) -> None:
-        """Load and swap in the serving version of a model, if its config.pbtxt changed.
+        """Load and swap in the serving version of a model, if its files changed.
 
         Raises:
-            ServiceError: The version is refused.
+            Exception: The version is refused.
         """
         if name in self._seen and state == self._seen[name]:
             return
-        # Noted first: a refused version is not tried again until the repository changes.
+        # Noted first: a refused version is not tried again until its files change.
         self._seen[name] = state
         try:
             version = await asyncio.to_thread(self.repository.serving, name)
             loaded = self._loaded.get(name, [])
-            if loaded and loaded[0].version == version:
-                self.refusals.pop(name, None)
-                return
             # After a rollback the version may still be loaded.
             again = [instance for instance in loaded if instance.version == version]
             instance = again[0] if again else await self._open(name, version)
         except Exception as error:
-            self.refusals[name] = str(error)
+            self._set_refusal(name, str(error))
             raise
-        self.refusals.pop(name, None)
-        others = [other for other in loaded if other is not instance]
-        self._loaded[name] = [instance, *others[: self._config.keep_versions - 1]]
-        self._metrics.model_version.labels(name).set(version)
-        logger.info("model %s: version %d serves on %s", name, version, instance.model.provider)
-        for other in others[self._config.keep_versions - 1 :]:
+        self._set_refusal(name, "")
+        if not loaded or instance is not loaded[0]:
+            self._swap_in(instance)
+
+    async def _fall_back(self, name: str) -> None:
+        """Load the newest version of a model that can be loaded, if there is one."""
+        for version in await asyncio.to_thread(self.repository.fallbacks, name):
+            try:
+                instance = await self._open(name, version)
+            except Exception as error:
+                logger.warning("model %s: nor does version %d load: %s", name, version, error)
+            else:
+                self._swap_in(instance)
+                return
+
+    def _swap_in(self, instance: ModelInstance) -> None:
+        name, keep = instance.name, self._config.keep_versions
+        others = [other for other in self._loaded.get(name, ()) if other is not instance]
+        self._loaded[name] = [instance, *others[: keep - 1]]
+        self._metrics.model_version.labels(name).set(instance.version)
+        logger.info(
+            "model %s: version %d serves on %s", name, instance.version, instance.model.provider
+        )
+        for other in others[keep - 1 :]:
             self._retire(other)
+
+    def _note_gone(self, there: Container[str], reason: str) -> None:
+        """Say once of each loaded model that it has left the repository; it serves on."""
+        for name in self._loaded.keys() | self.refusals.keys():
+            if name in there:
+                continue
+            # If it comes back as it was, that is looked at as well.
+            self._seen.pop(name, None)
+            if name not in self._loaded:
+                self._set_refusal(name, "")
+            elif self.refusals.get(name) != reason:
+                self._set_refusal(name, reason)
+                logger.warning("model %s: %s; what is loaded serves on", name, reason)
+
+    def _set_refusal(self, name: str, reason: str) -> None:
+        """Note why the repository's word on a model is not followed; empty where it is."""
+        if reason:
+            self.refusals[name] = reason
+        elif self.refusals.pop(name, None) and name in self._loaded:
+            logger.info("model %s: what the repository says serves again", name)
+        self._metrics.out_of_step.labels(name).set(bool(reason))
 
     async def _open(self, name: str, version: int) -> ModelInstance:
         instance = await load_instance(

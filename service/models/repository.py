@@ -24,7 +24,7 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
-from service.files import replace, write
+from service.files import file_state, replace, write
 from service.models import checksums, history
 from service.models.triton_config import before_in, config_text, max_batch_in, serving_in
 from storage import sync
@@ -76,11 +76,32 @@ class ModelRepository:
             raise NotFoundError(
                 f"no model {model!r} in {self.root}; there is {', '.join(self.models()) or 'none'}"
             ) from None
+        except ValueError as error:
+            raise ModelContractError(f"{config} is damaged: {error}") from error
         if version is None:
             raise ModelContractError(f"{config} names no serving version")
         if version not in self.versions(model):
             raise ModelContractError(f"{config} names version {version}, which is not there")
         return version
+
+    def fallbacks(self, model: str) -> list[int]:
+        """Return the versions to try when the serving one is unsound, the best first.
+
+        Those that served before come first, the latest of them foremost; then the others, the
+        newest first. With a config.pbtxt that cannot be read, that is simply the newest first.
+        """
+        versions = self.versions(model)[::-1]
+        try:
+            ranked = self._before(model)[::-1]
+        except (OSError, ValueError, ServiceError):
+            ranked = []
+        return list(dict.fromkeys([*ranked, *versions]))
+
+    def state(self, model: str) -> object:
+        """Return a value that changes when config.pbtxt or a file of a version does."""
+        folder = self._folder(model)
+        files = [path for path in folder.glob("*/*") if VERSION.fullmatch(path.parent.name)]
+        return {path: file_state(path) for path in (folder / "config.pbtxt", *files)}
 
     def path(self, model: str, version: int) -> Path:
         """Return where the ONNX file of a version lies."""

@@ -24,6 +24,7 @@ _MERGED_BY: dict[str, Callable[[Iterable[float]], float]] = {
     "hansang_model_version": max,
     "hansang_model_info": max,
     "hansang_faulty_models": max,
+    "hansang_out_of_step": max,
     "process_start_time_seconds": min,
     # Descriptors end in the process that has most of them, not on average.
     "process_open_fds": max,

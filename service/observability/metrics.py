@@ -116,7 +116,12 @@ class Metrics:
         self.swaps = counter("hansang_swaps", "Versions that were loaded.", ["model"])
         self.swap_failures = counter(
             "hansang_swap_failures",
-            "Versions that were refused while another one served.",
+            "Versions that were refused.",
+            ["model"],
+        )
+        self.out_of_step = gauge(
+            "hansang_out_of_step",
+            "1 while what the repository says of a model does not serve: refused, or gone.",
             ["model"],
         )
         self.pull_failures = counter(

@@ -109,7 +109,7 @@ class Server:
 
         Raises:
             UnavailableError: A port cannot be opened.
-            ServiceError: A model cannot be served.
+            ServiceError: No model can be served.
         """
         try:
             await self.listen()
@@ -124,7 +124,7 @@ class Server:
         Ports that are shared are opened by `load`.
         """
         config = self.config
-        self.watchdog = Watchdog(config, self.metrics, self._update_health)
+        self.watchdog = Watchdog(config, self.metrics, self.models, self._update_health)
         tracing: Tracing = (
             OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
         )
@@ -161,7 +161,7 @@ class Server:
         """Load and warm up the models, set health to SERVING, and follow the repository.
 
         Raises:
-            ServiceError: A model cannot be served.
+            ServiceError: No model can be served.
         """
         waiting = False
         while True:
@@ -179,7 +179,7 @@ class Server:
                 await asyncio.sleep(self.config.poll_interval_s)
         background = [
             self.models.watch(),
-            self.watchdog.watch(self.models),
+            self.watchdog.watch(),
             self.reload_tokens(),
             trim_regularly(),
         ]
@@ -218,9 +218,8 @@ class Server:
         await self._closers.aclose()
 
     async def _update_health(self) -> None:
-        """Set health to SERVING if models are loaded, all work, and the server does not drain."""
-        faulty = any(instance.fault for instance in self.models.loaded)
-        serving = self._loaded and not self._draining and not faulty
+        """Set health to SERVING if models are loaded, one works, and the server does not drain."""
+        serving = self._loaded and not self._draining and self.models.works
         self.metrics.ready.set(serving)
         await self._health.set(serving=serving)
 

@@ -1,12 +1,13 @@
-"""Notices models that fail or hang, sets health to NOT_SERVING, and in the end ends the process.
+"""Notices models that fail or hang, and ends the process when none works.
 
 a run raises ─► probe ─┬─ works: only that run failed
-                       └─ raises: NOT_SERVING, probe on ─┬─ works: SERVING
-                                                         └─ `fault_exit_s` later: exit 70
+                       └─ raises: faulty, probe on ─┬─ works: no longer faulty
+                                                    └─ all are, for `fault_exit_s`: exit 70
 a run, or the event loop, takes longer than `run_timeout_s` ─► exit non-zero
 
-A process that cannot compute is useless, and an orchestrator can start a new one. After a sticky
-CUDA error nothing else helps.
+Health is SERVING while one model works; a model's own readiness is what ModelReady says. A process
+that cannot compute at all is useless, and an orchestrator can start a new one. After a sticky CUDA
+error nothing else helps.
 """
 
 import asyncio
@@ -37,17 +38,23 @@ class Watchdog:
     """
 
     def __init__(
-        self, config: ServerConfig, metrics: Metrics, changed: Callable[[], Awaitable[None]]
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        pool: ModelPool,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
         """Begin with nothing to watch.
 
         Args:
             config: How long a run may take, and a fault may last.
             metrics: Where faults are counted.
+            pool: The models.
             changed: Called when a model fails, or works again.
         """
         self._config = config
         self._metrics = metrics
+        self._pool = pool
         self._changed = changed
         self._probing: dict[ModelInstance, asyncio.Task[None]] = {}
         self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -60,11 +67,11 @@ class Watchdog:
             self._probing[instance] = task
             task.add_done_callback(lambda _: self._probing.pop(instance, None))
 
-    async def watch(self, pool: ModelPool) -> None:
+    async def watch(self) -> None:
         """Check for runs that hang, until cancelled."""
         while True:
             await asyncio.sleep(min(_TICK_S, self._config.run_timeout_s / 4))
-            for instance in pool.loaded:
+            for instance in self._pool.loaded:
                 seconds = instance.batcher.longest_run_s()
                 if seconds > self._config.run_timeout_s:
                     self.end(
@@ -73,9 +80,11 @@ class Watchdog:
                     )
 
     async def _probe(self, instance: ModelInstance) -> None:
-        """Run one image again and again until the model works or `fault_exit_s` is over."""
+        """Run one image again and again until the model works, is replaced, or the process ends."""
         since_s = monotonic()
         while True:
+            if instance not in self._pool.loaded:
+                return await self._set_fault(instance, "")
             try:
                 async with asyncio.timeout(self._config.run_timeout_s):
                     await asyncio.to_thread(instance.model.probe)
@@ -90,7 +99,9 @@ class Watchdog:
                     logger.warning("model %s: it works again", instance.name)
                     await self._set_fault(instance, "")
                 return None
-            if monotonic() - since_s >= self._config.fault_exit_s:
+            if self._pool.works:
+                since_s = monotonic()
+            elif monotonic() - since_s >= self._config.fault_exit_s:
                 return self.end(f"model {instance.name}: its runs fail: {instance.fault}")
             await asyncio.sleep(min(1.0, self._config.fault_exit_s / 4 or 0.01))
 
