@@ -174,10 +174,9 @@ class Batcher(Admission):
             stages["compute"] = (last.decoded_s, last.end_s)
         return rows
 
-    def longest_run_s(self) -> float:
-        """Return how long the oldest current run has taken so far; 0 when nothing runs."""
-        started_s = min((at for at in self._running.values() if at), default=None)
-        return 0.0 if started_s is None else monotonic() - started_s
+    def oldest_run_s(self) -> float | None:
+        """Return when the oldest current run began (`time.monotonic`); None when nothing runs."""
+        return min((at for at in self._running.values() if at), default=None)
 
     async def close(self) -> None:
         """Wait until every admitted or held call is answered, then end the worker threads."""

@@ -5,6 +5,9 @@ a run raises ─► probe ─┬─ works: only that run failed
                                                     └─ all are, for `fault_exit_s`: exit 70
 a run, or the event loop, takes longer than `run_timeout_s` ─► exit non-zero
 
+Time is counted in ticks. While the process stands still (SIGSTOP, `docker pause`, a machine that
+sleeps) no tick comes, and the gap counts as one: a standstill is no hang.
+
 Health is SERVING while one model works; a model's own readiness is what ModelReady says. A process
 that cannot compute at all is useless, and an orchestrator can start a new one. After a sticky CUDA
 error nothing else helps.
@@ -13,9 +16,13 @@ error nothing else helps.
 import asyncio
 import faulthandler
 import logging
+import os
+import signal
 import sys
-from collections.abc import Awaitable, Callable
-from time import monotonic
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic, sleep
+from typing import Any
 
 from service.config import ServerConfig
 from service.models.instance import ModelInstance
@@ -28,6 +35,19 @@ EXIT_FAULT = 70
 """EX_SOFTWARE of sysexits.h."""
 
 _TICK_S = 0.25
+
+
+class _Ticks:
+    """Tells how much time passed from tick to tick while this process ran."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.tick_s = tick_s
+        self._last_s = monotonic()
+
+    def passed_s(self) -> float:
+        """Return the seconds since the last call; two ticks at most, whatever stood still."""
+        last_s, self._last_s = self._last_s, monotonic()
+        return min(self._last_s - last_s, 2 * self.tick_s)
 
 
 class Watchdog:
@@ -69,10 +89,16 @@ class Watchdog:
 
     async def watch(self) -> None:
         """Check for runs that hang, until cancelled."""
+        ticks = _Ticks(min(_TICK_S, self._config.run_timeout_s / 4))
+        runs: dict[ModelInstance, tuple[float | None, float]] = {}
         while True:
-            await asyncio.sleep(min(_TICK_S, self._config.run_timeout_s / 4))
+            await asyncio.sleep(ticks.tick_s)
+            passed_s, before, runs = ticks.passed_s(), runs, {}
             for instance in self._pool.loaded:
-                seconds = instance.batcher.longest_run_s()
+                began_s = instance.batcher.oldest_run_s()
+                seen_s, seconds = before.get(instance, (None, 0.0))
+                seconds = seconds + passed_s if began_s is not None and began_s == seen_s else 0.0
+                runs[instance] = began_s, seconds
                 if seconds > self._config.run_timeout_s:
                     self.end(
                         f"model {instance.name} version {instance.version}: a run has taken"
@@ -81,13 +107,13 @@ class Watchdog:
 
     async def _probe(self, instance: ModelInstance) -> None:
         """Run one image again and again until the model works, is replaced, or the process ends."""
-        since_s = monotonic()
+        ticks = _Ticks(min(1.0, self._config.fault_exit_s / 4 or 0.01))
+        failed_s = 0.0
         while True:
             if instance not in self._pool.loaded:
                 return await self._set_fault(instance, "")
             try:
-                async with asyncio.timeout(self._config.run_timeout_s):
-                    await asyncio.to_thread(instance.model.probe)
+                await self._within_timeout(asyncio.to_thread(instance.model.probe))
             except TimeoutError:
                 return self.end(f"model {instance.name}: a probe hangs")
             except Exception as error:
@@ -99,11 +125,21 @@ class Watchdog:
                     logger.warning("model %s: it works again", instance.name)
                     await self._set_fault(instance, "")
                 return None
-            if self._pool.works:
-                since_s = monotonic()
-            elif monotonic() - since_s >= self._config.fault_exit_s:
+            failed_s = 0.0 if self._pool.works else failed_s + ticks.passed_s()
+            if not self._pool.works and failed_s >= self._config.fault_exit_s:
                 return self.end(f"model {instance.name}: its runs fail: {instance.fault}")
-            await asyncio.sleep(min(1.0, self._config.fault_exit_s / 4 or 0.01))
+            await asyncio.sleep(ticks.tick_s)
+
+    async def _within_timeout(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for something; raise TimeoutError when it takes longer than `run_timeout_s`."""
+        ticks = _Ticks(min(_TICK_S, self._config.run_timeout_s / 4))
+        task, seconds = asyncio.ensure_future(work), 0.0
+        while not task.done():
+            if seconds > self._config.run_timeout_s:
+                raise TimeoutError
+            await asyncio.wait({task}, timeout=ticks.tick_s)
+            seconds += ticks.passed_s()
+        await task
 
     async def _set_fault(self, instance: ModelInstance, fault: str) -> None:
         self._metrics.faulty_models.inc(bool(fault) - bool(instance.fault))
@@ -120,11 +156,34 @@ class Watchdog:
 async def watch_event_loop(timeout_s: float) -> None:
     """End the process when the event loop hangs for `timeout_s`, with every stack on stderr.
 
-    This works even if the GIL is never released: faulthandler's timer is a thread without it.
+    A thread counts the time without a turn of the loop. If the loop's thread computes and never
+    releases the GIL, that thread cannot count; the system then does, by the CPU time of the
+    process (SIGPROF). A thread that holds the GIL and sleeps is left to the orchestrator's probes.
     """
+    beats, ended = [0], threading.Event()
+    tick_s = min(_TICK_S, timeout_s / 4)
+
+    def watch() -> None:
+        ticks, seen, silent_s = _Ticks(tick_s), 0, 0.0
+        while not ended.is_set():
+            sleep(tick_s)
+            silent_s = silent_s + ticks.passed_s() if beats[0] == seen else 0.0
+            seen = beats[0]
+            if silent_s > timeout_s:
+                faulthandler.dump_traceback(file=sys.__stderr__ or 2)
+                os._exit(1)
+
+    on_main = threading.current_thread() is threading.main_thread()
+    if on_main:
+        faulthandler.register(signal.SIGPROF, file=sys.__stderr__ or 2, chain=True)
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
     try:
         while True:
-            faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.__stderr__ or 2)
+            beats[0] += 1
+            if on_main:
+                signal.setitimer(signal.ITIMER_PROF, timeout_s * (os.cpu_count() or 1))
             await asyncio.sleep(min(1.0, timeout_s / 4))
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        ended.set()
+        if on_main:
+            signal.setitimer(signal.ITIMER_PROF, 0)

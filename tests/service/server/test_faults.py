@@ -1,6 +1,7 @@
 """Models that fail, runs that hang, and clients that die."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 
@@ -144,6 +145,49 @@ service.api.classifier.ClassifierServicer._answer = answer
             await stub.Classify(pb.ClassifyRequest(images=[photo("red")]), timeout=30)
         assert 1 == await asyncio.to_thread(server.wait, 20)
     assert "in answer" in server.logs.read_text()
+
+
+async def test_a_loop_that_never_lets_go_ends_the_process(publish, process, photo):
+    """C code that computes with the GIL held: the process ends, with the stack in the log."""
+    publish("food")
+    before = """
+import re, service.api.classifier
+async def answer(self, request, terms):
+    re.match("(a+)+$", "a" * 64 + "b")
+service.api.classifier.ClassifierServicer._answer = answer
+"""
+    server = process(before=f"import os; os.cpu_count = lambda: 1\n{before}", run_timeout_s=1.0)
+    from service.pb.classifier_pb2_grpc import ClassifierStub
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ClassifierStub(channel).Classify(
+                pb.ClassifyRequest(images=[photo("red")]), timeout=60
+            )
+        assert 0 != await asyncio.to_thread(server.wait, 60)
+    assert "in answer" in server.logs.read_text()
+
+
+async def test_a_standstill_is_no_hang(publish, process, photo):
+    """SIGSTOP for longer than `run_timeout_s`, with calls in flight: all are answered after it."""
+    publish("food", loops=20_000)
+    server = process(run_timeout_s=2.0, max_batch=4)
+    from service.pb.classifier_pb2_grpc import ClassifierStub
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = ClassifierStub(channel)
+        request = pb.ClassifyRequest(images=[photo("red")] * 16)
+        await stub.Classify(request)
+        calls = [asyncio.ensure_future(stub.Classify(request)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        server.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(4)
+        server.send_signal(signal.SIGCONT)
+        answers = await asyncio.gather(*calls)
+        assert [16] * 4 == [len(answer.results) for answer in answers]
+        await asyncio.sleep(1)
+        await stub.Classify(request)
+    assert server.poll() is None
 
 
 async def test_clients_that_are_killed_leave_nothing(publish, serve, photo, tmp_path, eventually):
