@@ -44,7 +44,7 @@ class Project:
         shutil.copytree(ROOT / "deploy", folder / "deploy")
         self.ports = {
             f"{name}_PORT": str(rig.free_port())
-            for name in ("SERVICE", "PREFECT", "PROMETHEUS", "GRAFANA", "REPORTS")
+            for name in ("SERVICE", "HTTP", "PREFECT", "PROMETHEUS", "GRAFANA", "REPORTS")
         }
         self.reports = f"http://localhost:{self.ports['REPORTS_PORT']}"
 
