@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom notices bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,6 +86,10 @@ sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
 	  awk '/^[^ ]/ { new = !seen[$$1]++ } new' requirements/$$role.txt requirements/otel.txt \
 	    | $(VENV)-deploy/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 	      -o $(SBOM)/$$role.json - || exit 1; done
+
+notices: setup sbom  ## third-party notices of what the images hold: build/sbom/*.md
+	for role in serve-cpu serve train; do \
+	  $(BIN)/python deploy/notices.py $(SBOM)/$$role.json > $(SBOM)/$$role.md || exit 1; done
 
 $(VENV)-deploy/.ready: requirements/deploy.txt
 	test -x $(VENV)-deploy/bin/python || $(PYTHON) -m venv $(VENV)-deploy
