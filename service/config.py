@@ -167,6 +167,8 @@ class ServerConfig:
         return json.dumps(asdict(self), default=str)
 
     def __post_init__(self) -> None:
+        # As in URLs; sockets want IPv6 without.
+        object.__setattr__(self, "host", self.host.removeprefix("[").removesuffix("]"))
         limits = {
             "port": (0, 65535),
             "http_port": (0, 65535),

@@ -35,6 +35,7 @@ from service.observability.tracing import NoTracing, Tracing
 logger = logging.getLogger(__name__)
 
 _MAX_ID = 128
+_MAX_MESSAGE = 1024
 _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
 _HEALTH = "/grpc.health.v1.Health/"
@@ -106,7 +107,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             try:
                 with self._call(method, context, timed=False), self._stream(method):
                     # Closed when the caller leaves, and not at the next garbage collection.
-                    async with aclosing(stream(request, context)) as responses:
+                    checked = self._checked(request, context) if handler.stream_stream else request
+                    async with aclosing(stream(checked, context)) as responses:
                         async for response in responses:
                             yield response
             except ServiceError as error:
@@ -118,6 +120,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             else grpc.stream_stream_rpc_method_handler
         )
         return make(streaming, handler.request_deserializer, handler.response_serializer)
+
+    async def _checked(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        """Yield the requests of a stream, each only while the caller's token is known."""
+        metadata = _texts(context)
+        async for request in requests:
+            self._tokens.identify(metadata)
+            yield request
 
     def _unary(
         self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]
@@ -185,11 +194,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def _call(self, method: str, context: Any, *, timed: bool) -> Iterator[None]:
         """Identify, trace and time a call; an unknown error becomes INTERNAL, and is logged."""
         start_s = perf_counter()
-        metadata = {
-            key: value
-            for key, value in context.invocation_metadata() or ()
-            if isinstance(value, str)
-        }
+        metadata = _texts(context)
         request_id.set(_id(metadata))
         code = StatusCode.OK
         with self._tracing.call(method, metadata) as ended:
@@ -236,6 +241,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             gauge.dec()
 
 
+def _texts(context: Any) -> dict[str, str]:
+    return {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+
 def deadline_s(context: Any) -> float:
     """Return a call's deadline on the clock of `time.monotonic`."""
     remaining_s = context.time_remaining()
@@ -254,7 +265,7 @@ async def _message(context: Any) -> Any:
 
 def status(error: ServiceError) -> Status:
     """Return an error as `google.rpc.Status`, with RetryInfo where a retry may succeed."""
-    found = Status(code=error.code.value[0], message=str(error))
+    found = Status(code=error.code.value[0], message=_short(error))
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
@@ -263,13 +274,19 @@ def status(error: ServiceError) -> Status:
 
 
 async def _abort(context: Any, error: ServiceError) -> None:
-    # Where gRPC clients look for the details of an error.
-    details = (
-        (("grpc-status-details-bin", status(error).SerializeToString()),)
-        if error.retry_after_s is not None
-        else ()
-    )
-    await context.abort(error.code, str(error), details)
+    details: tuple[tuple[str, str | bytes], ...] = ()
+    if error.retry_after_s is not None:
+        details = (
+            # Where gRPC clients look for the details of an error, and where their own retries do.
+            ("grpc-status-details-bin", status(error).SerializeToString()),
+            ("grpc-retry-pushback-ms", str(math.ceil(1000 * error.retry_after_s))),
+        )
+    await context.abort(error.code, _short(error), details)
+
+
+def _short(error: ServiceError) -> str:
+    """Return the message in 1 kB: it may repeat a name of any length, and metadata is bounded."""
+    return str(error).encode()[:_MAX_MESSAGE].decode(errors="ignore")
 
 
 def _id(metadata: dict[str, str]) -> str:

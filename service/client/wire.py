@@ -1,11 +1,12 @@
 """What both clients share: settings of the connection, retries, and reading of messages.
 
-A call is repeated only if it failed with UNAVAILABLE, because then the server has not begun it. The
-pause doubles each time, unless the server's RetryInfo names one.
+A call is repeated only if the server has not begun it: it failed with UNAVAILABLE, or with
+RESOURCE_EXHAUSTED and RetryInfo. The pause doubles each time, unless RetryInfo names one.
 """
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,14 @@ class Connection:
     """For mTLS: its private key, PEM."""
 
     def __post_init__(self) -> None:
+        if re.match(r"[a-z+]+://", self.address) and not self.address.startswith("dns://"):
+            raise InvalidArgumentError(
+                f"the address {self.address!r} is a URL; gRPC wants it like localhost:8500"
+            )
+        if self.address.endswith("/"):
+            raise InvalidArgumentError(
+                f"the address {self.address!r} ends with a slash; write it like localhost:8500"
+            )
         # gRPC would take port 443.
         if ":" not in self.address:
             raise InvalidArgumentError(
@@ -158,27 +167,43 @@ class Connection:
             attempt: How often it was repeated already.
             ends_s: When its time is over (`time.monotonic`).
         """
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt >= self.retries:
+        asked_s, code = retry_info_s(error), error.code()
+        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED and asked_s is not None
+        if not (refused or code is grpc.StatusCode.UNAVAILABLE) or attempt >= self.retries:
             return None
         # Randomized, so that the clients of a restarted server do not all return at once.
         pause_s = min(_FIRST_PAUSE_S * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1)
-        asked_s = retry_info_s(error)
         if asked_s is not None:
             pause_s = max(asked_s, _FIRST_PAUSE_S / 2)
         return pause_s if monotonic() + pause_s < ends_s else None
+
+    def _unreachable(self, details: str) -> str:
+        """Return why no connection came about, with gRPC's own words at the end."""
+        for sign, sentence in _UNREACHABLE:
+            if sign in details:
+                return f"{self.address}: {sentence} ({details})"
+        return f"{self.address}: no connection ({details})"
 
     def error(self, error: grpc.RpcError) -> ServiceError:
         """Return the `ServiceError` for a gRPC error."""
         code, details = error.code(), error.details()
         if code is grpc.StatusCode.UNAVAILABLE and "connect" in str(details).lower():
-            return UnavailableError(
-                f"no service answers at {self.address}; start one with: hansang serve"
-            )
+            return UnavailableError(self._unreachable(str(details)))
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineError(f"no answer from {self.address} within {self.timeout_s:g} s")
         found = _ERRORS.get(code, ServiceError)(f"{self.address}: {details} ({code.name})")
         found.retry_after_s = retry_info_s(error)
         return found
+
+
+_UNREACHABLE = (
+    ("certificate has expired", "the server's certificate has expired; renew it there"),
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not signed by the trusted authority;"
+     " name the right one with --ca"),
+    ("WRONG_VERSION_NUMBER", "the server speaks no TLS; leave the TLS options out"),
+    ("Connection refused", "no service answers; start one with: hansang serve"),
+)  # fmt: skip
+"""What gRPC's text has → what it means, and what to do."""
 
 
 def retry_info_s(error: grpc.RpcError) -> float | None:

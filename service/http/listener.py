@@ -6,7 +6,6 @@ are `body.py`'s. A drain lets calls in flight end, as gRPC does.
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from email.utils import formatdate
@@ -17,9 +16,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from service.addresses import bound
 from service.api.tls import Certificates
 from service.config import ServerConfig
-from service.errors import UnavailableError
 from service.http.app import build
 from service.http.endpoints import Api
 from service.http.pages import pages
@@ -112,7 +111,7 @@ class Listener:
         self._state = ServerState()
         self._draining = False
         self._tls = tls
-        self._socket = bound(host, port, shares=shares)
+        self._socket = bound("HTTP", host, port, shares=shares, flag="--http-port, 0 for none")
         self.port: int = self._socket.getsockname()[1]
         self._server: asyncio.Server | None = None
         self._dating: asyncio.Task[None] | None = None
@@ -188,29 +187,3 @@ def http_listener(config: ServerConfig, api: Api, *, shares_port: bool) -> Liste
         tls=None if certificates is None else certificates.context(),
         shares=shares_port,
     )
-
-
-def bound(host: str, port: int, *, shares: bool) -> socket.socket:
-    """Return a socket that has the port.
-
-    Raises:
-        UnavailableError: Another server has it.
-    """
-    family, kind, _, _, address = socket.getaddrinfo(
-        host.strip("[]"), port, type=socket.SOCK_STREAM
-    )[0]
-    found = socket.socket(family, kind)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shares:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        found.bind(address)
-    except OSError as error:
-        found.close()
-        raise UnavailableError(
-            f"HTTP cannot listen on {host}:{port} ({error.strerror});"
-            " choose another with --http-port, or 0 for none"
-        ) from error
-    return found

@@ -4,8 +4,10 @@ request = queue → decode → compute → answer; where other threads decode, d
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,6 +22,10 @@ from service.errors import IMAGE_ERRORS, UnavailableError
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+_MAX_SCRAPES = 16
+"""Connections to `/metrics` at a time; each has a thread."""
+_SCRAPE_TIMEOUT_S = 10
+"""How long a connection to `/metrics` may be silent."""
 _FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 REJECTIONS = (
@@ -162,9 +168,34 @@ def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
             f"metrics cannot listen on {host}:{port} ({error.strerror});"
             " choose another with --metrics-port, or 0 for none"
         ) from error
+    _limit(server)
     try:
         yield server.server_port
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _limit(server: Any) -> None:
+    """Let at most so many connections to `/metrics` be open, and none stay silent."""
+    room = threading.BoundedSemaphore(_MAX_SCRAPES)
+    begin, work = server.process_request, server.process_request_thread
+
+    def process_request(request: Any, client: Any) -> None:
+        if room.acquire(blocking=False):
+            begin(request, client)
+        else:
+            server.shutdown_request(request)
+
+    def process_request_thread(request: Any, client: Any) -> None:
+        try:
+            work(request, client)
+        finally:
+            room.release()
+
+    server.process_request = process_request
+    server.process_request_thread = process_request_thread
+    server.RequestHandlerClass = type(
+        "Handler", (server.RequestHandlerClass,), {"timeout": _SCRAPE_TIMEOUT_S}
+    )

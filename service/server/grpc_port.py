@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 
+from service.addresses import bound
 from service.api.interceptors import CallInterceptor
 from service.api.tls import Certificates
 from service.config import ServerConfig
@@ -11,6 +12,9 @@ from service.errors import UnavailableError
 
 _MAX_CALLS = 2048
 """Calls of any kind at a time: a bound for what the other limits do not count."""
+
+MIN_PING_INTERVAL_MS = 10_000
+"""Clients that ping more often are cut off, whether calls are open or not."""
 
 
 def new_server(
@@ -30,7 +34,9 @@ def new_server(
             # Notice a peer that vanished, and cut off one that pings too often.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            # Without this, only one ping in two hours is polite while no call is open.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.http2.max_ping_strikes", 2),
         ],
     )
@@ -40,7 +46,8 @@ def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str)
     """Open a port, with TLS if it is configured, and return its number.
 
     Raises:
-        UnavailableError: Another server has it; the message names `flag`, which chooses another.
+        UnavailableError: It cannot be had; the message says why, and names `flag`, which chooses
+            another.
         InvalidArgumentError: The certificates cannot be used.
     """
     try:
@@ -49,8 +56,11 @@ def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str)
             return server.add_insecure_port(address)
         return server.add_secure_port(address, certificates.credentials())
     except RuntimeError as error:
+        # gRPC does not say why.
+        host, _, port = address.rpartition(":")
+        bound("gRPC", host.strip("[]"), int(port), shares=False, flag=flag).close()
         raise UnavailableError(
-            f"cannot listen on {address}: is another server there? Choose another with {flag}"
+            f"gRPC cannot listen on {address} ({error}); choose another with --host or {flag}"
         ) from error
 
 

@@ -19,7 +19,10 @@ def serving(
     address: str, *, timeout_s: float, credentials: grpc.ChannelCredentials | None, name: str
 ) -> str:
     """Return the server's health, such as `SERVING`, or the error that asking for it gave."""
-    options = [("grpc.ssl_target_name_override", name)] if name else []
+    # A proxy is for the world outside; it does not lead back to this machine's server.
+    options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
+    if name:
+        options.append(("grpc.ssl_target_name_override", name))
     channel = (
         grpc.secure_channel(address, credentials, options)
         if credentials

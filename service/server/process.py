@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from service.addresses import with_port
 from service.config import ServerConfig
 from service.errors import ServiceError
 from service.memory import limit_heaps
@@ -30,7 +31,7 @@ def run(
     ready: Callable[[str], None] = say,
     parent: socket.socket | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, drain, and return the exit code.
+    """Serve until SIGTERM, SIGINT or SIGHUP, drain, and return the exit code.
 
     Args:
         config: What to serve, and where.
@@ -81,7 +82,7 @@ async def _serve(
             await asyncio.gather(started, return_exceptions=True)
             return 0, True
         await started
-        says = f"serving {_served(server)} at {config.host}:{server.port}"
+        says = f"serving {_served(server)} at {with_port(config.host, server.port)}"
         if parent is None:
             ready(says)
         else:
@@ -125,7 +126,7 @@ def _signals(parent: socket.socket | None) -> "asyncio.Queue[int]":
     """Return a queue of the signals of this process, or of those that its parent sends."""
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals_heeded():
         # A terminal or systemd signals all processes, so a replica would be signalled twice.
         heed = signals.put_nowait if parent is None else lambda _: None
         loop.add_signal_handler(number, heed, number)
@@ -142,6 +143,21 @@ def _signals(parent: socket.socket | None) -> "asyncio.Queue[int]":
     if parent is not None:
         loop.add_reader(parent, receive, parent)
     return signals
+
+
+def signals_heeded() -> list[signal.Signals]:
+    """Return the signals that drain, and make this process ignore those that say nothing to it.
+
+    A terminal that closes hangs up (SIGHUP), unless nohup says to ignore it. Files are followed
+    without a signal, so SIGUSR1 and SIGUSR2 ask for nothing; by default they would kill.
+    """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.SIG_IGN)
+    heeded = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heeded.append(signal.SIGHUP)
+    return heeded
 
 
 def _served(server: Server) -> str:

@@ -17,7 +17,7 @@ import terminal
 def main() -> None:
     """Serve until the parent says otherwise, or is gone."""
     # What the parent sends meanwhile waits in the socket until the server listens to it.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     from service.config import ServerConfig
     from service.observability.logs import set_up

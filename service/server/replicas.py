@@ -26,6 +26,7 @@ from service.config import MAX_IMAGES_PER_CALL, ServerConfig
 from service.errors import UnavailableError
 from service.observability.merged_metrics import MergedMetrics
 from service.observability.metrics import Metrics, exposed
+from service.server.process import signals_heeded
 from terminal import say
 
 _FIRST_WAIT_S = 0.5
@@ -88,7 +89,7 @@ class _Parent:
     async def run(self) -> int:
         """Keep the replicas until all have ended; return the exit code."""
         config, loop = self._config, asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals_heeded():
             loop.add_signal_handler(number, self._stop, number)
         with ExitStack() as closers:
 

@@ -17,6 +17,7 @@ from typing import Self
 
 import grpc
 
+from service.addresses import with_port
 from service.api.auth import Tokens
 from service.api.inference import Inference
 from service.batching.decoder import Decoder
@@ -32,7 +33,8 @@ from service.observability.metrics import Metrics, exposed
 from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from service.server import grpc_port
 from service.server.health import Health
-from service.server.services import CLASSIFIER, INFERENCE, Services, add_reflection
+from service.server.reflection import add_reflection
+from service.server.services import ALL, CLASSIFIER, INFERENCE, Services
 from service.server.watchdog import Watchdog
 from storage import bucket_url
 
@@ -141,7 +143,7 @@ class Server:
         )
         services.add_to(self._server)
         if config.reflection == "on":
-            add_reflection(self._server)
+            add_reflection(self._server, ALL)
         if config.http_port is not None:
             self._http = self._http_listener(services)
             self.http_port = self._http.port
@@ -236,7 +238,7 @@ class Server:
 
     async def _open_ports(self) -> None:
         config = self.config
-        address = f"{config.host}:{config.port}"
+        address = with_port(config.host, config.port)
         self.port = grpc_port.bind(self._server, config, address, "--port")
         await self._server.start()
         if self._http is not None:
@@ -246,7 +248,7 @@ class Server:
         """Serve reflection, and nothing else, on a port of its own."""
         config = self.config
         server = grpc_port.new_server(config, services.interceptor, shares_port=self._shares_port)
-        add_reflection(server)
+        add_reflection(server, ALL)
         self.reflection_port = grpc_port.bind(server, config, config.reflection, "--reflection")
         self._closers.push_async_callback(server.stop, None)
         await server.start()

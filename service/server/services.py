@@ -7,7 +7,6 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from service.api.auth import Tokens
 from service.api.classifier import ClassifierServicer
@@ -25,7 +24,7 @@ from service.server.health import Health
 
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-_ALL = (CLASSIFIER, INFERENCE, grpc_health.SERVICE_NAME, reflection.SERVICE_NAME)
+ALL = (CLASSIFIER, INFERENCE, grpc_health.SERVICE_NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,3 @@ class Services:
         classifier_grpc.add_ClassifierServicer_to_server(self.classifier, server)  # type: ignore[no-untyped-call]
         inference_grpc.add_GRPCInferenceServiceServicer_to_server(self.open_inference, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
-
-
-def add_reflection(server: grpc.aio.Server) -> None:
-    """Have a gRPC server list the methods of every service."""
-    reflection.enable_server_reflection(_ALL, server)

@@ -65,9 +65,10 @@ async def answering():
 
 
 @pytest.mark.parametrize("client", ["sync", "asyncio"])
-async def test_unavailable_is_tried_again_after_what_the_server_asks(answering, client):
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+async def test_a_refusal_is_tried_again_after_what_the_server_asks(answering, client, code):
     """Two refusals and an answer: the pauses are those of RetryInfo."""
-    servicer = Answering(*[grpc.StatusCode.UNAVAILABLE] * 2, retry_after_s=0.3)
+    servicer = Answering(*[code] * 2, retry_after_s=0.3)
     address = await answering(servicer)
     if client == "sync":
         with Classifier(address) as classifier:
@@ -101,7 +102,8 @@ async def test_without_retry_info_the_pauses_double(answering):
 )
 async def test_nothing_else_is_tried_again(answering, code, error):
     """A call that may have been begun, or would fail again, is made once."""
-    servicer = Answering(code, retry_after_s=0)
+    retriable = code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    servicer = Answering(code, retry_after_s=None if retriable else 0)
     async with AsyncClassifier(await answering(servicer)) as classifier:
         with pytest.raises(error):
             await classifier.classify([b"x"])
