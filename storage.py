@@ -226,13 +226,17 @@ class Folder:
 class Bucket:
     """What lies below `s3://bucket/prefix`; see `Storage`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pauses_s: tuple[float, ...] = _PAUSES_S) -> None:
         """Connect at the first use.
+
+        Args:
+            url: `s3://bucket/prefix`.
+            pauses_s: Seconds before each further try of what failed.
 
         Raises:
             StorageError: s3fs is not installed.
         """
-        self.pauses_s: tuple[float, ...] = _PAUSES_S
+        self.pauses_s = pauses_s
         self.url = url
         self._root = url.removeprefix("s3://")
         self._s3 = file_system()
@@ -240,8 +244,12 @@ class Bucket:
     @_told
     def names(self, folder: str = "") -> list[str]:
         """See `Storage`."""
-        found = self._s3.find(f"{self._root}/{folder}" if folder else self._root)
-        return sorted(path.removeprefix(f"{self._root}/") for path in found)
+        return sorted(self._find(folder))
+
+    @_told
+    def tags(self, folder: str = "") -> dict[str, str]:
+        """Return the name of each file, or of those below a folder, and its tag; see `tagged`."""
+        return {name: info["ETag"] for name, info in self._find(folder).items()}
 
     @_told
     def read(self, name: str) -> bytes | None:
@@ -317,6 +325,11 @@ class Bucket:
         """See `Storage`."""
         # S3 takes the removal of what is not there for a success.
         self._s3.rm_file(f"{self._root}/{name}")
+
+    def _find(self, folder: str) -> dict[str, dict[str, Any]]:
+        top = f"{self._root}/{folder}" if folder else self._root
+        found = self._s3.find(top, detail=True)
+        return {path.removeprefix(f"{self._root}/"): info for path, info in found.items()}
 
 
 @contextmanager

@@ -26,11 +26,11 @@ EXPORT = "export/model.onnx"
 def serving_version(model: str, repository: Path) -> int | None:
     """Return the number of the version that serves; None if none does."""
     from service.errors import NotFoundError
-    from service.models.bucket import Bucket
+    from service.models.bucket import BucketRepository
     from service.models.repository import ModelRepository
 
     if url := bucket_url(repository):
-        return Bucket(url, Path()).serving().get(model)
+        return BucketRepository(url, Path()).serving().get(model)
     try:
         return ModelRepository(repository).serving(model)
     except NotFoundError:

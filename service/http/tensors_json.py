@@ -133,8 +133,15 @@ def infer_response(answer: pb.ModelInferResponse, *, binary: bool) -> Response:
 
 
 def plain(message: Message) -> dict[str, Any]:
-    """Return a message as REST shows it: all of its fields, numbers as numbers, its own names."""
-    return {field.name: _plain(message, field) for field in message.DESCRIPTOR.fields}
+    """Return a message as REST shows it: numbers as numbers, and the fields' own names.
+
+    A message or a choice within it that is not set is left out; other fields are always there.
+    """
+    return {
+        field.name: _plain(message, field)
+        for field in message.DESCRIPTOR.fields
+        if not field.has_presence or message.HasField(field.name)
+    }
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -158,6 +165,9 @@ def _plain(message: Message, field: Any) -> Any:
     if field.enum_type:
         return field.enum_type.values_by_number[value].name
     if field.is_repeated:
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            return {key: plain(each) if isinstance(each, Message) else each
+                    for key, each in value.items()}  # fmt: skip
         return [plain(each) for each in value] if field.message_type else list(value)
     return plain(value) if field.message_type else value
 

@@ -38,3 +38,12 @@ def verify(folder: Path) -> None:
                 f"{path} is damaged: its SHA-256 is not the one in {MANIFEST};"
                 " release the run again"
             )
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether the files of a folder match their checksums, which must be there."""
+    try:
+        verify(folder)
+    except (OSError, ModelContractError):
+        return False
+    return True

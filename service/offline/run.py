@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from service.errors import InvalidArgumentError, ModelContractError, NotFoundError
-from service.models.bucket import Bucket
+from service.models.bucket import BucketRepository
 from service.models.repository import ModelRepository
 from service.offline import plan as plans
 from service.offline.engines import Place, engine
@@ -151,7 +151,7 @@ def _version(repository: Path, model: str, version: int) -> tuple[str, int]:
         store = ModelRepository(repository)
         serving = {name: store.serving(name) for name in store.models()}
     else:
-        serving = Bucket(url, Path()).serving()
+        serving = BucketRepository(url, Path()).serving()
     names = ", ".join(serving) or "none; publish one with: hansang release RUN"
     if not model and len(serving) != 1:
         raise InvalidArgumentError(f"--model: name one of those in {repository}: {names}")

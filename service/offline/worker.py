@@ -31,7 +31,7 @@ from service.client.results_file import as_json
 from service.client.wire import Class, Result
 from service.config import num_cores
 from service.errors import ImageError, NotFoundError
-from service.models.bucket import Bucket
+from service.models.bucket import BucketRepository
 from service.models.model import CUDA, Model
 from service.models.repository import ModelRepository
 from service.offline.photos import Photo, Reader
@@ -129,7 +129,7 @@ def _open(job: Job) -> Model:
     with tempfile.TemporaryDirectory(prefix="hansang-model-") as copy:
         folder = Path(job.repository if url is None else copy)
         if url is not None:
-            Bucket(url, folder).pull_version(name, version)
+            BucketRepository(url, folder).pull_version(name, version)
         store = ModelRepository(folder)
         if version not in store.versions(name):
             raise NotFoundError(f"{folder} has no version {version} of model {name!r}")

@@ -27,7 +27,7 @@ from service.http.body import Bodies
 from service.http.endpoints import Api
 from service.http.listener import Listener, http_listener
 from service.memory import trim_regularly
-from service.models.bucket import Bucket, follow
+from service.models.bucket import BucketRepository
 from service.models.pool import ModelPool
 from service.observability.metrics import Metrics, exposed
 from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
@@ -68,11 +68,11 @@ class Server:
         """
         self._shares_port = shares_port
         self._closers = contextlib.AsyncExitStack()
-        self._bucket: Bucket | None = None
+        self._bucket: BucketRepository | None = None
         if url := bucket_url(config.repository):
             copy = tempfile.TemporaryDirectory(prefix="hansang-models-")
             self._closers.callback(copy.cleanup)
-            self._bucket = Bucket(url, Path(copy.name))
+            self._bucket = BucketRepository(url, Path(copy.name))
             config = replace(config, repository=Path(copy.name))
         self.config = config
         self.port = config.port
@@ -186,9 +186,7 @@ class Server:
             trim_regularly(),
         ]
         if self._bucket:
-            interval_s = _POLLS_PER_PULL * self.config.poll_interval_s
-            most = self.config.keep_versions
-            background.append(follow(self._bucket, most, interval_s, self.metrics))
+            background.append(self._follow(self._bucket))
         for each in background:
             self._closers.callback(asyncio.create_task(each).cancel)
         self._loaded = True
@@ -218,6 +216,20 @@ class Server:
         self.metrics.ready.set(0)
         await self._health.set(serving=False, ending=True)
         await self._closers.aclose()
+
+    async def _follow(self, bucket: BucketRepository) -> None:
+        """Pull from a bucket until cancelled; a failed pull is repeated the next time."""
+        failed = ""
+        while True:
+            await asyncio.sleep(_POLLS_PER_PULL * self.config.poll_interval_s)
+            try:
+                await asyncio.to_thread(bucket.pull, most=self.config.keep_versions)
+                failed = ""
+            except Exception as error:
+                self.metrics.pull_failures.inc()
+                if str(error) != failed:  # a bucket that is away for an hour is reported once
+                    logger.error("what is loaded serves on: %s", error)
+                failed = str(error)
 
     async def _update_health(self) -> None:
         """Set health to SERVING if models are loaded, one works, and the server does not drain."""

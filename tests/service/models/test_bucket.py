@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import ConflictError, ServiceError, UnavailableError
-from service.models.bucket import Bucket, working_copy
+from service.models.bucket import BucketRepository, working_copy
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 from storage import bucket_url, shown
@@ -110,7 +110,7 @@ def test_half_a_version_does_not_count(release, bucket, tmp_path):
     release("red")
     bucket.pipe_file("bucket/models/food/2/.claimed", b"somebody")
     bucket.pipe_file("bucket/models/food/2/model.onnx", b"half")
-    Bucket(URL, tmp_path / "copy").pull()
+    BucketRepository(URL, tmp_path / "copy").pull()
     assert [1] == ModelRepository(tmp_path / "copy").versions("food")
     assert 3 == release("blue")
 
@@ -138,7 +138,7 @@ def test_publisher_that_dies_anywhere_leaves_the_old_version(
             release("blue")
         except UnavailableError as error:
             outcome = error
-    copy = Bucket(URL, tmp_path / "copy")
+    copy = BucketRepository(URL, tmp_path / "copy")
     copy.pull()
     store = ModelRepository(tmp_path / "copy")
     serving = store.serving("food")
@@ -155,11 +155,27 @@ def test_of_two_publishers_one_is_told_to_release_again(release, bucket, tiny_on
         with working_copy(Path(URL)) as folder:
             ModelRepository(folder).publish("food", onnx)
             assert 2 == release("blue")
-    copy = Bucket(URL, tmp_path / "copy")
+    copy = BucketRepository(URL, tmp_path / "copy")
     copy.pull()
     store = ModelRepository(tmp_path / "copy")
     assert 2 == store.serving("food")
     store.verify("food", 2)
+
+
+def test_who_changes_something_else_neither_conflicts_nor_loses_a_line(
+    release, bucket, tiny_onnx, tmp_path
+):
+    """During a release of food another one notes a refusal, and a third one releases drinks."""
+    release("red")
+    onnx = tiny_onnx(tmp_path / "drink.onnx", weights=WEIGHTS["red"])
+    with working_copy(Path(URL)) as one, working_copy(Path(URL)) as other:
+        ModelRepository(one).note("food", "kept", {"version": 1, "reason": "not better"})
+        ModelRepository(other).publish("drink", onnx)
+        assert 2 == release("blue")
+    with working_copy(Path(URL)) as folder:
+        there = ModelRepository(folder)
+        assert (1, 2) == (there.serving("drink"), there.serving("food"))
+        assert ["released", "released", "kept"] == [e["event"] for e in there.history("food")]
 
 
 async def test_damaged_object_is_refused_and_the_old_version_serves_on(
@@ -193,4 +209,4 @@ async def test_damaged_object_is_refused_and_the_old_version_serves_on(
 def test_wrong_bucket_is_a_clear_error(bucket, tmp_path):
     """The sentence names the URL."""
     with pytest.raises(ServiceError, match="s3://nowhere/models"):
-        Bucket("s3://nowhere/models", tmp_path / "copy").pull()
+        BucketRepository("s3://nowhere/models", tmp_path / "copy").pull()

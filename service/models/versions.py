@@ -1,0 +1,73 @@
+"""The versions in a model's folder: their numbers, and adding and removing them as a whole.
+
+The caller holds the model's lock. What is not complete yet, or removed, is named `.tmp-…`.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.files import replace, write
+from service.models import checksums
+from storage import sync
+
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+def labels_text(labels: Sequence[str]) -> str:
+    """Return the content of labels.txt."""
+    return "".join(f"{label}\n" for label in labels)
+
+
+def next_number(folder: Path) -> int:
+    """Return a version number that was never used, and note that it is taken now."""
+    try:
+        last = int((folder / ".last").read_text())
+    except (FileNotFoundError, ValueError):
+        last = 0
+    # A folder that somebody emptied still counts.
+    numbers = [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
+    version = max([*numbers, last]) + 1
+    replace(folder / ".last", f"{version}\n")
+    return version
+
+
+def add(folder: Path, version: int, onnx: Path, files: Mapping[str, str]) -> None:
+    """Add a version: a copy of a model file, and other `files`. It is complete or absent.
+
+    Raises:
+        ModelContractError: The copy breaks the contract.
+    """
+    from service.models.model import Model
+
+    new = folder / f".tmp-{version}"
+    new.mkdir()
+    try:
+        shutil.copyfile(onnx, new / "model.onnx")
+        # Opening the copy finds weights that lie in a second file, which was not copied.
+        labels = Model(new / "model.onnx", device="cpu").metadata.labels
+        write(new / "labels.txt", labels_text(labels))
+        sync(new / "model.onnx")
+        for name, text in files.items():
+            write(new / name, text)
+        checksums.seal(new)
+        sync(new)
+    except BaseException:
+        shutil.rmtree(new)
+        raise
+    new.rename(folder / str(version))
+    sync(folder)
+
+
+def remove(folder: Path, version: int) -> None:
+    """Remove a version at once: a kill leaves no incomplete one."""
+    removed = folder / f".tmp-{version}"
+    (folder / str(version)).rename(removed)
+    shutil.rmtree(removed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed publisher left."""
+    for left in folder.glob(".tmp-*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
