@@ -192,12 +192,8 @@ def test_settings_are_changed_by_name_and_checked():
 
     assert (0.02, 3) == (config.optimizer.lr, config.epochs)
     assert config == TrainConfig.from_dict(config.to_dict())
-<<<<<<< Updated upstream
     hint = r"no setting 'lr'; did you mean optimizer\.lr\?.*there are"
     with pytest.raises(ConfigError, match=hint):
-=======
-    with pytest.raises(ConfigError, match=r"no setting 'lr'; did you mean optimizer\.lr\?"):
->>>>>>> Stashed changes
         config.with_overrides({"lr": "1"})
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
         config.with_overrides({"optimizer.lr": "-1"})
