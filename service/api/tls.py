@@ -14,6 +14,9 @@ from service.config import ServerConfig
 from service.errors import InvalidArgumentError
 from service.files import file_state
 
+_DATES = (9, 10)
+"""OpenSSL's codes of a certificate that is not valid yet, and of one that is no longer."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -112,6 +115,8 @@ class Certificates:
         chain, secret = _pem(certificate, "CERTIFICATE"), _pem(key, "PRIVATE KEY")
         roots = None if client_ca is None else _pem(client_ca, "CERTIFICATE")
         _check_pair(certificate, key)
+        if out_of_date := _out_of_date(certificate, key):
+            logger.warning("%s: %s; callers will refuse it: renew it", certificate, out_of_date)
         return grpc.ssl_server_certificate_configuration([(secret, chain)], roots)
 
 
@@ -123,6 +128,35 @@ def _check_pair(certificate: Path, key: Path) -> None:
         raise InvalidArgumentError(
             f"{certificate} and {key} are no pair of certificate and key: {error}"
         ) from error
+
+
+def _out_of_date(certificate: Path, key: Path) -> str:
+    """Return what callers will say of the certificate's dates; empty if they are right.
+
+    Found by shaking hands with ourselves, as somebody who trusts this very certificate.
+    """
+    server, client = (
+        ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)
+    )
+    server.load_cert_chain(certificate, key)
+    client.check_hostname = False
+    client.load_verify_locations(certificate)
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(to_client, to_server),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for end in ends * 2:
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message if error.verify_code in _DATES else ""
+        except ssl.SSLError:
+            return ""
+    return ""
 
 
 def _pem(path: Path, kind: str) -> bytes:

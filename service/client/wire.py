@@ -200,6 +200,10 @@ _UNREACHABLE = (
     ("certificate has expired", "the server's certificate has expired; renew it there"),
     ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is not signed by the trusted authority;"
      " name the right one with --ca"),
+    ("Hostname Verification Check failed", "the server's certificate is for another name;"
+     " use that one"),
+    ("Socket closed", "the server ended the connection at once; it may want TLS: name its authority"
+     " with --ca"),
     ("WRONG_VERSION_NUMBER", "the server speaks no TLS; leave the TLS options out"),
     ("Connection refused", "no service answers; start one with: hansang serve"),
 )  # fmt: skip
