@@ -112,14 +112,21 @@ class ServerConfig:
     """Threads that decode what those of the model do not: large photos and rare kinds, on CUDA all.
     0: one per core; `workers` share the cores."""
 
-    max_message_bytes: int = 64 * 2**20
-    """Largest message taken or sent."""
+    max_message_bytes: int = 16 * 2**20
+    """Largest message taken or sent: 64 photos of 250 kB, unpacked where it is compressed."""
 
     max_bytes_in_flight: int = 256 * 2**20
-    """Most bytes of images in the server; calls beyond it are refused, streams wait."""
+    """Most bytes of messages that are being read, and of images that are being worked on; calls
+    beyond it are refused, streams wait, and bulk has three quarters of it. Over gRPC a message
+    that is being read counts as `max_message_bytes`.
 
-    max_streams: int = 64
-    """Most streams open at a time, of each method."""
+    It bounds memory: beside the loaded models and what decoding takes, resident stay at most three
+    times `max_bytes_in_flight` and twice `max_message_bytes` for each of `max_streams`. A message
+    is held as it came and as its images, and for a moment as bytes that are not parsed yet."""
+
+    max_streams: int = 32
+    """Most streams open at a time, health's apart. Each may begin to send a message when all the
+    others do."""
 
     drain_delay_s: float = 2.0
     """How long calls are still taken after SIGTERM, while health says NOT_SERVING: balancers need

@@ -65,9 +65,10 @@ class OverloadedError(ServiceError):
 
     code = StatusCode.RESOURCE_EXHAUSTED
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
-        """Take what is full, and when the call may fit."""
+    def __init__(self, message: str, *, reason: str = "", retry_after_s: float = 1.0) -> None:
+        """Take what is full, its name in `metrics.REJECTIONS`, and when the call may fit."""
         super().__init__(message)
+        self.reason = reason
         self.retry_after_s = retry_after_s
 
 

@@ -4,16 +4,20 @@ import asyncio
 import ctypes
 
 _M_ARENA_MAX = -8  # malloc.h
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 2**20
 _INTERVAL_S = 30.0
 
 
 def limit_heaps() -> None:
-    """Bound the number of malloc's heaps. Call it once, before threads start.
+    """Bound the number of malloc's heaps, and what goes there. Call it once, before threads start.
 
-    By default each thread gets a heap, and each heap keeps its free pages.
+    By default each thread gets a heap, and each heap keeps its free pages. Large messages soon
+    count as small, too, so that what they leave in the heaps stays resident.
     """
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     except (OSError, AttributeError, TypeError):  # another C library
         return
 

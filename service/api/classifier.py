@@ -75,7 +75,8 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
                     ended(error.code)
             return pb.ClassifyResponse(error=status(error))
 
-        async for response in in_order(requests, answer, self._stopping):
+        room = self._inference.room.wait_for_bulk
+        async for response in in_order(requests, answer, self._stopping, room):
             yield response
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, ARG002

@@ -12,7 +12,6 @@ import itertools
 import logging
 import math
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from functools import cache, partial
@@ -27,6 +26,7 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.api.auth import Tokens, caller
+from service.batching.room import Room
 from service.errors import InvalidArgumentError, OverloadedError, ServiceError
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
@@ -39,6 +39,18 @@ _MAX_MESSAGE = 1024
 _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
 _HEALTH = "/grpc.health.v1.Health/"
+_PROBES = ("/ServerLive", "/ServerReady", "/ModelReady")
+"""What Triton's clients ask instead; unlike health, it needs a token."""
+
+MAX_CALLS = 2048
+"""Calls of any kind at a time, probes apart: a bound for what the other limits do not count."""
+
+_MAX_PROBES = 1024
+"""Probes at a time, each client's Watch among them: a bound of their own, for nothing else may keep
+an orchestrator from hearing that all is well."""
+
+_PROBES_READ = 4
+"""Messages of probes that are read at a time; they are bytes, but who sends them may lie."""
 
 AdmissionCheck = Callable[[float], ServiceError | None]
 """Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
@@ -56,7 +68,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         *,
         tokens: Tokens | None = None,
         tracing: Tracing | None = None,
-        max_streams: int = 64,
+        room: Room | None = None,
+        largest: int = 16 * 2**20,
+        max_streams: int = 32,
         admission_checks: Mapping[str, AdmissionCheck] | None = None,
     ) -> None:
         """Wrap the methods of one server.
@@ -65,7 +79,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             metrics: Where calls are counted.
             tokens: Who may call; None: anyone.
             tracing: Where spans go.
-            max_streams: Most streams open at a time, of each method.
+            room: Bounds the bytes that are read; None: 256 MiB, of this interceptor alone.
+            largest: Most bytes of a message.
+            max_streams: Most streams open at a time.
             admission_checks: Method → what may refuse its calls before they are read.
         """
         self._metrics = metrics
@@ -75,7 +91,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._tracing = tracing or NoTracing()
         self._max_streams = max_streams
         self._admission_checks = admission_checks or {}
-        self._streams: Counter[str] = Counter()
+        self._room = room or Room(256 * 2**20, metrics, largest=largest)
+        self._probes_room = Room(_PROBES_READ * largest, metrics, largest=largest)
+        self._streams = 0
+        self._calls = 0
+        self._probes = 0
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
@@ -103,23 +123,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if not inspect.isasyncgenfunction(stream):
             return handler
 
-        async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def streaming(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                with self._call(method, context, timed=False), self._stream(method):
+                with (
+                    self._open(method),
+                    self._call(method, context, timed=False),
+                    self._stream(method),
+                ):
+                    if handler.unary_stream is not None:
+                        given = await self._message(method, context)
+                    else:
+                        given = self._checked(requests, context)
                     # Closed when the caller leaves, and not at the next garbage collection.
-                    checked = self._checked(request, context) if handler.stream_stream else request
-                    async with aclosing(stream(checked, context)) as responses:
+                    async with aclosing(stream(given, context)) as responses:
                         async for response in responses:
                             yield response
             except ServiceError as error:
                 await _abort(context, error)
 
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.unary_stream
-            else grpc.stream_stream_rpc_method_handler
+        return grpc.stream_stream_rpc_method_handler(
+            streaming, handler.request_deserializer, handler.response_serializer
         )
-        return make(streaming, handler.request_deserializer, handler.response_serializer)
 
     async def _checked(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Yield the requests of a stream, each only while the caller's token is known."""
@@ -139,7 +163,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         async def unary(_: Any, context: Any) -> Any:
             try:
-                return await self.answer(method, context, partial(_message, context), inner)
+                read = partial(self._message, method, context)
+                return await self.answer(method, context, read, inner)
             except ServiceError as error:
                 return await _abort(context, error)
 
@@ -167,7 +192,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if check is not None and (refusal := check(deadline_s(context))):
             self._seconds(method, refusal.code.name).observe(0)
             raise refusal
-        with self._call(method, context, timed=True):
+        with self._open(method), self._call(method, context, timed=True):
             return await handler(await read(), context)
 
     def timed(self, method: str) -> Timed:
@@ -225,20 +250,67 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     _log(method, code, seconds, context)
 
     @contextmanager
+    def _open(self, method: str) -> Iterator[None]:
+        """Count a call while it is open.
+
+        Raises:
+            OverloadedError: There are too many.
+        """
+        if _is_probe(method):
+            if self._probes >= _MAX_PROBES:
+                raise self._full("probes", _MAX_PROBES, method)
+            self._probes += 1
+            try:
+                yield
+            finally:
+                self._probes -= 1
+            return
+        if self._calls >= MAX_CALLS:
+            raise self._full("calls", MAX_CALLS, method)
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+
+    @contextmanager
     def _stream(self, method: str) -> Iterator[None]:
-        if self._streams[method] >= self._max_streams:
-            self._metrics.rejected_images.labels("streams_full").inc()
-            raise OverloadedError(
-                f"{self._max_streams} streams are open, which is the most; try again later"
-            )
+        if _is_probe(method):
+            yield
+            return
+        if self._streams >= self._max_streams:
+            raise self._full("streams", self._max_streams, method)
         gauge = self._metrics.open_streams.labels(method)
-        self._streams[method] += 1
+        self._streams += 1
         gauge.inc()
         try:
             yield
         finally:
-            self._streams[method] -= 1
+            self._streams -= 1
             gauge.dec()
+
+    def _full(self, what: str, most: int, method: str) -> OverloadedError:
+        reason = "streams_full" if what == "streams" else "calls_full"
+        self._metrics.rejected_images.labels(reason).inc()
+        error = OverloadedError(f"{most} {what} are open, which is the most; try again later")
+        self._seconds(method, error.code.name).observe(0)
+        return error
+
+    async def _message(self, method: str, context: Any) -> Any:
+        """Read the only message of a call."""
+        room = self._probes_room if _is_probe(method) else self._room
+        async with room.reading(context.peer()):
+            try:
+                message = await context.read()
+            except DecodeError as error:
+                raise InvalidArgumentError(f"the message cannot be read: {error}") from error
+        if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
+            raise InvalidArgumentError("the call has no message")
+        return message
+
+
+def _is_probe(method: str) -> bool:
+    return method.startswith(_HEALTH) or method.endswith(_PROBES)
 
 
 def _texts(context: Any) -> dict[str, str]:
@@ -251,16 +323,6 @@ def deadline_s(context: Any) -> float:
     """Return a call's deadline on the clock of `time.monotonic`."""
     remaining_s = context.time_remaining()
     return math.inf if remaining_s is None else monotonic() + float(remaining_s)
-
-
-async def _message(context: Any) -> Any:
-    try:
-        message = await context.read()
-    except DecodeError as error:
-        raise InvalidArgumentError(f"the message cannot be read: {error}") from error
-    if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
-        raise InvalidArgumentError("the call has no message")
-    return message
 
 
 def status(error: ServiceError) -> Status:

@@ -19,6 +19,7 @@ async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Awaitable[Response]],
     stopping: asyncio.Event,
+    room: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Response]:
     """Yield the answer to every request of a stream.
 
@@ -26,6 +27,7 @@ async def in_order(
         requests: What the caller sends.
         answer: Answers one request; it puts errors into the answer and does not raise them.
         stopping: Once set, no further request is read.
+        room: Waits until there is room for another request; called before each is read.
 
     Raises:
         UnavailableError: The server drains. Every request that was read is answered first.
@@ -37,7 +39,7 @@ async def in_order(
     try:
         while True:
             if reading is None and not ended and not stopped.done() and len(working) < WINDOW:
-                reading = asyncio.ensure_future(_next(requests))
+                reading = asyncio.ensure_future(_next(requests, room))
             if stopped.done() and reading is not None:
                 reading.cancel()
                 reading = None
@@ -66,5 +68,9 @@ async def in_order(
         await asyncio.gather(*left, return_exceptions=True)
 
 
-async def _next(requests: AsyncIterator[Request]) -> Request:
+async def _next(
+    requests: AsyncIterator[Request], room: Callable[[], Awaitable[None]] | None
+) -> Request:
+    if room is not None:
+        await room()
     return await anext(requests)  # a task wants a coroutine

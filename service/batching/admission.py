@@ -1,7 +1,8 @@
 """Admission control: which calls are let in, which wait outside, and which are refused at once.
 
-Work is bounded before it begins, by images for each model and by bytes for the whole server. A call
-that would miss its deadline while it waits is refused on arrival, when it has cost nothing yet.
+Work is bounded before it begins: here by images for each model, and in room.py by bytes for the
+whole server. A call that would miss its deadline while it waits is refused on arrival, when it has
+cost nothing yet.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
 from service.batching.priority_queue import Priority
+from service.batching.room import wait_in, wake_all
 from service.batching.service_time import QueueTime
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import DeadlineError, OverloadedError
@@ -76,16 +78,16 @@ class Admission:
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
     ) -> OverloadedError | None:
-        """Return the error that `admit` would raise for `count` images now, and count it.
+        """Return the error that `admit` would raise for `count` images now, or None.
 
-        Returns None if they would be admitted. It takes microseconds, so it can be called before
-        the message of a call is read.
+        It takes microseconds, so it can be called before the message of a call is read. It is
+        counted where a call is refused for it.
         """
         if not self._fits(count, priority):
-            self._metrics.rejected_images.labels("queue_full").inc(count)
             return OverloadedError(
                 f"the server is full: {sum(self._admitted.values())} of {self._queue_size} images"
                 f" are being worked on and {count} more do not fit; try again later",
+                reason="queue_full",
                 # By then about as many images have been answered as this call has.
                 retry_after_s=max(self._expected_s(count, image_bytes), 0.05),
             )
@@ -97,10 +99,10 @@ class Admission:
         bound_s = self._queue_time.bound_s(self._queue(count, image_bytes, priority))
         if bound_s <= HEADROOM * (deadline_s - monotonic()):
             return None
-        self._metrics.rejected_images.labels("deadline_too_near").inc(count)
         return OverloadedError(
             f"{queued} images wait, and the deadline would pass before this call is answered;"
             " try again later, or allow more time",
+            reason="deadline_too_near",
             retry_after_s=bound_s,
         )
 
@@ -127,6 +129,7 @@ class Admission:
         if refusal := self.refusal(
             count, image_bytes=image_bytes, priority=priority, deadline_s=deadline_s
         ):
+            self._metrics.rejected_images.labels(refusal.reason).inc(count)
             raise refusal
         # By Little's law, the time in the server over the queue's length is the average time per
         # image, whatever the bottleneck is. A short queue shows mostly the latency of one run.
@@ -151,7 +154,7 @@ class Admission:
     ) -> AsyncIterator[None]:
         """Admit as `admit` does, but wait until the images fit."""
         while not self._fits(count, priority):
-            await _wait_in(self._waiters)
+            await wait_in(self._waiters)
         self._count(count, priority, image_bytes)
         try:
             yield
@@ -198,73 +201,8 @@ class Admission:
         busy = self._holders or sum(self._admitted.values())
         (self._empty.clear if busy else self._empty.set)()
         if change < 0:
-            _wake_all(self._waiters)
-
-
-class ByteAdmission:
-    """Counts the bytes of images that are in the server, and refuses what is too much."""
-
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self._most = most
-        self._metrics = metrics
-        self._admitted = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-
-    @contextmanager
-    def admit(self, count: int, *, images: int) -> Iterator[None]:
-        """Count `count` bytes of `images` images as admitted.
-
-        Raises:
-            OverloadedError: They do not fit.
-        """
-        if not self._fits(count):
-            self._metrics.rejected_images.labels("bytes_full").inc(images)
-            raise OverloadedError(
-                f"the server is full: it holds {self._admitted} bytes of images, and {count} more"
-                f" are beyond its {self._most}; try again later",
-                retry_after_s=0.1,
-            )
-        self._count(count)
-        try:
-            yield
-        finally:
-            self._count(-count)
-
-    @asynccontextmanager
-    async def admit_when_free(self, count: int) -> AsyncIterator[None]:
-        """Admit as `admit` does, but wait until the bytes fit."""
-        while not self._fits(count):
-            await _wait_in(self._waiters)
-        self._count(count)
-        try:
-            yield
-        finally:
-            self._count(-count)
-
-    def _fits(self, count: int) -> bool:
-        # A call above the limit is admitted alone; the limit on messages bounds it.
-        return not self._admitted or self._admitted + count <= self._most
-
-    def _count(self, change: int) -> None:
-        self._admitted += change
-        self._metrics.bytes_in_flight.value += change
-        if change < 0:
-            _wake_all(self._waiters)
+            wake_all(self._waiters)
 
 
 def _kind(image_bytes: float) -> int:
     return bisect(_KINDS, image_bytes)
-
-
-async def _wait_in(waiters: deque[asyncio.Future[None]]) -> None:
-    waiter = asyncio.get_running_loop().create_future()
-    waiters.append(waiter)
-    await waiter
-
-
-def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
-    """Let every waiter check again, in the order in which they came."""
-    while waiters:
-        waiter = waiters.popleft()
-        if not waiter.done():
-            waiter.set_result(None)

@@ -111,7 +111,9 @@ def decoded(
             return preprocess(data, image_size, large=large)
     except ImageError as error:
         metrics.bad_images.labels(error.kind).inc()
-        return error
+        # Its frames hold the photo, and would be garbage only once a collector finds the cycle.
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     except Exception:
         metrics.bad_images.labels("unhandled").inc()
         logger.exception("unhandled error in decoding an image of %d bytes", len(data))

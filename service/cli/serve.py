@@ -79,14 +79,12 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="File of callers; see: hansang token --help.")
     ] = None,
-    max_message_bytes: Annotated[int, typer.Option(min=2**16, help="Largest message taken.")] = 64
+    max_message_bytes: Annotated[int, typer.Option(min=2**16, help="Largest message taken.")] = 16
     * 2**20,
     max_bytes_in_flight: Annotated[
-        int, typer.Option(min=2**16, help="Most bytes of images in the server.")
+        int, typer.Option(min=2**16, help="Most bytes of messages in the server.")
     ] = 256 * 2**20,
-    max_streams: Annotated[
-        int, typer.Option(min=1, help="Most open streams, of each method.")
-    ] = 64,
+    max_streams: Annotated[int, typer.Option(min=1, help="Most open streams.")] = 32,
     drain_delay_s: Annotated[
         float, typer.Option("--drain-delay", min=0, help="Calls taken after SIGTERM, in seconds.")
     ] = 2.0,

@@ -1,15 +1,12 @@
 """Request bodies, bounded before they are read: how long, how many at once, and how slow."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from time import monotonic
 
 from starlette.requests import Request
 
-from service.errors import OverloadedError
+from service.batching.room import Room
 from service.http.problems import HttpError
-from service.observability.metrics import Metrics
 
 _GRACE_S = 5.0
 _SLOWEST = 64 * 2**10
@@ -17,20 +14,17 @@ _SLOWEST = 64 * 2**10
 
 
 class Bodies:
-    """Reads bodies; all that are being read fit into one budget."""
+    """Reads bodies; all that are being read fit into the server's room."""
 
-    def __init__(self, metrics: Metrics, *, most: int, most_together: int) -> None:
+    def __init__(self, room: Room, *, most: int) -> None:
         """Begin with nothing.
 
         Args:
-            metrics: Where refusals are counted.
-            most: Most bytes of one body.
-            most_together: Most bytes of all bodies that are read at a time.
+            room: Bounds the bytes of all bodies, and of what comes over gRPC.
+            most: Most bytes of one body; one that does not say its length counts as so many.
         """
-        self._metrics = metrics
+        self._room = room
         self._most = most
-        self._most_together = most_together
-        self._held = 0
 
     async def read(self, request: Request) -> bytes:
         """Return the whole body of a request.
@@ -44,12 +38,11 @@ class Bodies:
             raise HttpError(
                 415, f"Content-Encoding {encoding!r} is not read; photos are compressed already"
             )
-        told = request.headers.get("content-length")
+        chunked = "transfer-encoding" in request.headers
         # The parser has made sure that it is a number.
-        announced = int(told) if told is not None else 0
+        announced = int(request.headers.get("content-length", 0))
         self._check(announced)
-        with self._reading() as add:
-            add(announced)
+        with self._room.take(self._most if chunked else announced):
             chunks: list[bytes] = []
             size = 0
             started_s = monotonic()
@@ -62,9 +55,7 @@ class Bodies:
                     if chunk is None:
                         break
                     size += len(chunk)
-                    if size > announced:
-                        self._check(size)
-                        add(len(chunk))
+                    self._check(size)
                     chunks.append(chunk)
             except TimeoutError:
                 raise HttpError(
@@ -79,26 +70,3 @@ class Bodies:
             raise HttpError(
                 413, f"the body has {size} bytes or more; at most {self._most} are accepted"
             )
-
-    @contextmanager
-    def _reading(self) -> Iterator[Callable[[int], None]]:
-        """Hold a part of the budget until the body is read; yields what takes more of it."""
-        held = 0
-
-        def add(count: int) -> None:
-            nonlocal held
-            # What is larger than all of it is let in alone; the limit on one body bounds it.
-            if self._held and self._held + count > self._most_together:
-                self._metrics.rejected_images.labels("bytes_full").inc()
-                raise OverloadedError(
-                    f"the server is full: bodies of {self._held} bytes are being read, and {count}"
-                    f" more are beyond its {self._most_together}; try again later",
-                    retry_after_s=0.1,
-                )
-            held += count
-            self._held += count
-
-        try:
-            yield add
-        finally:
-            self._held -= held

@@ -79,6 +79,8 @@ class ModelPool:
     def refusal(self, deadline_s: float) -> OverloadedError | None:
         """Return why every model would refuse a call of one image; None if one would admit it.
 
+        The call has not said yet which model it wants. A refusal counts as one image.
+
         Args:
             deadline_s: When the answer becomes worthless, on the clock of `time.monotonic`.
         """
@@ -88,6 +90,8 @@ class ModelPool:
                 refusal = instance.batcher.refusal(deadline_s=deadline_s)
                 if refusal is None:
                     return None
+        if refusal is not None:
+            self._metrics.rejected_images.labels(refusal.reason).inc()
         return refusal
 
     def find(self, name: str, version: int = 0) -> ModelInstance:

@@ -29,10 +29,11 @@ _SCRAPE_TIMEOUT_S = 10
 _FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 REJECTIONS = (
-    "queue_full", "bytes_full", "streams_full", "quota", "deadline_too_near", "deadline",
-    "cancelled",
+    "queue_full", "bytes_full", "streams_full", "calls_full", "message_slow", "quota",
+    "deadline_too_near", "deadline", "cancelled",
 )  # fmt: skip
-"""Why an image was not computed, or, for `streams_full`, why a stream was refused."""
+"""Why an image was not computed; for `streams_full`, `calls_full` and `message_slow`, why a call
+was refused that had told of no images yet."""
 
 
 class FastGauge:

@@ -10,8 +10,12 @@ from service.api.tls import Certificates
 from service.config import ServerConfig
 from service.errors import UnavailableError
 
-_MAX_CALLS = 2048
-"""Calls of any kind at a time: a bound for what the other limits do not count."""
+_MAX_CALLS_PER_CONNECTION = 512
+"""Calls of one connection at a time; its further ones wait at the caller."""
+
+_MAX_PENDING = 8192
+"""Calls that wait for the event loop to look at them. gRPC cancels others without a word; by
+default some from 1,000 on."""
 
 MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are cut off, whether calls are open or not."""
@@ -23,12 +27,18 @@ def new_server(
     """Return a gRPC server without services that does not listen yet."""
     return grpc.aio.server(
         interceptors=[interceptor],
-        maximum_concurrent_rpcs=_MAX_CALLS,
         options=[
             # On by default, so that a second server on the port would silently take half the calls.
             ("grpc.so_reuseport", int(shares_port)),
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+            # It counts calls that have ended until they are freed, and resets new ones meanwhile.
+            ("grpc.http.overload_protection", 0),
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
+            # By default what is sent ahead of being read grows from 64 kB to some MB for each call.
+            ("grpc.http2.bdp_probe", 0),
             # Callers fill the headers; a token and a trace fit well into this.
             ("grpc.max_metadata_size", 16 * 2**10),
             # Notice a peer that vanished, and cut off one that pings too often.

@@ -21,6 +21,7 @@ from service.addresses import with_port
 from service.api.auth import Tokens
 from service.api.inference import Inference
 from service.batching.decoder import Decoder
+from service.batching.room import Room
 from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError
 from service.http.body import Bodies
@@ -132,8 +133,10 @@ class Server:
         )
         self._closers.callback(tracing.close)
         decoder = Decoder(config.decode_threads or config.cores, self.metrics)
-        most = config.max_bytes_in_flight
-        inference = Inference(decoder, self.metrics, max_bytes=most, tracing=tracing)
+        self._room = Room(
+            config.max_bytes_in_flight, self.metrics, largest=config.max_message_bytes
+        )
+        inference = Inference(decoder, self.metrics, room=self._room, tracing=tracing)
         services = Services.make(
             config, metrics=self.metrics, tracing=tracing, tokens=self._tokens, models=self.models,
             inference=inference, health=self._health, stopping=self._stopping,
@@ -239,9 +242,7 @@ class Server:
 
     def _http_listener(self, services: Services) -> Listener:
         config = self.config
-        bodies = Bodies(
-            self.metrics, most=config.max_message_bytes, most_together=config.max_bytes_in_flight
-        )
+        bodies = Bodies(self._room, most=config.max_message_bytes)
         api = Api(
             services.classifier, services.open_inference, services.interceptor, bodies,
             lambda: self._health.serving,

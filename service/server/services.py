@@ -58,6 +58,8 @@ class Services:
             metrics,
             tokens=tokens,
             tracing=tracing,
+            room=inference.room,
+            largest=config.max_message_bytes,
             max_streams=config.max_streams,
             admission_checks={
                 f"/{CLASSIFIER}/Classify": models.refusal,
