@@ -20,14 +20,14 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.api.auth import Tokens, caller
+from service.api.open_calls import HEALTH, OpenCalls
 from service.batching.room import Room
-from service.errors import InvalidArgumentError, OverloadedError, ServiceError
+from service.errors import ServiceError
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import NoTracing, Tracing
@@ -38,20 +38,6 @@ _MAX_ID = 128
 _MAX_MESSAGE = 1024
 _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
-_HEALTH = "/grpc.health.v1.Health/"
-_PROBES = ("/ServerLive", "/ServerReady", "/ModelReady")
-"""What Triton's clients ask instead; unlike health, it needs a token."""
-
-MAX_CALLS = 2048
-"""Calls of any kind at a time, probes apart: a bound for what the other limits do not count."""
-
-_MAX_PROBES = 1024
-"""Probes at a time, each client's Watch among them: a bound of their own, for nothing else may keep
-an orchestrator from hearing that all is well."""
-
-_PROBES_READ = 4
-"""Messages of probes that are read at a time; they are bytes, but who sends them may lie."""
-
 AdmissionCheck = Callable[[float], ServiceError | None]
 """Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
 
@@ -89,13 +75,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._seconds = cache(metrics.request_seconds.labels)
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
-        self._max_streams = max_streams
         self._admission_checks = admission_checks or {}
-        self._room = room or Room(256 * 2**20, metrics, largest=largest)
-        self._probes_room = Room(_PROBES_READ * largest, metrics, largest=largest)
-        self._streams = 0
-        self._calls = 0
-        self._probes = 0
+        room = room or Room(256 * 2**20, metrics, largest=largest)
+        self._open = OpenCalls(metrics, room=room, largest=largest, max_streams=max_streams)
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
@@ -126,12 +108,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def streaming(requests: Any, context: Any) -> AsyncIterator[Any]:
             try:
                 with (
-                    self._open(method),
+                    self._open.call(method),
                     self._call(method, context, timed=False),
-                    self._stream(method),
+                    self._open.stream(method),
                 ):
                     if handler.unary_stream is not None:
-                        given = await self._message(method, context)
+                        given = await self._open.message(method, context)
                     else:
                         given = self._checked(requests, context)
                     # Closed when the caller leaves, and not at the next garbage collection.
@@ -163,7 +145,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         async def unary(_: Any, context: Any) -> Any:
             try:
-                read = partial(self._message, method, context)
+                read = partial(self._open.message, method, context)
                 return await self.answer(method, context, read, inner)
             except ServiceError as error:
                 return await _abort(context, error)
@@ -192,7 +174,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         if check is not None and (refusal := check(deadline_s(context))):
             self._seconds(method, refusal.code.name).observe(0)
             raise refusal
-        with self._open(method), self._call(method, context, timed=True):
+        with self._open.call(method), self._call(method, context, timed=True):
             return await handler(await read(), context)
 
     def timed(self, method: str) -> Timed:
@@ -225,7 +207,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         with self._tracing.call(method, metadata) as ended:
             try:
                 # An orchestrator's probes have no token, and health reveals only yes or no.
-                if not method.startswith(_HEALTH):
+                if not method.startswith(HEALTH):
                     caller.set(self._tokens.identify(metadata))
                 yield
             except ServiceError as error:
@@ -248,69 +230,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                     self._seconds(method, code.name).observe(seconds)
                 if logger.isEnabledFor(logging.DEBUG):
                     _log(method, code, seconds, context)
-
-    @contextmanager
-    def _open(self, method: str) -> Iterator[None]:
-        """Count a call while it is open.
-
-        Raises:
-            OverloadedError: There are too many.
-        """
-        if _is_probe(method):
-            if self._probes >= _MAX_PROBES:
-                raise self._full("probes", _MAX_PROBES, method)
-            self._probes += 1
-            try:
-                yield
-            finally:
-                self._probes -= 1
-            return
-        if self._calls >= MAX_CALLS:
-            raise self._full("calls", MAX_CALLS, method)
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-
-    @contextmanager
-    def _stream(self, method: str) -> Iterator[None]:
-        if _is_probe(method):
-            yield
-            return
-        if self._streams >= self._max_streams:
-            raise self._full("streams", self._max_streams, method)
-        gauge = self._metrics.open_streams.labels(method)
-        self._streams += 1
-        gauge.inc()
-        try:
-            yield
-        finally:
-            self._streams -= 1
-            gauge.dec()
-
-    def _full(self, what: str, most: int, method: str) -> OverloadedError:
-        reason = "streams_full" if what == "streams" else "calls_full"
-        self._metrics.rejected_images.labels(reason).inc()
-        error = OverloadedError(f"{most} {what} are open, which is the most; try again later")
-        self._seconds(method, error.code.name).observe(0)
-        return error
-
-    async def _message(self, method: str, context: Any) -> Any:
-        """Read the only message of a call."""
-        room = self._probes_room if _is_probe(method) else self._room
-        async with room.reading(context.peer()):
-            try:
-                message = await context.read()
-            except DecodeError as error:
-                raise InvalidArgumentError(f"the message cannot be read: {error}") from error
-        if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
-            raise InvalidArgumentError("the call has no message")
-        return message
-
-
-def _is_probe(method: str) -> bool:
-    return method.startswith(_HEALTH) or method.endswith(_PROBES)
 
 
 def _texts(context: Any) -> dict[str, str]:

@@ -169,7 +169,7 @@ async def test_calls_that_never_send_their_message(publish, serve, connect, phot
 
 
 async def test_a_burst_is_answered_or_refused(publish, process, connect, photo):
-    """5,000 calls at once, by one connection and by ten: none ends as CANCELLED."""
+    """3,000 calls at once, by one connection and by ten: none ends as CANCELLED."""
     publish("food")
     server = process(metrics_port=0)
     request = pb.ClassifyRequest(images=[photo("red")], top_k=1)
@@ -182,10 +182,10 @@ async def test_a_burst_is_answered_or_refused(publish, process, connect, photo):
             for stub in stubs:
                 await stub.Classify(request, timeout=60)
             found = await outcomes(
-                [stubs[at % connections].Classify(request, timeout=120) for at in range(5000)]
+                [stubs[at % connections].Classify(request, timeout=120) for at in range(3000)]
             )
         assert {"OK", "RESOURCE_EXHAUSTED with RetryInfo"} >= set(found), found
-        assert 5000 == sum(found.values())
+        assert 3000 == sum(found.values())
         assert found["OK"] > 100, found
 
 
