@@ -18,6 +18,7 @@ Data = Annotated[
     Path,
     typer.Argument(help="train/ val/ (test/) of class folders, class folders alone, or a table."),
 ]
+_MOST_ROWS = 200
 Seed = Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")]
 
 
@@ -93,9 +94,12 @@ def inspect(
 
 def _print_sheet(sheet: "Sheet", page: Path) -> None:
     counts = sheet.counts()
-    rows = [[label, *(counts[split][label] for split in counts)] for label in sheet.folder.labels]
+    labels = sheet.folder.labels
+    rows = [[label, *(counts[split][label] for split in counts)] for label in labels[:_MOST_ROWS]]
     title = f"{len(sheet.folder.photos)} photos in {sheet.folder.root}"
     print_table(title, ["class", *counts], rows)
+    if len(labels) > _MOST_ROWS:
+        say(f"and {len(labels) - _MOST_ROWS} more classes, in sheet.json")
     for path, reason in list(sheet.bad_files.items())[:MOST]:
         say(f"unreadable: {path}: {reason}")
     for what, found in (

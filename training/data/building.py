@@ -45,7 +45,7 @@ class Wanted:
 
     @property
     def photos(self) -> list[Photo]:
-        """The photos whose content is known, in the folder's order."""
+        """The photos whose content is known, in the folder's order; a new list each time."""
         return [photo for photo in self.folder.photos if self.folder.name(photo) in self.digests]
 
     @property
@@ -88,7 +88,7 @@ def build(
     try:
         before = _decoded_before(older)
         bad, unread, rows = dict(wanted.unread), list(wanted.unread), {}
-        done = 0
+        done, total = 0, len(wanted.digests)
         for split, members in groupby(wanted.photos, key=lambda photo: photo.split):
             photos = list(members)
             digests = [wanted.digests[folder.name(photo)] for photo in photos]
@@ -98,7 +98,7 @@ def build(
             for row, why in _fill(array, side, photos, digests, before, pool):
                 whys[row] = why
                 done += 1
-                progress(done, len(wanted.photos))
+                progress(done, total)
             for row, photo in enumerate(photos):
                 name, why = folder.name(photo), whys[row]
                 if why is None:

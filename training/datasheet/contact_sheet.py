@@ -16,13 +16,17 @@ from training.pages import fonts
 
 _INK, _GREY, _RED, _PAPER, _EMPTY = "#1c1b1a", "#77736e", "#b3261e", "#ffffff", "#eeebe6"
 
+MOST_TILES = 1000
+"""Classes that a picture or a page shows; more would make it larger than anybody opens."""
+
 
 def contact_sheet(sheet: Sheet, out: Path) -> None:
     """Draw one photo of each class, its label and its counts, in one PNG.
 
-    The first readable photo stands for its class. Few classes make large tiles, a thousand small.
+    The first readable photo stands for its class. Few classes make large tiles, a thousand small;
+    more than that are left to `sheet.json`.
     """
-    labels, counts = sheet.folder.labels, sheet.counts()
+    labels, counts = sheet.folder.labels[:MOST_TILES], sheet.counts()
     columns = math.ceil(math.sqrt(len(labels)))
     side = max(96, min(240, 1600 // columns))
     gap, label_px, small_px = side // 10, max(13, side // 13), max(10, side // 18)
@@ -37,12 +41,14 @@ def contact_sheet(sheet: Sheet, out: Path) -> None:
         fonts.write(draw, x, y, fonts.shorten(text, size_px, width_px), size_px, colour)
 
     totals = [f"{split} {sum(of.values()):,}" for split, of in counts.items()]
-    title = f"{sheet.folder.root.resolve().name} · {len(labels)} classes"
+    title = f"{sheet.folder.title} · {len(sheet.folder.labels)} classes"
+    if len(labels) < len(sheet.folder.labels):
+        title += f", the first {len(labels)} of them"
     write(gap, 16, title, 28, _INK, width - 2 * gap)
     write(gap, 64, " · ".join(totals), 16, _GREY, width - 2 * gap)
     write(gap, 92, " · ".join(sheet.problems()), 16, _RED, width - 2 * gap)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "inspect") as pool:
-        pictures = pool.map(partial(_picture, side=side), sheet.one_of_each())
+        pictures = pool.map(partial(_picture, side=side), sheet.one_of_each()[: len(labels)])
         for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
             x = gap + index % columns * (side + gap)
             y = header + index // columns * cell_height

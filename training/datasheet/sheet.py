@@ -7,7 +7,7 @@ from typing import Any
 from service.pixels.preprocessing import ImageError, load_square
 from training.data.dataset import Photo
 from training.datasheet import sheet_plots
-from training.datasheet.contact_sheet import contact_sheet
+from training.datasheet.contact_sheet import MOST_TILES, contact_sheet
 from training.datasheet.inspection import Copies, Sheet
 from training.errors import DataError
 from training.files import write_text
@@ -74,14 +74,15 @@ def write(sheet: Sheet, out: Path) -> Path:
 def _tiles(sheet: Sheet) -> list[dict[str, Any]]:
     """Return label, photo and counts of each class."""
     counts = sheet.counts()
-    side = _TILE_PX if len(sheet.folder.labels) <= _MANY else _TILE_PX // 2
+    labels = sheet.folder.labels[:MOST_TILES]
+    side = _TILE_PX if len(labels) <= _MANY else _TILE_PX // 2
     return [
         {
             "label": label,
             "photo": None if photo is None else _thumbnail(photo.path, side),
             "counts": " · ".join(f"{split} {of[label]}" for split, of in counts.items()),
         }
-        for label, photo in zip(sheet.folder.labels, sheet.one_of_each(), strict=True)
+        for label, photo in zip(labels, sheet.one_of_each(), strict=False)
     ]
 
 

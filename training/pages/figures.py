@@ -19,6 +19,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
 from training.files import replacing
 from training.pages.fonts import font_files, needed
@@ -98,6 +99,8 @@ def axes(
         "text.color": INK,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
+        # A class may be named "$5 menu": what stands between two dollars is text, too.
+        "text.parse_math": False,
         "legend.frameon": False,
         "legend.fontsize": 9,
         # Shapes, not text: a reader's machine may not have the font.
@@ -112,6 +115,20 @@ def axes(
         for axis in grid.flat:
             axis.set_facecolor("none")
         yield figure, list(grid.flat)
+
+
+class _PlainNumbers(LogFormatter):
+    """Writes 0.1, where matplotlib's own writes a formula, which is text here."""
+
+    def _num_to_string(self, x: float, _vmin: float, _vmax: float) -> str:
+        return f"{x:g}"
+
+
+def log_scale(axis: Axes) -> None:
+    """Make the y axis of a figure logarithmic."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(_PlainNumbers())
+    axis.yaxis.set_minor_formatter(_PlainNumbers(minor_thresholds=(1, 0.4)))
 
 
 def save(

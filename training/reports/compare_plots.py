@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from training.pages.figures import BLUE, INK, MUTED, ORANGE, SERIES, PageFigure, axes, save
+from training.pages.figures import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    SERIES,
+    PageFigure,
+    axes,
+    log_scale,
+    save,
+)
 from training.reports.compare import Comparison
 from training.runs.run_record import RunRecord
 
@@ -34,7 +44,7 @@ def curves(named: Sequence[tuple[str, RunRecord]], key: str, folder: Path) -> Pa
         if key == "val_top1":
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         elif max(values) > _STEEP * min(values):
-            axis.set_yscale("log")
+            log_scale(axis)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch")
         axis.set_ylabel(title.lower())

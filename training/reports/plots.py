@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.evaluation.convergence import Convergence
-from training.evaluation.metrics import Ints, PerClass, Reliability
+from training.evaluation.metrics import Ints, PerClass, Reliability, cluster_order
 from training.pages.figures import (
     BLUE,
     GREEN,
@@ -23,6 +23,7 @@ from training.pages.figures import (
     TEAL,
     PageFigure,
     axes,
+    log_scale,
     save,
 )  # fmt: skip
 
@@ -31,6 +32,8 @@ _NAMED = 60
 """So many classes can be named along an axis."""
 _NUMBERED = 16
 """So many classes leave room for a number in each cell."""
+_DRAWN = 200
+"""So many classes fit into a confusion matrix that a person can look at."""
 _WEAKEST = 15
 _STEEP = 30
 """Losses so many times apart are drawn on a logarithmic axis."""
@@ -47,7 +50,7 @@ def loss(history: History, best_epoch: int, folder: Path) -> PageFigure:
         top.plot(best_epoch, val[index], "o", color=BLUE, label=f"best epoch ({best_epoch})")
         top.set_ylabel("loss")
         if max(val) > _STEEP * min(val):
-            top.set_yscale("log")
+            log_scale(top)
         top.legend()
         bottom.plot(epochs, [e["learning_rate"] for e in history], color=MUTED)
         bottom.set_ylabel("rate")
@@ -109,10 +112,17 @@ def accuracy(
         )  # fmt: skip
 
 
-def confusion_matrix(matrix: Ints, order: Ints, labels: Sequence[str], folder: Path) -> PageFigure:
-    """Draw shares of each true class, the classes in an order that puts confusions together."""
-    classes = len(labels)
-    shares = matrix[np.ix_(order, order)] / np.maximum(matrix.sum(1)[order, None], 1)
+def confusion_matrix(matrix: Ints, labels: Sequence[str], folder: Path) -> PageFigure:
+    """Draw shares of each true class, the classes in an order that puts confusions together.
+
+    Of more classes than there is room for, those that are confused most are drawn.
+    """
+    support = matrix.sum(1)
+    wrong = support + matrix.sum(0) - 2 * matrix.diagonal()
+    shown = np.sort(np.argsort(-wrong, kind="stable")[:_DRAWN])
+    order = shown[cluster_order(matrix[np.ix_(shown, shown)])]
+    classes = len(order)
+    shares = matrix[np.ix_(order, order)] / np.maximum(support[order, None], 1)
     names = [labels[index] for index in order]
     side = min(max(4.6, 2.2 + 0.17 * classes), 10.5)
     with axes(side, side * 0.97) as (figure, (axis,)):
@@ -137,9 +147,14 @@ def confusion_matrix(matrix: Ints, order: Ints, labels: Sequence[str], folder: P
         right = matrix.trace() / max(matrix.sum(), 1)
         return save(
             figure, folder, "confusion", title="Confusion matrix", wide=True,
-            alt=f"{classes} x {classes} confusion matrix; {right:.1%} of {matrix.sum()} photos lie"
-            " on its diagonal. The table of confusions lists its largest other cells.",
+            alt=f"Confusion matrix of {_of(classes, len(labels))} classes; {right:.1%} of"
+            f" {matrix.sum()} photos lie on its diagonal. The table of confusions lists its largest"
+            " other cells.",
         )  # fmt: skip
+
+
+def _of(shown: int, all_: int) -> str:
+    return str(all_) if shown == all_ else f"the {shown} most confused of {all_}"
 
 
 def weakest(found: PerClass, labels: Sequence[str], folder: Path) -> PageFigure:

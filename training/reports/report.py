@@ -27,6 +27,7 @@ from training.runs.run_record import RunRecord
 
 _MISTAKES = 24
 _CONFUSIONS = 15
+_SHOWN_CLASSES = 500
 _PHOTO_PX = 200
 
 
@@ -89,6 +90,7 @@ def write(run_dir: Path, photos_root: Path | None = None) -> Path:
         "summary": summary(record, numbers),
         "definitions": list(zip(DEFINITIONS, _points(numbers.convergence), strict=True)),
         "classes": numbers.per_class and class_rows(numbers.per_class, record.labels),
+        "shown_classes": _SHOWN_CLASSES,
         "confusions": None if numbers.matrix is None else confusions(numbers.matrix, record.labels),
         "mistakes": mistakes,
         "why_no_mistakes": why_none,
@@ -110,9 +112,8 @@ def _figures(record: RunRecord, numbers: Measured) -> list[PageFigure]:
         plots.speed(record.history, folder),
     ]
     if record.val is not None and numbers.matrix is not None and numbers.per_class is not None:
-        order = metrics.cluster_order(numbers.matrix)
         drawn += [
-            plots.confusion_matrix(numbers.matrix, order, record.labels, folder),
+            plots.confusion_matrix(numbers.matrix, record.labels, folder),
             plots.weakest(numbers.per_class, record.labels, folder),
             plots.reliability(metrics.reliability(record.val), folder),
         ]
@@ -145,18 +146,16 @@ def class_rows(found: PerClass, labels: tuple[str, ...]) -> list[dict[str, Any]]
 
 def confusions(matrix: metrics.Ints, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     """Return the largest cells beside the diagonal, the largest first."""
-    beside = matrix.copy()
-    np.fill_diagonal(beside, 0)
-    flat = np.argsort(-beside, axis=None, kind="stable")[:_CONFUSIONS]
-    rows = []
-    for is_, taken in zip(*np.unravel_index(flat, matrix.shape), strict=True):
-        count = int(beside[is_, taken])
-        if count:
-            share = count / int(matrix[is_].sum())
-            rows.append(
-                {"is": labels[is_], "taken_for": labels[taken], "count": count, "share": share}
-            )
-    return rows
+    # In the order of the matrix, which ties keep.
+    cells = [(is_, taken) for is_, taken in np.argwhere(matrix).tolist() if is_ != taken]
+    cells.sort(key=lambda cell: -int(matrix[cell]))
+    return [
+        {
+            "is": labels[is_], "taken_for": labels[taken], "count": int(matrix[is_, taken]),
+            "share": int(matrix[is_, taken]) / int(matrix[is_].sum()),
+        }
+        for is_, taken in cells[:_CONFUSIONS]
+    ]  # fmt: skip
 
 
 def summary(record: RunRecord, numbers: Measured) -> list[str]:
