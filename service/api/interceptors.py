@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
@@ -27,7 +28,7 @@ from grpc import StatusCode
 from service.api.auth import Tokens, caller
 from service.api.open_calls import HEALTH, OpenCalls
 from service.batching.room import Room
-from service.errors import ServiceError
+from service.errors import InvalidArgumentError, ServiceError
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import NoTracing, Tracing
@@ -130,9 +131,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     async def _checked(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Yield the requests of a stream, each only while the caller's token is known."""
         metadata = _texts(context)
-        async for request in requests:
-            self._tokens.identify(metadata)
-            yield request
+        try:
+            async for request in requests:
+                self._tokens.identify(metadata)
+                yield request
+        except DecodeError as error:
+            raise InvalidArgumentError(f"a message cannot be read: {error}") from error
 
     def _unary(
         self, method: str, inner: Callable[[Any, Any], Awaitable[Any]]

@@ -28,13 +28,12 @@ from service.models import triton_config
 from service.models.checksums import MANIFEST, is_whole
 from service.models.repository import MODEL_NAME, ModelRepository
 from service.models.triton_config import CONFIG
-from service.models.versions import VERSION
+from service.models.versions import CLAIM, VERSION, complete_in, of_version
 from service.pb import inference_pb2 as pb
 from storage import Bucket, StorageError, TakenError, bucket_url, replacing, sync
 
 logger = logging.getLogger(__name__)
 
-_CLAIM = ".claimed"
 _HISTORY = "history.jsonl"
 _TRIES = 3
 
@@ -48,6 +47,8 @@ class _Pulled:
     config: bytes = b""
     history: bytes = b""
     versions: set[int] = field(default_factory=set)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of all its files."""
 
 
 class BucketRepository:
@@ -79,12 +80,24 @@ class BucketRepository:
 
         Raises:
             NotFoundError: There is no such bucket.
-            UnavailableError: It cannot be read completely; the folder is still a valid repository.
+            UnavailableError: It, or a model of it, cannot be read completely. The folder is still a
+                valid repository, with all other models.
         """
         with self._errors("read"):
             tags = self._bucket.tags()
-            for model in _models(tags):
-                self._pull_model(model, tags, most)
+        errors = []
+        for model in _models(tags):
+            try:
+                with self._errors("read"):
+                    self._pull_model(model, tags, most)
+            except (NotFoundError, UnavailableError) as error:
+                errors.append(error)
+        for model in self._pulled.keys() - _models(tags):
+            # Removed there: whoever serves it from the folder can tell by its configuration.
+            (self.folder / model / CONFIG).unlink(missing_ok=True)
+            del self._pulled[model]
+        if errors:
+            raise errors[0]
 
     def serving(self) -> dict[str, int]:
         """Return model → the version that serves, as config.pbtxt names it.
@@ -108,7 +121,7 @@ class BucketRepository:
             UnavailableError: It cannot be read.
         """
         with self._errors("read"):
-            names = _complete(model, self._bucket.tags()).get(version)
+            names = complete_in(model, self._bucket.tags()).get(version)
             if names is None:
                 raise NotFoundError(f"{self.url} has no version {version} of model {model!r}")
             (self.folder / model).mkdir(parents=True, exist_ok=True)
@@ -127,7 +140,9 @@ class BucketRepository:
 
     def _pull_model(self, model: str, tags: Mapping[str, str], most: int) -> None:
         pulled = self._pulled.get(model, _Pulled())
-        if pulled.tag == tags[f"{model}/{CONFIG}"]:
+        # All of them: a file of a version may arrive, or be repaired, after config.pbtxt.
+        of_model = {name: tag for name, tag in tags.items() if name.startswith(f"{model}/")}
+        if pulled.tags == of_model:
             return
         found = self._bucket.tagged(f"{model}/{CONFIG}")
         if found is None:  # removed since it was listed
@@ -135,27 +150,26 @@ class BucketRepository:
         text, tag = found
         folder = self.folder / model
         folder.mkdir(parents=True, exist_ok=True)
-        complete = _complete(model, tags)
+        complete = complete_in(model, tags)
         config = self._config(model, text)
         serving = triton_config.serving_version(config)
-        if serving and serving not in complete:
-            # Listed before it was complete, or written by another tool: the next pull will tell.
-            raise UnavailableError(
-                f"{self.url} cannot be read: {model} version {serving} has no {MANIFEST} yet"
-            )
         ranked = [serving, *reversed(triton_config.served_before(config) or [])]
-        wanted = [number for number in dict.fromkeys(ranked) if number in complete]
-        wanted = wanted[:most] if most else sorted(complete)
-        for version in wanted:
-            self._fetch(model, version, complete[version])
+        wanted, whole = [], 0
+        for version in dict.fromkeys([*ranked, *sorted(complete, reverse=True)]):
+            # A damaged version is there to be refused; the one before it must be there to serve.
+            if version in complete and (whole < most or not most):
+                wanted.append(version)
+                whole += self._fetch(model, version, complete[version])
         history = self._bucket.read(f"{model}/{_HISTORY}") or b""
         if history:
             _replace(folder / _HISTORY, history)
         # A number that somebody claimed is never used again.
-        numbers = [0, *(int(name.split("/")[1]) for name in tags if _of_version(model, name))]
+        numbers = [0, *(int(name.split("/")[1]) for name in tags if of_version(model, name))]
         _replace(folder / ".last", b"%d\n" % max(numbers))
         _replace(folder / CONFIG, text)
-        self._pulled[model] = _Pulled(tag=tag, config=text, history=history, versions=set(complete))
+        self._pulled[model] = _Pulled(
+            tag=tag, config=text, history=history, versions=set(complete), tags=of_model
+        )
         for path in list(folder.iterdir()) if most else ():
             if VERSION.fullmatch(path.name) and int(path.name) not in wanted:
                 removed = path.rename(folder / f".tmp-{path.name}")
@@ -172,11 +186,12 @@ class BucketRepository:
         except ModelContractError:
             return pb.ModelConfig()
 
-    def _fetch(self, model: str, version: int, names: list[str]) -> None:
+    def _fetch(self, model: str, version: int, names: list[str]) -> bool:
+        """Bring a version into the folder; return whether it is whole."""
         target = self.folder / model / str(version)
         if target.is_dir():
             if is_whole(target):
-                return
+                return True
             # Another tool replaced the files of a number that we have.
             shutil.rmtree(target)
         incoming = self.folder / model / f".tmp-pull-{version}"
@@ -193,6 +208,7 @@ class BucketRepository:
             sync(incoming / name)
         incoming.rename(target)
         sync(target.parent)
+        return is_whole(target)
 
     def _push_model(self, model: str, pulled: _Pulled) -> None:
         folder = self.folder / model
@@ -212,12 +228,12 @@ class BucketRepository:
             names = self._bucket.names(f"{model}/{version}")
             # The checksums first: without them a version does not count, if a kill leaves the rest.
             for name in sorted(names, key=lambda name: not name.endswith(MANIFEST)):
-                if not name.endswith(_CLAIM):
+                if not name.endswith(CLAIM):
                     self._bucket.remove(name)
 
     def _push_version(self, model: str, version: int) -> None:
         folder = self.folder / model / str(version)
-        claim = f"{model}/{version}/{_CLAIM}"
+        claim = f"{model}/{version}/{CLAIM}"
         if not self._bucket.create(claim, uuid.uuid4().hex.encode()):
             raise self._conflict(claim)
         names = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -281,18 +297,3 @@ def _models(tags: Mapping[str, str]) -> list[str]:
     """Return the models that have a config.pbtxt, sorted."""
     found = [name.removesuffix(f"/{CONFIG}") for name in tags if name.endswith(f"/{CONFIG}")]
     return sorted(name for name in found if MODEL_NAME.fullmatch(name))
-
-
-def _of_version(model: str, name: str) -> bool:
-    parts = name.split("/")
-    return len(parts) == 3 and parts[0] == model and bool(VERSION.fullmatch(parts[1]))
-
-
-def _complete(model: str, tags: Mapping[str, str]) -> dict[int, list[str]]:
-    """Return the complete versions of a model, each with the names of its files."""
-    versions: dict[int, list[str]] = {}
-    for each in tags:
-        if _of_version(model, each) and not each.endswith(f"/{_CLAIM}"):
-            _, version, name = each.split("/")
-            versions.setdefault(int(version), []).append(name)
-    return {version: names for version, names in versions.items() if MANIFEST in names}

@@ -5,13 +5,15 @@ The caller holds the model's lock. What is not complete yet, or removed, is name
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from service.files import replace, write
 from service.models import checksums
 from storage import sync
 
+CLAIM = ".claimed"
+"""File in a bucket by which one publisher took a number."""
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -71,3 +73,19 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what a killed publisher left."""
     for left in folder.glob(".tmp-*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def of_version(model: str, name: str) -> bool:
+    """Return whether a name in a bucket is that of a file of a version of this model."""
+    parts = name.split("/")
+    return len(parts) == 3 and parts[0] == model and bool(VERSION.fullmatch(parts[1]))
+
+
+def complete_in(model: str, names: Iterable[str]) -> dict[int, list[str]]:
+    """Return the complete versions of a model in a bucket, each with the names of its files."""
+    versions: dict[int, list[str]] = {}
+    for each in names:
+        if of_version(model, each) and not each.endswith(f"/{CLAIM}"):
+            _, version, name = each.split("/")
+            versions.setdefault(int(version), []).append(name)
+    return {version: files for version, files in versions.items() if checksums.MANIFEST in files}

@@ -23,7 +23,7 @@ from service.api.inference import Inference
 from service.batching.decoder import Decoder
 from service.batching.room import Room
 from service.config import ServerConfig
-from service.errors import InvalidArgumentError, NotFoundError
+from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.http.body import Bodies
 from service.http.endpoints import Api
 from service.http.listener import Listener, http_listener
@@ -71,7 +71,8 @@ class Server:
         self._closers = contextlib.AsyncExitStack()
         self._bucket: BucketRepository | None = None
         if url := bucket_url(config.repository):
-            copy = tempfile.TemporaryDirectory(prefix="hansang-models-")
+            # A pull that is under way when the server ends may still write into it.
+            copy = tempfile.TemporaryDirectory(prefix="hansang-models-", ignore_cleanup_errors=True)
             self._closers.callback(copy.cleanup)
             self._bucket = BucketRepository(url, Path(copy.name))
             config = replace(config, repository=Path(copy.name))
@@ -172,7 +173,7 @@ class Server:
         while True:
             try:
                 if self._bucket:
-                    await asyncio.to_thread(self._bucket.pull, most=self.config.keep_versions)
+                    await self._pull(self._bucket)
                 await self.models.load()
                 break
             except NotFoundError as error:
@@ -196,6 +197,16 @@ class Server:
         await self._update_health()
         if self._shares_port:
             await self._open_ports()
+
+    async def _pull(self, bucket: BucketRepository) -> None:
+        """Fill the folder from the bucket; models that came serve, whatever ails the others."""
+        try:
+            await asyncio.to_thread(bucket.pull, most=self.config.keep_versions)
+        except UnavailableError as error:
+            if not self.models.repository.models():
+                raise
+            self.metrics.pull_failures.inc()
+            logger.error("%s; the other models are served", error)
 
     async def drain(self) -> None:
         """Set health to NOT_SERVING, but take calls until `stop`."""

@@ -134,3 +134,23 @@ async def test_connections_to_the_metrics_are_bounded(publish, serve, monkeypatc
     finally:
         for each in silent:
             each.close()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "hansang.v1.Classifier/Classify",
+        "hansang.v1.Classifier/ClassifyStream",
+        "inference.GRPCInferenceService/ModelInfer",
+        "inference.GRPCInferenceService/ModelStreamInfer",
+    ],
+)
+async def test_a_message_that_is_none_is_the_callers_fault(publish, serve, connect, method, caplog):
+    """INVALID_ARGUMENT for calls and for streams, and no traceback in the log."""
+    publish("food")
+    channel = connect.channel((await serve()).port)
+    for junk in (b"\xff\xff\xff", b"\x0a\x05a"):
+        call = channel.stream_stream(f"/{method}")()
+        await call.write(junk)
+        assert StatusCode.INVALID_ARGUMENT == await call.code()
+    assert not [record for record in caplog.records if record.exc_info]

@@ -210,3 +210,42 @@ def test_wrong_bucket_is_a_clear_error(bucket, tmp_path):
     """The sentence names the URL."""
     with pytest.raises(ServiceError, match="s3://nowhere/models"):
         BucketRepository("s3://nowhere/models", tmp_path / "copy").pull()
+
+
+async def test_a_start_after_a_damaged_release_serves_the_version_before(
+    release, serve, bucket, eventually
+):
+    """It is pulled as well, though one version is asked for; the repaired one follows."""
+    release("red")
+    release("blue")
+    path = "bucket/models/food/2/model.onnx"
+    whole = bucket.cat_file(path)
+    bucket.pipe_file(path, whole[:100])
+    server = await serve(repository=Path(URL))
+    assert 1 == server.models.find("food").version
+    assert "SHA-256" in server.models.refusals["food"]
+    await asyncio.to_thread(bucket.pipe_file, path, whole)
+    await eventually(lambda: server.models.find("food").version == 2, within_s=30)
+    await server.stop()
+
+
+async def test_a_model_that_is_not_whole_yet_spares_the_others(
+    release, serve, bucket, eventually, tiny_onnx, tmp_path
+):
+    """Its checksums arrive after config.pbtxt: the other model serves meanwhile, then both."""
+    release("red")
+    with working_copy(Path(URL)) as folder:
+        ModelRepository(folder).publish("late", tiny_onnx(tmp_path / "late.onnx"))
+    path = "bucket/models/late/1/SHA256SUMS"
+    manifest = bucket.cat_file(path)
+    bucket.rm_file(path)
+    server = await serve(repository=Path(URL))
+    assert ["food"] == [each.name for each in server.models.instances]
+    await asyncio.to_thread(bucket.pipe_file, path, manifest)
+    await eventually(lambda: len(server.models.instances) == 2, within_s=30)
+    # And one that is removed there is said to be gone, and serves on.
+    await asyncio.to_thread(bucket.rm, "bucket/models/late", recursive=True)
+    await eventually(lambda: "late" in server.models.refusals, within_s=30)
+    assert "no longer in" in server.models.refusals["late"]
+    assert 1 == server.models.find("late").version
+    await server.stop()
