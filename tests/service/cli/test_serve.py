@@ -1,12 +1,12 @@
 """The verbs serve, rollback and token, and what every verb's help says."""
 
-import inspect
 import json
 import re
 import signal
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -99,15 +99,62 @@ def test_wrong_use_is_exit_code_2(arguments):
     assert 2 == hansang(*arguments).returncode
 
 
-def test_help_has_an_example_and_the_servers_own_defaults():
-    """Each verb shows how it is used; `serve` has no default that ServerConfig has not."""
+def test_help_has_an_example():
+    """Each verb shows how it is used."""
     from service.cli import classify, serve
-    from service.config import ServerConfig
 
     for verb in (serve.serve, serve.token, serve.rollback, classify.classify):
         assert "Example: hansang" in verb.__doc__
-    config = ServerConfig()
-    parameters = inspect.signature(serve.serve).parameters
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    assert defaults.keys() <= {field.name for field in fields(ServerConfig)}
-    assert {name: getattr(config, name) for name in defaults} == defaults
+
+
+def test_flags_are_settings():
+    """Without flags the settings are the defaults; a flag of each kind sets what it names."""
+    import typer
+    from typer.testing import CliRunner
+
+    from service.cli.serve_options import with_server_options
+    from service.config import ServerConfig
+
+    app, given = typer.Typer(add_completion=False), {}
+
+    @app.command()
+    @with_server_options
+    def verb(**settings) -> None:
+        given.update(settings)
+
+    def config(*flags: str) -> ServerConfig:
+        done = CliRunner().invoke(app, flags)
+        assert 0 == done.exit_code, done.output
+        return ServerConfig(**given)
+
+    assert ServerConfig() == config()
+    changed = config(
+        *(
+            "--repository",
+            "s3://bucket",
+            "--wait-for-model",
+            "--port",
+            "9",
+            "--max-delay-ms",
+            "1.5",
+        ),
+        *("--cors-origin", "https://a.example", "--cors-origin", "*", "--device", "cpu"),
+        *("--tls-certificate", "c.pem", "--tls-key", "k.pem", "--drain-delay", "3"),
+    )
+    wanted = ServerConfig(
+        repository=Path("s3://bucket"), wait_for_model=True, port=9, max_delay_ms=1.5,
+        cors_origin=["https://a.example", "*"], device="cpu", tls_certificate=Path("c.pem"),
+        tls_key=Path("k.pem"), drain_delay_s=3.0,
+    )  # fmt: skip
+    assert wanted == changed
+
+
+def test_every_setting_says_what_it_is():
+    """Each flag has a line of help, and its default keeps its own range and choices."""
+    from service.config import ServerConfig, Setting
+
+    for field in fields(ServerConfig):
+        setting = Setting.of(field)
+        assert setting.help or setting.flag is None, field.name
+        assert (setting.low is None) == (setting.high is None), field.name
+        assert not setting.choices or field.default in setting.choices, field.name
