@@ -170,5 +170,5 @@ def test_no_service_is_told(photos):
     """The error names the address and the command that starts a service."""
     done = hansang("classify", photos, "--address", "127.0.0.1:1")
     assert 1 == done.returncode
-    assert "127.0.0.1:1; start one with: hansang serve" in done.stderr
+    assert "error: 127.0.0.1:1: no service answers; start one with: hansang serve" in done.stderr
     assert "Traceback" not in done.stderr
