@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 API = {
     "Train": (
-        "training.data.prepare:prepare",
-        "training.recipes:recipe",
-        "training.config:TrainConfig.with_overrides",
-        "training.loop.trainer:train",
+        "training:prepare",
+        "training:recipe",
+        "training:TrainConfig.with_overrides",
+        "training:train",
         "training.runs.result:TrainResult",
-        "training.export.onnx_export:export",
+        "training:write_report",
+        "training:export_onnx",
     ),
     "Classify here": (
         "service.pixels.preprocessing:preprocess",

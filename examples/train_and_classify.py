@@ -8,10 +8,7 @@ from pathlib import Path
 
 from service.models.model import Model
 from service.pixels.preprocessing import preprocess
-from training.data.prepare import prepare
-from training.export.onnx_export import export
-from training.loop.trainer import train
-from training.recipes import recipe
+from training import export_onnx, prepare, recipe, train
 
 IMAGE_SIZE = 64
 EPOCHS = 2
@@ -24,7 +21,7 @@ def main(photos: Path, photo: Path) -> None:
     result = train(config, cache, Path("runs/example"))
     print(f"{result.val_top1:.1%} of the validation photos are right")
 
-    model = Model(export(result.run_dir, Path("model.onnx")).path)
+    model = Model(export_onnx(result.run_dir, Path("model.onnx")).path)
     pixels = preprocess(photo.read_bytes(), model.metadata.image_size)
     (probabilities,) = model.predict(pixels[None])
     for label, probability in zip(model.metadata.labels, probabilities, strict=True):

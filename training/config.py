@@ -1,4 +1,4 @@
-"""Everything that decides what a run learns: frozen, documented per field, checked at birth."""
+"""Everything that decides what a run learns: frozen, documented per field, checked when made."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ Scale = Annotated[float, Field(ge=0.25, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positions = Annotated[
     tuple[Annotated[int, Field(ge=0)], ...],
-    # As `--set` gives it: "3,7", or as a settings table prints it.
+    # Also as text: "3,7" of `--set`, or "[3, 7]" of a settings table.
     BeforeValidator(lambda v: [n for n in v.strip("()[] ").split(",") if n.strip()]
                     if isinstance(v, str) else v),
 ]  # fmt: skip
@@ -25,7 +25,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class OptimizerConfig:
-    """How weights follow gradients."""
+    """How an optimizer turns gradients into steps."""
 
     name: Literal["sgd", "adamw"] = "sgd"
     """`sgd` is SGD with Nesterov momentum (without, if momentum is 0)."""
@@ -37,22 +37,22 @@ class OptimizerConfig:
     """Momentum of SGD; AdamW's first beta."""
 
     weight_decay: NotNegative = 5e-4
-    """Pulls weights to zero; never norms and biases."""
+    """Pulls weights to zero; norms and biases are left alone."""
 
     clip_norm: NotNegative = 0.0
     """Longest gradient, as the norm over all weights; 0 does not clip."""
 
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay a step of the average of the weights that is validated and released; 0 takes the last
-    weights. It begins low, as (1 + step) / (10 + step)."""
+    """Decay per step of the average of the weights that is validated and released; 0 takes the last
+    weights instead. It begins low, as (1 + step) / (10 + step)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class SchedulerConfig:
-    """How the learning rate moves from step to step."""
+    """How the learning rate changes from step to step."""
 
     name: Literal["none", "step", "cosine", "onecycle", "plateau"] = "cosine"
-    """All but `plateau` are pure functions of the step."""
+    """All but `plateau`, which looks at validation losses, are functions of the step alone."""
 
     warmup_epochs: NotNegative = 1.0
     """Linear rise from zero, before `step` and `cosine`."""
@@ -66,10 +66,10 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class AugmentConfig:
-    """What each photo is put through, drawn anew for each photo and step."""
+    """What is done to photos in training, at random for each photo and step."""
 
     crop_area: Annotated[float, Field(gt=0, le=1)] = 0.35
-    """Smallest area of a random resized crop, as a fraction; 1 takes the centre, as validation."""
+    """Smallest area of a random resized crop, as a fraction; 1 takes the centre instead."""
 
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
@@ -84,26 +84,26 @@ class AugmentConfig:
     """Saturation is multiplied by 1 - x to 1 + x."""
 
     rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Turned by up to this many degrees either way."""
+    """Rotation by up to this many degrees either way."""
 
     trivial: Fraction = 0.0
     """Probability of one operation of TrivialAugment, wide (Müller and Hutter 2021)."""
 
     erasing: Fraction = 0.0
-    """Probability that a rectangle of 2 to 33 % is blanked (Zhong et al. 2017)."""
+    """Probability that a rectangle of 2 to 33 % of the area is blanked (Zhong et al. 2017)."""
 
     mixup: NotNegative = 0.0
     """Alpha of mixup (Zhang et al. 2018), each photo with its neighbour in the batch; 0 is off."""
 
     cutmix: NotNegative = 0.0
-    """Alpha of CutMix (Yun et al. 2019); with both on, each photo gets one of them by a coin."""
+    """Alpha of CutMix (Yun et al. 2019); with mixup on as well, each photo gets one of the two."""
 
     off_epochs: Annotated[int, Field(ge=0)] = 0
-    """Last epochs without trivial, erasing, mixup and cutmix."""
+    """Number of last epochs without trivial, erasing, mixup and cutmix."""
 
     classes: Positions = ()
-    """Classes whose photos are augmented, by their position among the labels; none named is all.
-    The others' are seen as in validation."""
+    """Classes whose photos are augmented, by their position among the labels; empty is all. Of the
+    other photos the centre is taken, as in validation."""
 
 
 Strategy = Literal[
@@ -113,31 +113,31 @@ Strategy = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class TransferConfig:
-    """What a run starts from, and which parts of the network learn when."""
+    """Which weights a run starts from, and which parts of the network learn in which epochs."""
 
     strategy: Strategy = "scratch"
-    """All but `scratch` start from the weights of another run, under a new head."""
+    """All but `scratch` start from trained weights, with a new head."""
 
     weights: str = ""
     """SHA-256 of the weights it starts from; empty for random ones."""
 
     last_parts: Annotated[int, Field(ge=1, le=5)] = 1
-    """`last-layers`: parts that learn beside the head, counted from it; 1 is layer4."""
+    """`last-layers`: how many parts before the head learn with it; 1 is layer4."""
 
     head_share: Annotated[float, Field(gt=0, lt=1)] = 1 / 6
     """`lp-ft`: part of the run in which the head learns alone, one epoch at least."""
 
     unfreeze_share: Annotated[float, Field(ge=0, le=1)] = 5 / 12
-    """`gradual`: part of the run until everything learns, from the head towards the first part in
-    even steps; of a run with fewer epochs than steps, some begin together."""
+    """`gradual`: part of the run until everything learns. Parts begin to learn one after another,
+    from the head to the first; in a run with few epochs, some begin together."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of a part, as a fraction of that of the part after it (Howard and Ruder 2018);
     the head has the whole."""
 
     views: Annotated[int, Field(ge=0, le=256)] = 8
-    """Augmented views of each photo that the first parts see while they are frozen, without mixup
-    and CutMix; made once, so that epochs need not compute them. 0 draws new ones at each step."""
+    """Fixed augmented views of each photo, without mixup and CutMix, while the first parts are
+    frozen. The output of these parts is then computed once. 0 augments anew at each step."""
 
     def __post_init__(self) -> None:
         if (self.strategy == "scratch") == bool(self.weights):
@@ -149,66 +149,66 @@ class TransferConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_STRICT)
 class TrainConfig:
-    """A training run. Its dataset is named by hash in the run directory."""
+    """The settings of a run; the run directory names the dataset beside them."""
 
     recipe: str = "scratch"
-    """The recipe it began as."""
+    """The recipe that these settings began as."""
 
     image_size: Annotated[int, Field(ge=32, le=512)] = 224
     """Side of the square that the model sees when it is validated and served, in pixels."""
 
     train_scale: Scale = 1.0
-    """Side that it is trained at, as a part of `image_size`. Somewhat smaller costs less, and often
-    gains accuracy: crops make things look larger in training (Touvron et al. 2019)."""
+    """Side that it is trained at, as a part of `image_size`. A smaller one is faster and often
+    more accurate: crops make things look larger in training (Touvron et al. 2019)."""
 
     start_scale: Scale = 1.0
-    """Side in the first epoch, as a part of the training side; it grows over two thirds of them."""
+    """Side in the first epoch, as a part of the training side; it grows for two thirds of a run."""
 
     epochs: Annotated[int, Field(ge=1)] = 50
-    """Times that every photo is seen."""
+    """How often every photo is seen."""
 
     early_stopping_epochs: Annotated[int, Field(ge=0)] = 0
-    """Ends a run after so many epochs without a better validation top-1; 0 never does."""
+    """End the run after so many epochs without a better validation top-1; 0 trains to the end."""
 
     batch_size: Annotated[int, Field(ge=2)] = 64
-    """Photos in a step, over all devices. The rest of an epoch that fills no batch begins the next
-    epoch's first."""
+    """Photos in a step, over all devices. The rest of an epoch that fills no batch is in the first
+    batch of the next epoch."""
 
     micro_batch_size: Annotated[int, Field(ge=0)] = 0
-    """Photos that a device computes at a time; gradients add up to `batch_size`. 0 is all."""
+    """Photos computed at a time, whose gradients add up to those of the batch; 0 is all at once."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides the initial weights, the order and the augmentation."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the target spread over all classes (Szegedy et al. 2016)."""
+    """Share of the target that is spread over all classes (Szegedy et al. 2016)."""
 
     balance: Literal["none", "loss", "sampling"] = "none"
-    """What rare classes get: nothing, a heavier loss, or more draws in an epoch."""
+    """What rare classes get: nothing, a larger weight in the loss, or more photos in an epoch."""
 
     balance_power: Fraction = 0.5
     """Weight of a class: its number of photos to the power of minus this; 1 makes all equal."""
 
     flip_average: bool = False
-    """Average over a photo and its mirror image, in validation and in the released file, at twice
-    the cost of a call."""
+    """Average the answers for a photo and its mirror image, in validation and in the released file;
+    a call then costs twice as much."""
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of training steps: `auto` is bf16 autocast where the device has it in hardware (GPUs, newer
-    server CPUs), else fp32. Weights, their average and validation are always fp32."""
+    """Of training steps. `auto` is bf16 autocast on devices with bf16 hardware (GPUs, newer server
+    CPUs), else fp32. Weights, their average and validation are always fp32."""
 
     compile: Literal["auto", "off", "on", "graphs"] = "auto"
     """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""
 
     deterministic: bool = True
-    """Only kernels that give the same bits again; without, resumed runs on CUDA are near, not
-    exact."""
+    """Use only kernels that give the same bits every time. Without, a run on CUDA that was stopped
+    and resumed ends near the run that was not, but not exactly there."""
 
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 takes every core. Results on a CPU depend on it, so a run keeps its number."""
+    """CPU threads; 0 takes every core. Results on a CPU depend on the number, so a run keeps it."""
 
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
-    """Steps between checkpoints within an epoch; its end always makes one."""
+    """Steps between two checkpoints within an epoch; the end of an epoch always saves one."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
@@ -230,21 +230,21 @@ class TrainConfig:
         grown = epoch >= growing
         start = 1.0 if grown else self.start_scale + (1 - self.start_scale) * epoch / growing
         scale = self.train_scale * start
-        # 32 is the least that leaves ResNet18's last layers a pixel.
+        # From 32 px on, ResNet18's last layers have at least one pixel.
         return self.image_size if scale == 1 else max(round(self.image_size * scale / 16) * 16, 32)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values, as `config.json` holds it."""
+        """Return plain values, as `config.json` holds them."""
         values = dataclasses.asdict(self)
         values["augment"]["classes"] = list(self.augment.classes)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
-        """Read what `to_dict` gave, or strings in its places.
+        """Return the config of what `to_dict` returned; values may also be strings.
 
         Raises:
-            ConfigError: A setting is unknown or out of range; each is named.
+            ConfigError: Settings are unknown or out of range; the message names each.
         """
         try:
             return TypeAdapter(cls).validate_python(dict(values))
@@ -256,7 +256,7 @@ class TrainConfig:
             raise ConfigError(f"config: {problems}") from error
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "TrainConfig":
-        """Return it with settings changed by dotted name, e.g. `{"optimizer.lr": "0.02"}`.
+        """Return a copy with settings changed by dotted name, e.g. `{"optimizer.lr": "0.02"}`.
 
         Raises:
             ConfigError: A name is unknown (the known ones are listed), or a value out of range.
@@ -276,7 +276,7 @@ def require_settings(names: Iterable[str]) -> None:
     """Check the names of settings, such as `optimizer.lr`.
 
     Raises:
-        ConfigError: One is unknown; the one that is most like it is named, and all of them.
+        ConfigError: A name is unknown; the message names the most similar one, and all others.
     """
     known = list(flatten(TrainConfig().to_dict()))
     for name in names:
@@ -290,7 +290,7 @@ def require_settings(names: Iterable[str]) -> None:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted name."""
+    """Return nested settings as one mapping by dotted name, e.g. `optimizer.lr`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

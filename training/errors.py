@@ -1,14 +1,14 @@
-"""Errors of training, all of them sentences for people.
+"""Errors of training. Each message is for people: what is wrong, where, and what to do.
 
 UserError
 └── TrainingError
     ├── DataError      the photos, or the cache made from them
     ├── ConfigError    a recipe or a setting
-    ├── RunError       a run directory: of another config, not to be written
-    │   ├── BusyError
-    │   ├── SettingsError      the fault of the settings: another search trial may do better
-    │   │   └── DivergedError
-    │   └── StoppedError
+    ├── RunError       a run directory: it holds another run, or cannot be written
+    │   ├── BusyError          another process trains in it
+    │   ├── SettingsError      the settings are the cause: other trials of a search may do better
+    │   │   └── DivergedError      the loss or a weight is not finite
+    │   └── StoppedError           asked to stop; a checkpoint is saved
     └── ExportError    the exported model is not the trained one
 """
 
@@ -16,7 +16,7 @@ from terminal import UserError
 
 
 class TrainingError(UserError):
-    """The base of every error of this room."""
+    """The base of every error that training raises."""
 
 
 class DataError(TrainingError):
@@ -32,7 +32,7 @@ class RunError(TrainingError):
 
 
 class ExportError(TrainingError):
-    """The exported model does not answer as the trained one."""
+    """The exported model does not answer as the trained one does."""
 
 
 class BusyError(RunError):
@@ -40,15 +40,15 @@ class BusyError(RunError):
 
 
 class SettingsError(RunError):
-    """The settings cannot be trained with here, such as a batch that fits no memory."""
+    """These settings cannot be trained with on this device, such as a batch too large for it."""
 
 
 class DivergedError(SettingsError):
-    """The loss is not finite."""
+    """The loss or a weight is not finite."""
 
 
 class StoppedError(RunError):
     """The run was asked to stop, and saved a checkpoint first."""
 
     exit_code = 75
-    """EX_TEMPFAIL: the same command goes on."""
+    """EX_TEMPFAIL of sysexits.h: the same command goes on."""

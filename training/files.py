@@ -6,6 +6,6 @@ from storage import replacing as replacing
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the content of a file, at once and for good."""
+    """Replace the content of a file, so that a reader sees the old text or the new one."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Recipes: named starting points. Each says its command, its time and its measured result."""
+"""Recipes: named settings to start from, each with its command, its time and its result."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from training.errors import ConfigError
 
 
 def scratch() -> TrainConfig:
-    """Train ResNet18 from random weights, with what was found to help.
+    """Train ResNet18 from random weights, with the ingredients that helped on real photos.
 
     hansang train DATA --recipe scratch --epochs 50 --image-size 96
     # grocery42, seed 0: 72.7 % validation top-1 (904 of 1,244, epoch 43) in half an hour on two
@@ -25,7 +25,7 @@ def scratch() -> TrainConfig:
 
 
 def long() -> TrainConfig:
-    """Train for many epochs: `scratch` with CutMix and mixup, which pay late.
+    """Train for many epochs: `scratch` with CutMix and mixup, which need them to pay off.
 
     hansang train DATA --recipe long --epochs 100 --image-size 64
     # grocery42, seed 0: 70.1 % validation top-1 (872 of 1,244, epoch 94), half an hour of one core
@@ -59,7 +59,7 @@ def baseline() -> TrainConfig:
 
 
 def finetune() -> TrainConfig:
-    """Train from the weights of another run: what the strategies of `hansang finetune` share.
+    """Train from the weights of another run: the settings that all strategies of finetune share.
 
     hansang finetune DATA --from runs/first --strategy auto
     # measured in docs/notes/experiments.md
@@ -87,7 +87,7 @@ def recipe(name: str) -> TrainConfig:
     """Return a recipe by name.
 
     Raises:
-        ConfigError: There is none; those that there are, are listed.
+        ConfigError: There is no such recipe; the message lists those that there are.
     """
     if name not in RECIPES:
         raise ConfigError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")

@@ -17,7 +17,7 @@ from benchmarks.gpu_stages.models import (
 from service.models.cuda import CudaOptions
 from service.models.model import CPU, CUDA, Model
 from service.pixels.preprocessing import preprocess
-from training.export.onnx_export import export
+from training.export.onnx_export import export_onnx
 
 Found = dict[str, Any]
 _CLEAR = 0.05
@@ -64,7 +64,7 @@ class Serving:
         """Release with `--precision auto`: its gate runs on the device, and names the fastest."""
         self.made.trained("fp32")
         path = self.made.work / "auto.onnx"
-        found = export(self.made.run("fp32"), path, precision="auto")
+        found = export_onnx(self.made.run("fp32"), path, precision="auto")
         model = Model(path, device=self.device)
         model.warm_up(16)
         return {"cost": found.cost.properties()["precision_cost"], "provider": model.provider}

@@ -11,7 +11,7 @@ from service.pixels.preprocessing import centre_crop
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
-from training.export.onnx_export import export
+from training.export.onnx_export import export_onnx
 from training.loop.trainer import train
 from training.runs.result import TrainResult
 from training.samples.sample import draw_photos
@@ -77,7 +77,7 @@ class Made:
         """Return the model file that the fp32 run is released as."""
         self.trained("fp32")
         path = self.work / "fp32.onnx"
-        export(self.run("fp32"), path)
+        export_onnx(self.run("fp32"), path)
         return path
 
     @cached_property

@@ -18,7 +18,7 @@ from service.models.repository import ModelRepository
 from service.pb import inference_pb2_grpc as oip_grpc
 from service.pixels.preprocessing import PREPROCESSING, resize_size
 from training.export.onnx_export import write_onnx
-from training.export.precision import _to_fp16
+from training.export.quantisation import to_fp16
 from training.model.resnet import Served as ServedModel
 from training.model.resnet import build
 
@@ -37,7 +37,7 @@ def random_model(path: Path, *, image_size: int, half: bool = False) -> Path:
 
 def halve(source: Path, target: Path) -> None:
     """Write an fp32 file in fp16, as a release does."""
-    _to_fp16(source, target)
+    to_fp16(source, target)
 
 
 def properties(labels: Sequence[str], image_size: int) -> dict[str, str]:

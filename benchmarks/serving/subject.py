@@ -127,7 +127,7 @@ def start(
 ) -> tuple[dict[str, Path], list[Subject]]:
     """Write the models of one size and start the servers, which stand still in the end."""
     from service.pixels.preprocessing import preprocess
-    from training.export.precision import to_int8
+    from training.export.quantisation import to_int8
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     fp32 = rig.real_model(folder / "fp32.onnx", image_size=size)

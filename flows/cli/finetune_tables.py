@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 def show_single(results: Sequence[Any], kept: "Retention | None", as_json: bool) -> None:
     """Print the results of one strategy, and what was kept of the old classes."""
-    from training.cli.train import show
+    from training.cli.tables import print_results
 
     if as_json and kept is not None and len(results) == 1:
         print_json({**results[0].to_dict(), "retention": kept.to_dict()})
         return
-    show(list(results), as_json)
+    print_results(list(results), as_json)
     if kept is not None and not as_json:
         print_table("Old classes", ["what", "value"], _retention_rows(kept))
 

@@ -58,7 +58,7 @@ def evaluate(
     from flows.release_gate.held_out import held_out
     from flows.release_gate.measure import smoke
     from service.models.model import Model
-    from training.export.onnx_export import export
+    from training.export.onnx_export import export_onnx
     from training.reports.card import as_json, as_markdown, card
 
     rules = rules or Rules()
@@ -67,7 +67,7 @@ def evaluate(
     # Before the export: photos that are gone are known at once, and not after minutes.
     photos = held_out(run_dir, champion)
     (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
-    exported = export(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
+    exported = export_onnx(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
     challenger = Model(exported.path, device="cpu")
     answered, verdict = _compare(challenger, champion, photos, rules, progress)
     smoke_photos = smoke(exported.path, photos.files)

@@ -21,14 +21,15 @@ _CURVES = ("accuracy", "loss")
 def publish_run(run_dir: Path) -> None:
     """Publish a run: summary as markdown, curves as images, classes and epochs as tables, links."""
     from training.reports import report
+    from training.reports.run_numbers import class_rows, numbers_of
     from training.runs.run_record import RunRecord
 
     record = RunRecord.open(run_dir)
-    numbers = report.measured(record)
+    numbers = numbers_of(record)
     page = run_dir / "report.html"
     if not page.is_file():
         # Training writes it, unless it could not.
-        page = report.write(run_dir)
+        page = report.write_report(run_dir)
     lines = [f"- {sentence}" for sentence in report.summary(record, numbers)]
     create_markdown_artifact(
         f"## {record.name}\n\n" + "\n".join(lines) + f"\n\n[Report]({link(page)})",
@@ -36,7 +37,7 @@ def publish_run(run_dir: Path) -> None:
     )
     publish_pictures(run_dir, _CURVES)
     if numbers.per_class is not None:
-        rows = [_flat(row) for row in report.class_rows(numbers.per_class, record.labels)]
+        rows = [_flat(row) for row in class_rows(numbers.per_class, record.labels)]
         create_table_artifact(rows, description=f"Classes of {record.name}, the lowest F1 first")
     create_table_artifact(list(record.history), description=f"Epochs of {record.name}")
     create_link_artifact(link(page), link_text="report.html", description="The report")

@@ -1,4 +1,4 @@
-"""The options that many verbs share, said in one place."""
+"""The arguments and options that several verbs share."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +16,15 @@ def _folder(path: Path) -> Path:
     return path
 
 
+Data = Annotated[
+    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 PlacementName = Annotated[
     str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")
 ]
 Threads = Annotated[int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")]
+StudySide = Annotated[int, typer.Option(min=32, max=512, help="Side of the square, in pixels.")]
 RunsDir = Annotated[Path, typer.Option(help="Where runs lie, also s3://…")]
 StudiesDir = Annotated[
     Path, typer.Option("--runs-dir", help="Where runs and studies lie.", callback=_folder)

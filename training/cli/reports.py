@@ -1,4 +1,4 @@
-"""The verbs that look at runs: report, compare."""
+"""`hansang report` and `hansang compare`: pages about runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +10,7 @@ from training.cli.options import Json
 
 if TYPE_CHECKING:
     from training.reports.compare import Comparison
-    from training.reports.report import Measured
+    from training.reports.run_numbers import RunNumbers
     from training.runs.run_record import RunRecord
 
 
@@ -24,24 +24,25 @@ def report(
 ) -> None:
     """Write RUN/report.html: curves, convergence, confusions, classes, mistakes, calibration.
 
-    Of the folder of a study it is the search's report (set HANSANG_STORAGE if it has one).
+    For the folder of a study it writes the search's report (set HANSANG_STORAGE if it has one).
 
-    Made from the files of the run, without training; one page that needs nothing beside it, and
-    its figures as PNG and SVG in RUN/plots. Works on a run under way, too.
+    It is made from the files of the run, without training, and works on a run under way, too. The
+    page needs nothing beside it; its figures also lie in RUN/plots as PNG and SVG.
 
     Example: hansang report runs/first
     """
     from training.buckets import mirror
-    from training.reports.report import measured, write
+    from training.reports.report import write_report
+    from training.reports.run_numbers import numbers_of
     from training.runs.run_record import RunRecord
 
     run = mirror.pull(run)
     if (run / "study.json").is_file():
         _report_study(run, as_json)
         return
-    out = write(run, photos)
+    out = write_report(run, photos)
     record = RunRecord.open(run)
-    numbers = measured(record)
+    numbers = numbers_of(record)
     if as_json:
         print_json({"report": str(out), **numbers.to_dict(record.labels)})
         return
@@ -61,7 +62,7 @@ def _report_study(folder: Path, as_json: bool) -> None:
     say(f"report: {out}")
 
 
-def _print_report(record: "RunRecord", numbers: "Measured") -> None:
+def _print_report(record: "RunRecord", numbers: "RunNumbers") -> None:
     from training.pages.page import percent, span
 
     best = record.best
@@ -87,18 +88,18 @@ def compare(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("compare.html"),
     as_json: Json = False,
 ) -> None:
-    """Set runs side by side: curves, what differs in their settings and results, class by class.
+    """Compare runs: their curves, settings and results, and recall class by class.
 
     Each is compared with the first. Where runs share their validation photos, the differences are
-    paired: the same photo right in one and wrong in the other is what counts.
+    paired: photos count that one run gets right and the other wrong.
 
     Example: hansang compare runs/first runs/second
     """
     from training.buckets import mirror
-    from training.reports.compare import compare as set_side_by_side
+    from training.reports.compare import compare as compare_runs
     from training.reports.compare_page import write
 
-    comparison = set_side_by_side([mirror.pull(run) for run in runs])
+    comparison = compare_runs([mirror.pull(run) for run in runs])
     write(comparison, out)
     if as_json:
         print_json({"page": str(out), **comparison.to_dict()})

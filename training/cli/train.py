@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from photo_folder.names import shell
 from storage import bucket_url, require_writable
-from terminal import no_progress, print_json, print_table, progress, say, settings
+from terminal import no_progress, progress, say, settings
 from training.cli.options import (
     CacheDir,
+    Data,
     Device,
     Json,
     PlacementName,
@@ -22,54 +22,59 @@ from training.cli.options import (
     Threads,
 )
 from training.cli.photos import look, new_id, prepared
+from training.cli.tables import print_results
 from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
+    from training.data.cache import DatasetCache
+    from training.data.dataset import PhotoFolder
     from training.distributed.world import World
     from training.runs.result import TrainResult
 
+Recipe = Annotated[
+    str | None, typer.Option(help="scratch, long or baseline.", show_default="scratch")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=32, max=512, help="Side in pixels.", show_default="the recipe's")
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Photos in a step; auto keeps the recipe's, in parts that fit the device.",
+        show_default="the recipe's",
+    ),
+]
+RunId = Annotated[
+    str | None, typer.Option(help="Run ID; a run that exists goes on.", show_default="new")
+]
+Extend = Annotated[bool, typer.Option("--extend", help="Give a run that exists more --epochs.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. optimizer.lr=0.02."),
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed.", show_default="0")]
+Seeds = Annotated[int, typer.Option(min=1, help="Train so many times, from --seed on, and sum up.")]
+NumProcesses = Annotated[
+    int, typer.Option(min=1, help="Processes that share each batch, one a device.")
+]
+
 
 def train(
-    data: Annotated[
-        Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
-    ],
-    recipe: Annotated[
-        str | None, typer.Option(help="scratch, long or baseline.", show_default="scratch")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs.", show_default="the recipe's")
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(min=32, max=512, help="Side in pixels.", show_default="the recipe's"),
-    ] = None,
-    batch_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Photos in a step; auto keeps the recipe's, in parts that fit the device.",
-            show_default="the recipe's",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option(help="Run ID; a run that exists goes on.", show_default="new")
-    ] = None,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="Give a run that exists more --epochs.")
-    ] = False,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. optimizer.lr=0.02."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed.", show_default="0")] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Train so many times, from --seed on, and sum up.")
-    ] = 1,
+    data: Data,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = None,
+    run: RunId = None,
+    extend: Extend = False,
+    setting: Set = None,
+    seed: Seed = None,
+    seeds: Seeds = 1,
     device: Device = "auto",
     placement: PlacementName = "auto",
-    nproc: Annotated[
-        int, typer.Option(min=1, help="Processes that share each batch, one a device.")
-    ] = 1,
+    nproc: NumProcesses = 1,
     threads: Threads = None,
     runs_dir: RunsDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
@@ -82,8 +87,8 @@ def train(
     A run that was stopped or killed at any step goes on when the same command is given again, and
     ends with the very weights of one never stopped. SIGTERM saves a checkpoint and exits with 75.
 
-    --runs-dir and --cache-dir may be s3://bucket/prefix: what lies there is worked on in a copy in
-    work/ (or HANSANG_WORK), each checkpoint is pushed as it comes, and a run whose machine died
+    --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
+    work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run
     goes on from the bucket on another one.
 
     Its report is RUN/report.html. With MLFLOW_TRACKING_URI set (and mlflow-skinny installed, see
@@ -93,54 +98,59 @@ def train(
     """
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    chosen: dict[str, object] = {
-        "epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
-        "batch_size": None if batch_size == "auto" else batch_size,
-    }  # fmt: skip
-    chosen = {name: value for name, value in chosen.items() if value is not None}
-    chosen |= settings(setting or [])
+    chosen = {"epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
+              "batch_size": None if batch_size == "auto" else batch_size}  # fmt: skip
+    overrides = {name: value for name, value in chosen.items() if value is not None}
+    overrides |= settings(setting or [])
     run = run or new_id(data, recipe or "scratch")
-    _check(chosen, recipe, runs_dir / run)
+    _check(overrides, recipe, runs_dir / run)
     if nproc > 1:
         from training.distributed.launch import launch
 
         launch(nproc, _without_nproc(sys.argv[1:], run))
         return
-    folder = look(data, cache_dir)
+    photos = look(data, cache_dir)
     require_writable(runs_dir / run, "--runs-dir")
+    runs = [(runs_dir / run, overrides)]
+    if seeds > 1:
+        all_seeds = range(seed or 0, (seed or 0) + seeds)
+        runs = [(runs_dir / f"{run}-seed{n}", {**overrides, "seed": n}) for n in all_seeds]
+    _train_runs(
+        runs, photos, recipe, fit_batch=batch_size == "auto", extend=extend, device=device,
+        placement=placement, cache_dir=cache_dir, tensorboard=tensorboard, as_json=as_json,
+    )  # fmt: skip
+
+
+def _train_runs(
+    runs: list[tuple[Path, dict[str, Any]]], photos: "PhotoFolder", recipe: str | None, *,
+    fit_batch: bool, extend: bool, device: str, placement: str, cache_dir: Path,
+    tensorboard: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Train runs with their settings, one after another, and print the results."""
     from training.data.loader import placement_of
     from training.distributed.world import joined
     from training.loop.trainer import train as train_run
     from training.model.device import device_for
-    from training.reports.tracking import tracked, write_report
+    from training.reports.tracking import report_or_warn, tracked
     from training.runs import run_directory
 
-    results = []
-    with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as ended:
-        for number in range(seeds):
-            run_dir = runs_dir / (run if seeds == 1 else f"{run}-seed{(seed or 0) + number}")
-            if seeds > 1:
-                chosen["seed"] = (seed or 0) + number
-            run_dir = _here(run_dir, world, ended)
+    results: list[TrainResult] = []
+    with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as copies:
+        for run_dir, overrides in runs:
+            run_dir = _working_copy(run_dir, world, copies)
             about = run_directory.read(run_dir)
-            config = _config(about, recipe, chosen)
-            # One builds the cache; the others find it.
+            config = _config(about, recipe, overrides)
+            # The leading process builds the cache, and the others open it.
             if not world.leads:
                 world.wait()
-            cache = prepared(folder, config.image_size, cache_dir, leads=world.leads)
+            cache = prepared(photos, config.image_size, cache_dir, leads=world.leads)
             if world.leads:
                 world.wait()
-            if batch_size == "auto" and about is not None:
-                # What was found when it began: other parts would be another run.
-                found = about["config"]["micro_batch_size"]
-                config = config.with_overrides({"micro_batch_size": found})
-            elif batch_size == "auto" and not config.micro_batch_size:
-                from training.loop.batch_finder import find_micro_batch
-
-                config = find_micro_batch(config, cache, device, world)
+            if fit_batch:
+                config = _fit_batch(config, about, cache, device, world)
             if world.leads:
                 say(f"run: {run_dir}")
-            # From here on; until now there was nothing to save, and a signal ends it at once.
+            # Until here there was nothing to save, and a signal ended the process at once.
             stop = stop_on_signals()
             with tracked(run_dir, tensorboard=tensorboard) if world.leads else nullcontext():
                 with progress("train") if world.leads else nullcontext(no_progress) as report:
@@ -149,34 +159,34 @@ def train(
                         extend=extend, world=world, should_stop=stop.is_set, progress=report,
                     )  # fmt: skip
                 if world.leads:
-                    write_report(run_dir)
+                    report_or_warn(run_dir)
             results.append(result)
         if world.leads:
-            show(results, as_json)
+            print_results(results, as_json)
 
 
-def _check(chosen: dict[str, object], recipe: str | None, run_dir: Path) -> None:
-    """Refuse wrong settings before torch is loaded, as far as a run that exists may not mend them.
+def _check(overrides: dict[str, Any], recipe: str | None, run_dir: Path) -> None:
+    """Refuse wrong settings before torch is loaded; those of a run that exists are checked later.
 
     Raises:
         ConfigError: A setting or the recipe is unknown, or out of range.
     """
     from training.config import require_settings
 
-    require_settings(chosen)
+    require_settings(overrides)
     if bucket_url(run_dir) is None and not run_dir.exists():
-        _config(None, recipe, chosen)
+        _config(None, recipe, overrides)
 
 
-def _here(run_dir: Path, world: "World", ended: ExitStack) -> Path:
-    """Return where the run lies on this machine; one that lives in a bucket is fetched, and kept.
+def _working_copy(run_dir: Path, world: "World", copies: ExitStack) -> Path:
+    """Return where the run lies on this machine; one in a bucket is fetched, and pushed later.
 
-    Of processes that train together the leader does so; others have copies on their machines.
+    The leading process pushes. Processes on other machines have copies of their own.
     """
     from training.buckets import mirror
 
     if world.leads:
-        run_dir = ended.enter_context(mirror.working_copy(run_dir, lost=ask_to_stop))
+        run_dir = copies.enter_context(mirror.working_copy(run_dir, lost=ask_to_stop))
         world.wait()
     else:
         world.wait()
@@ -185,64 +195,24 @@ def _here(run_dir: Path, world: "World", ended: ExitStack) -> Path:
     return run_dir
 
 
-def show(results: "list[TrainResult]", as_json: bool) -> None:
-    """Print one result, or several seeds' and their mean."""
-    from training.evaluation.intervals import mean_interval
+def _fit_batch(
+    config: "TrainConfig", about: dict[str, Any] | None, cache: "DatasetCache", device: str,
+    world: "World",
+) -> "TrainConfig":  # fmt: skip
+    """Return the config with a micro-batch that fits the device; of a run that exists, its own."""
+    if about is not None:
+        # With another micro-batch it would be another run.
+        found = about["config"]["micro_batch_size"]
+        return config.with_overrides({"micro_batch_size": found})
+    if config.micro_batch_size:
+        return config
+    from training.loop.batch_finder import find_micro_batch
 
-    if as_json and len(results) == 1:
-        print_json(results[0].to_dict())
-        return
-    means = {"val_top1": mean_interval([result.val_top1 for result in results])}
-    if tests := [result.test_top1 for result in results if result.test_top1 is not None]:
-        means["test_top1"] = mean_interval(tests)
-    if as_json:
-        summed: dict[str, object] = {}
-        for name, (mean, half) in means.items():
-            summed |= {name: mean, f"{name}_half_interval": half}
-        print_json({**summed, "runs": [result.to_dict() for result in results]})
-        return
-    rows: list[list[object]] = []
-    for result in results:
-        where = f"{result.run_dir}: " if len(results) > 1 else ""
-        low, high = result.val_interval
-        rows.append([
-            f"{where}validation top-1, best epoch",
-            f"{result.val_top1:.2%} (epoch {result.best_epoch}; 95 %: {low:.1%} to {high:.1%})",
-        ])  # fmt: skip
-        if result.test_top1 is not None and result.test_interval is not None:
-            low, high = result.test_interval
-            rows.append([
-                f"{where}test top-1, the same epoch",
-                f"{result.test_top1:.2%} (95 %: {low:.1%} to {high:.1%})",
-            ])  # fmt: skip
-    if len(results) > 1:
-        for name, (mean, half) in means.items():
-            what = f"{name.split('_')[0]} top-1, mean of {len(results)} seeds"
-            rows.append([what.replace("val ", "validation "), f"{mean:.2%} ± {half:.2%} (95 %)"])
-    else:
-        rows.append(["calibration error", f"{result.ece_before:.3f}, {result.ece_after:.3f} with"
-                     f" temperature {result.temperature}"])  # fmt: skip
-        rows.append(["epochs", result.epochs])
-    rows.append(["photos/s trained", f"{result.photos_per_s:.0f}"])
-    rows.append(["run", results[-1].run_dir])
-    print_table("Trained", ["what", "value"], rows)
-    say(f"release it: hansang release {shell(results[-1].run_dir)}")
-
-
-def _without_nproc(arguments: list[str], run: str) -> list[str]:
-    """Return the arguments for each process: the verb and --nproc dropped, the run named."""
-    kept, items = [], iter(arguments[1:] if arguments[:1] == ["train"] else arguments)
-    for item in items:
-        if item == "--nproc":
-            next(items, None)
-        elif not item.startswith("--nproc="):
-            kept.append(item)
-    named = any(item == "--run" or item.startswith("--run=") for item in kept)
-    return kept if named else [*kept, "--run", run]
+    return find_micro_batch(config, cache, device, world)
 
 
 def _config(
-    about: dict[str, Any] | None, recipe: str | None, overrides: dict[str, object]
+    about: dict[str, Any] | None, recipe: str | None, overrides: dict[str, Any]
 ) -> "TrainConfig":
     """Return the recipe's config; for a run that exists and no recipe given, the run's own."""
     from training.config import TrainConfig
@@ -253,3 +223,15 @@ def _config(
     else:
         config = recipe_of(recipe or "scratch")
     return config.with_overrides(overrides)
+
+
+def _without_nproc(arguments: list[str], run: str) -> list[str]:
+    """Return the arguments for each process: without the verb and --nproc, and with the run ID."""
+    kept, items = [], iter(arguments[1:] if arguments[:1] == ["train"] else arguments)
+    for item in items:
+        if item == "--nproc":
+            next(items, None)
+        elif not item.startswith("--nproc="):
+            kept.append(item)
+    named = any(item == "--run" or item.startswith("--run=") for item in kept)
+    return kept if named else [*kept, "--run", run]

@@ -1,4 +1,5 @@
-"""Photos on disk become batches on a device.
+"""Photos on disk become batches on a device. Every photo is decoded once, by the server's function.
 
-folder ─► dataset (split) ─► prepare, decoding ─► cache ─► loader + sampler ─► augmentation
+folder ─► dataset (splits) ─► prepare, decoding ─► cache ─► loader, at the rows of the sampler
+                                 augment_parameters ─► augmentation, trivial_augment ◄─┘
 """

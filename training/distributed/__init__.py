@@ -1,4 +1,5 @@
-"""Several processes: one run on many GPUs, or many runs shared by many processes.
+"""Several processes: one run shared by many GPUs, or many runs shared by many processes.
 
-launch (torchrun) ─► world (ranks); job_claims (which process takes which run)
+launch (torchrun) ─► world (ranks, and what they agree on)
+job_claims (which process trains which run)
 """

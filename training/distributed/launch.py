@@ -1,4 +1,4 @@
-"""Several processes that train one model, on this machine: `torchrun`'s own launcher."""
+"""Starts several processes that train one model on this machine, by `torchrun`'s launcher."""
 
 import sys
 from collections.abc import Sequence
@@ -7,11 +7,12 @@ from training.errors import ConfigError, RunError, StoppedError
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> None:
-    """Run `python -m training ARGUMENTS` in so many processes, and wait for all of them.
+    """Run `python -m training ARGUMENTS` in so many processes, and wait until all have ended.
 
     Raises:
+        ConfigError: The number is below 1.
         StoppedError: They were asked to stop, and saved a checkpoint.
-        RunError: One of them failed; it has said why.
+        RunError: One of them failed, and printed why.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -1,7 +1,7 @@
-"""The processes that train one model together: their ranks, and the few things they agree on.
+"""The processes that train one model together: their ranks, and what they exchange.
 
-Started by `torchrun` (or `hansang train --nproc N`, which is the same); alone without it. Rank 0
-writes; run directory and cache lie on a file system that all of them see.
+`torchrun` starts them, or `hansang train --nproc N`, which does the same. Rank 0 leads: it writes
+files and prints. The run directory and the cache lie on a file system that all processes see.
 """
 
 import os
@@ -28,14 +28,14 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Return whether this process writes, and speaks."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
     def part(self, batch: int) -> slice:
-        """Return which rows of a batch this process computes.
+        """Return the rows of a batch that this process computes.
 
         Raises:
-            ConfigError: The batch cannot be cut into equal parts.
+            ConfigError: The batch cannot be divided into equal parts.
         """
         if batch % self.size:
             raise ConfigError(
@@ -46,7 +46,7 @@ class World:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def share(self, value: Any) -> Any:
-        """Return rank 0's value, everywhere."""
+        """Return rank 0's value in every process; the others' are ignored."""
         if self.size == 1:
             return value
         held = [value]
@@ -54,7 +54,7 @@ class World:
         return held[0]
 
     def any(self, flag: bool) -> bool:
-        """Return whether any process says so; all of them get the same answer."""
+        """Return whether the flag is set in any process; all of them get the same answer."""
         if self.size == 1:
             return flag
         votes = torch.tensor([int(flag)])
@@ -68,13 +68,13 @@ class World:
         return tensor
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process rank 0's values, in place."""
+        """Copy rank 0's values into every process's tensors, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return every process's rows (N, …), in the order of the ranks; lengths may differ."""
+        """Return the rows (N, …) of all processes in the order of their ranks; N may differ."""
         if self.size == 1:
             return tensor
         parts: list[Any] = [None] * self.size
@@ -82,7 +82,7 @@ class World:
         return torch.cat([torch.from_numpy(part) for part in parts]).to(tensor.device)
 
     def wait(self) -> None:
-        """Return when every process is here."""
+        """Return when every process has called this."""
         if self.size > 1:
             dist.barrier(group=_on_cpu())
 
@@ -92,13 +92,13 @@ _cpu_group: Any = None
 
 
 def _on_cpu() -> Any:
-    # With NCCL a second group, over gloo, answers without waiting for the device.
+    # Over gloo: NCCL's group would wait for the device.
     return _cpu_group
 
 
 @contextmanager
 def joined(cuda: bool) -> Iterator[World]:
-    """Join the processes that `torchrun` started, as its environment says; alone without it."""
+    """Join the processes that `torchrun` started, by its environment; without it, train alone."""
     global _cpu_group
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or not dist.is_available():
@@ -106,7 +106,7 @@ def joined(cuda: bool) -> Iterator[World]:
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda and local_rank < torch.cuda.device_count():
-        # What names no device would open a context on the first one, in every process.
+        # Otherwise every process would open a context on the first device as well.
         torch.cuda.set_device(local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     _cpu_group = dist.new_group(backend="gloo")

@@ -1,4 +1,4 @@
-"""What people judge by eye from a curve of validation accuracy, measured.
+"""Where a curve of validation accuracy slows, settles and converges: measured, not judged by eye.
 
 a_1 … a_E is validation top-1 after each epoch; N the photos that it is counted on.
 
@@ -29,7 +29,7 @@ _HELD = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Convergence:
-    """Where a run's growth slows, settles and ends. Epochs count from 1; None is 'not yet'."""
+    """Where the growth of a run slows, settles and ends. Epochs count from 1; None is 'not yet'."""
 
     epochs: int
     window: int
@@ -42,18 +42,18 @@ class Convergence:
     settled: int | None
     converged: int | None
     budget: int
-    """Epochs that are enough to compare settings by; all of them if growth has not ended."""
+    """Epochs that are enough to compare settings by; all epochs while the run still grows."""
     trend: tuple[float, ...]
     """t, one value an epoch."""
     last_swing: float
-    """How far apart the last W epochs lie, as a fraction."""
+    """The range of the last W epochs, as a fraction."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {**asdict(self), "trend": list(self.trend)}
 
     def advice(self) -> str:
-        """Return the recommendation, and what it rests on, in one or two sentences."""
+        """Return the recommended budget and the reason for it, in one or two sentences."""
         if self.knee is None:
             return (
                 f"Tune with {self.budget} epochs or more: accuracy was still growing steadily"
@@ -74,7 +74,7 @@ class Convergence:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One of the measured points, as the report explains it."""
+    """The explanation of one of the measured points, for the report."""
 
     name: str
     words: str
@@ -116,8 +116,10 @@ def measure(val_top1: Sequence[float], num_photos: int | None = None) -> Converg
         num_photos: Validation photos; without it δ is one point.
 
     Raises:
-        ValueError: An accuracy is no fraction.
+        ValueError: An accuracy is not within 0 to 1.
     """
+    from scipy.optimize import isotonic_regression
+
     a = np.asarray(val_top1, np.float64)
     if not ((a >= 0) & (a <= 1)).all():
         raise ValueError("validation accuracies must be fractions from 0 to 1")
@@ -127,7 +129,7 @@ def measure(val_top1: Sequence[float], num_photos: int | None = None) -> Converg
     window = max(3, round(epochs / 10))
     level = float(a[-window:].mean())
     tolerance = _tolerance(level, num_photos)
-    trend = _rising_fit(a)
+    trend: NDArray[np.float64] = isotonic_regression(a).x
     windows = sliding_window_view(a, window)
     swings = windows.max(1) - windows.min(1)
     knee = _knee(trend, tolerance)
@@ -156,25 +158,11 @@ def _tolerance(level: float, num_photos: int | None) -> float:
     return max(_LEAST_TOLERANCE, 2 * math.sqrt(level * (1 - level) / num_photos))
 
 
-def _rising_fit(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the least-squares fit that never falls (pool adjacent violators)."""
-    means: list[float] = []
-    counts: list[int] = []
-    for value in values.tolist():
-        means.append(value)
-        counts.append(1)
-        while len(means) > 1 and means[-2] >= means[-1]:
-            mean, count = means.pop(), counts.pop()
-            means[-1] = (means[-1] * counts[-1] + mean * count) / (counts[-1] + count)
-            counts[-1] += count
-    return np.repeat(means, counts)
-
-
 def _knee(trend: NDArray[np.float64], tolerance: float) -> int | None:
     """Return the epoch furthest above the chord (the knee of Satopää et al. 2011, 'Kneedle')."""
     rise = trend[-1] - trend[0]
     if rise <= tolerance:
-        # It learnt nothing that can be told from chance, or all of it in its first epoch.
+        # The run learnt nothing that chance does not explain, or all of it in its first epoch.
         return None
     above = (trend - trend[0]) / rise - np.linspace(0, 1, len(trend))
     best = int(above.argmax())
@@ -182,7 +170,7 @@ def _knee(trend: NDArray[np.float64], tolerance: float) -> int | None:
 
 
 def _first_for_good(holds: NDArray[np.bool_]) -> int | None:
-    """Return the first position (from 1) from which on all hold; None if the last does not."""
+    """Return the first position (from 1) from which all are true; None if the last is false."""
     if not holds[-1]:
         return None
     broken = np.flatnonzero(~holds)

@@ -1,4 +1,4 @@
-"""What a model answers on a split: the figures that everything else is computed from.
+"""A model's answers on a split, which all metrics are computed from.
 
 Shapes: N photos, K classes.
 """
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How a model does on a split."""
+    """A model's answers on a split."""
 
     logits: NDArray[np.float32]
     """[N, K]"""
@@ -22,7 +22,7 @@ class Evaluation:
 
     @property
     def num_correct(self) -> int:
-        """Return how many photos' likeliest class is theirs."""
+        """Return for how many photos the likeliest class is the right one."""
         return int((self.logits.argmax(1) == self.targets).sum())
 
     @property

@@ -1,4 +1,4 @@
-"""How far a measured accuracy can be trusted."""
+"""How uncertain a measured accuracy is: 95 % intervals, and a test of differences."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ Z95 = 1.959963984540054
 def wilson(
     successes: ArrayLike, trials: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the 95 % score interval of proportions (Wilson 1927); NaN where nothing was tried.
+    """Return the 95 % score interval of proportions (Wilson 1927); NaN where there are no trials.
 
-    Never leaves 0 to 1, and is sensible at both ends and for few trials.
+    It stays within 0 to 1, and covers well at both ends and for few trials.
     """
     n = np.where(np.asarray(trials) > 0, trials, np.nan).astype(np.float64)
     share = np.asarray(successes, np.float64) / n
@@ -25,16 +25,17 @@ def wilson(
 
 
 def wilson_of(num_correct: float, num_photos: int) -> tuple[float, float]:
-    """Return the same for one accuracy, as plain fractions."""
+    """Return the Wilson interval of one accuracy, as fractions."""
     low, high = wilson(num_correct, num_photos)
     return float(low), float(high)
 
 
 def paired_interval(each: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the middle and half the width of the 95 % interval of a mean difference, (N,).
+    """Return the middle and half the width of the 95 % interval of a mean difference.
 
-    Of two models that answered the same N photos: half a photo is added to each of the four
-    outcomes, so that the interval stays open where they never differ (Agresti and Min 2005).
+    `each` (N,) is the difference of two models on each of the same N photos. Half a photo is added
+    to each of the four outcomes, or models that never differ would get an interval of width 0
+    (Agresti and Min 2005).
     """
     n = len(each) + 2
     total, squares = float(each.sum()), float(np.square(each).sum()) + 1
@@ -42,9 +43,9 @@ def paired_interval(each: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def mcnemar(gained: int, lost: int, *, one_sided: bool = False) -> float:
-    """Return McNemar's exact p: how likely a fair coin gives such counts (McNemar 1947).
+    """Return McNemar's exact p, the probability of such counts from a fair coin (McNemar 1947).
 
-    One-sided: `gained` heads or more of `gained + lost`; else counts as unequal either way.
+    One-sided, the probability of `gained` or more; otherwise of counts as unequal in either way.
     """
     from scipy.stats import binomtest
 

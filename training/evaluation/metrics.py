@@ -1,4 +1,4 @@
-"""Stored predictions → every number of a report. Plain numpy; no model is run.
+"""Stored predictions → every number of a report; no model is run.
 
 Shapes: N photos, K classes, B bins.
 """
@@ -16,7 +16,7 @@ from training.evaluation.calibration import expected_calibration_error, softmax
 from training.evaluation.intervals import wilson, wilson_of
 
 _BINS = 15
-_DRAWS = 1000
+_RESAMPLINGS = 1000
 _TINY = 1e-12
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the best epoch of a run said of every photo of a split."""
+    """The answers of a run's best epoch on every photo of a split."""
 
     probabilities: NDArray[np.float32]
     """[N, K]; each row sums to 1."""
@@ -91,7 +91,7 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One rate of each class, with its interval; NaN where nothing was counted."""
+    """One rate of each class with its 95 % interval; NaN where no photo counts."""
 
     value: Floats
     """[K]"""
@@ -114,7 +114,7 @@ class PerClass:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """How often a model is right among the photos that it is so sure of."""
+    """Accuracy of photos by the confidence of their answers, in bins of equal width."""
 
     edges: Floats
     """[B + 1]"""
@@ -152,23 +152,32 @@ class Scores:
 
 def confusion(targets: Ints, predicted: Ints, num_classes: int) -> Ints:
     """Count photos by true class (rows) and predicted class (columns), [K, K]."""
-    flat = np.bincount(targets * num_classes + predicted, minlength=num_classes**2)
-    return flat.reshape(num_classes, num_classes)
+    from sklearn.metrics import confusion_matrix
+
+    matrix: Ints = confusion_matrix(targets, predicted, labels=np.arange(num_classes))
+    return matrix
 
 
 def per_class(matrix: Ints) -> PerClass:
     """Return precision, recall and F1 of each class of a confusion matrix [K, K]."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    # A cell of the matrix is a photo that counts as often as the cell says.
+    targets, guesses = np.nonzero(matrix)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        targets, guesses, sample_weight=matrix[targets, guesses], labels=np.arange(len(matrix)),
+        zero_division=np.nan,
+    )  # fmt: skip
     right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     # F1 = 2J/(1+J) rises with J = right/(support + predicted - right), which is a proportion:
     # its Wilson interval, put through the same function, is an interval of F1.
     low, high = wilson(right, support + predicted - right)
-    f1 = Rates(_share(2 * right, support + predicted), 2 * low / (1 + low), 2 * high / (1 + high))
     return PerClass(
         support,
         predicted,
-        Rates(_share(right, predicted), *wilson(right, predicted)),
-        Rates(_share(right, support), *wilson(right, support)),
-        f1,
+        Rates(precision, *wilson(right, predicted)),
+        Rates(recall, *wilson(right, support)),
+        Rates(f1, 2 * low / (1 + low), 2 * high / (1 + high)),
     )
 
 
@@ -177,10 +186,10 @@ def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
     confidence = predictions.probabilities.max(1).astype(np.float64)
     right = predictions.predicted == predictions.targets
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    correct = np.bincount(place, weights=right, minlength=bins)
-    mean_confidence = _share(np.bincount(place, weights=confidence, minlength=bins), count)
+    bin_of = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    correct = np.bincount(bin_of, weights=right, minlength=bins)
+    mean_confidence = _share(np.bincount(bin_of, weights=confidence, minlength=bins), count)
     accuracy = _share(correct, count)
     low, high = wilson(correct, count)
     ece = expected_calibration_error(predictions.probabilities, predictions.targets, bins)
@@ -189,33 +198,36 @@ def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
 
 def scores(predictions: Predictions) -> Scores:
     """Return the numbers of a split."""
+    from sklearn.metrics import brier_score_loss
+
     p = predictions.probabilities.astype(np.float64)
     targets, predicted = predictions.targets, predictions.predicted
     photos, classes = p.shape
     matrix = confusion(targets, predicted, classes)
     right = int(matrix.trace())
     truth = p[np.arange(photos), targets]
-    ranks = (p > truth[:, None]).sum(1)
-    recall = per_class(matrix).recall.value
-    drawn = bootstrap_macro_f1(matrix)
+    # By hand, since scikit-learn breaks ties by the order of the classes, and clips log loss
+    # at another probability.
+    top5 = float(((p > truth[:, None]).sum(1) < 5).mean()) if classes > 5 else None
+    log_loss = float(-np.log(np.maximum(truth, _TINY)).mean())
+    # Stored probabilities are float32, and sum to 1 but for their rounding.
+    brier = brier_score_loss(
+        targets, p / p.sum(1, keepdims=True), labels=np.arange(classes), scale_by_half=False
+    )
+    found = per_class(matrix)
+    resampled = bootstrap_macro_f1(matrix)
     return Scores(
         photos=photos,
         top1=right / photos,
         top1_interval=wilson_of(right, photos),
-        top5=float((ranks < 5).mean()) if classes > 5 else None,
-        macro_f1=macro_f1(matrix),
-        macro_f1_interval=percentiles(drawn),
-        balanced_accuracy=float(np.nanmean(recall)),
-        log_loss=float(-np.log(np.maximum(truth, _TINY)).mean()),
-        brier=float(((p**2).sum(1) - 2 * truth + 1).mean()),
+        top5=top5,
+        macro_f1=float(np.nanmean(found.f1.value)),
+        macro_f1_interval=percentiles(resampled),
+        balanced_accuracy=float(np.nanmean(found.recall.value)),
+        log_loss=log_loss,
+        brier=float(brier),
         ece=reliability(predictions).ece,
     )
-
-
-def macro_f1(matrix: Ints) -> float:
-    """Return the mean F1 of the classes that have photos or are predicted."""
-    f1 = _share(2 * matrix.diagonal(), matrix.sum(1) + matrix.sum(0))
-    return float(np.nanmean(f1))
 
 
 def bootstrap_macro_f1(matrix: Ints) -> Floats:
@@ -223,18 +235,18 @@ def bootstrap_macro_f1(matrix: Ints) -> Floats:
     random = np.random.Generator(np.random.Philox(0))
     true, taken = np.nonzero(matrix)
     counts = matrix[true, taken]
-    values = np.empty(_DRAWS)
-    # Of cells that hold photos alone: with thousands of classes most are empty.
-    for index in range(_DRAWS):
-        drawn = random.multinomial(counts.sum(), counts / counts.sum())
-        both = np.bincount(true, drawn, len(matrix)) + np.bincount(taken, drawn, len(matrix))
-        right = np.bincount(true, drawn * (true == taken), len(matrix))
+    values = np.empty(_RESAMPLINGS)
+    # Only of cells that hold photos: with thousands of classes most are empty.
+    for index in range(_RESAMPLINGS):
+        sample = random.multinomial(counts.sum(), counts / counts.sum())
+        both = np.bincount(true, sample, len(matrix)) + np.bincount(taken, sample, len(matrix))
+        right = np.bincount(true, sample * (true == taken), len(matrix))
         values[index] = np.nanmean(_share(2 * right, both))
     return values
 
 
 def percentiles(values: Floats) -> tuple[float, float]:
-    """Return the middle 95 % of drawn values."""
+    """Return the middle 95 % of values."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 

@@ -1,4 +1,5 @@
-"""A trained run becomes an ONNX file, in fp32, fp16 or int8, checked against torch.
+"""A trained run becomes one ONNX file, in fp32, fp16 or int8, that must answer as torch does.
 
-checkpoint ─► onnx_export ─► precision (quantise, measure) ─► model.onnx
+best epoch ─► onnx_export ─► parity (every validation photo) ─► precision ─► model.onnx
+                                                                  └─ quantisation (int8, fp16)
 """

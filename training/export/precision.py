@@ -1,22 +1,17 @@
-"""The exported model in fewer bits, and the gate that lets it pass.
+"""The precision gate: the exported model in fewer bits, if it is still the same model.
 
-fp32 file ─► int8, calibrated on training photos, or fp16 ─► every validation photo ─► same model?
+fp32 file ─► int8 or fp16 (quantisation) ─► every validation photo, and speed ─► same model?
 
 ResNet18 at 64 px, trained on 42 classes, was the same within 0.5 points by min-max, percentile and
 entropy calibration alike, with no layer left in float (docs/notes/benchmarks.md). The cheapest is
-tried
-first, and what is slower only where it does not pass.
+tried first, and slower ones only where it does not pass.
 
 Shapes: N photos, S side of the square, K classes.
 """
 
-import contextlib
-import io
 import json
-import logging
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +23,7 @@ from numpy.typing import NDArray
 from service.pixels.preprocessing import centre_crop
 from training.data.cache import Split
 from training.errors import ExportError
+from training.export.quantisation import variants
 
 PRECISIONS = ("fp32", "fp16", "int8", "auto")
 MAX_TOP1_LOSS = 0.005
@@ -35,21 +31,12 @@ MAX_TOP1_LOSS = 0.005
 MIN_AGREEMENT = 0.98
 """Of the validation photos, those that get the class that fp32 gives them: it must be above."""
 
-_CALIBRATION_PHOTOS = 256
-_HISTOGRAM_PIXELS = 256 * 64 * 64
-"""Histograms are made of every activation at once: larger photos are fewer, for memory's sake."""
 _BATCH = 32
-_OPERATORS = ("Conv", "Relu", "Add", "MaxPool", "GlobalAveragePool", "Gemm", "MatMul")
-_LAYERS = ("Conv", "Gemm", "MatMul")
-_ATTEMPTS = (
-    ("minmax", False), ("percentile", False), ("entropy", False), ("minmax", True),
-)  # fmt: skip
-"""Calibration, and whether the first and the last layer, the most sensitive, stay in float."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What a precision costs and gains, measured on the validation photos and this device."""
+    """What a precision costs and gains, measured on the validation photos and on this device."""
 
     precision: str
     val_top1: float
@@ -59,10 +46,10 @@ class Cost:
     speedup: float
     """Photos per second in batches of 32 over those of fp32."""
     how: str
-    """How it was made; of fp32, what kept others out, if they were tried."""
+    """How it was made; of fp32 with `auto`, why the others did not pass."""
 
     def properties(self) -> dict[str, str]:
-        """Return what the file says of itself."""
+        """Return the metadata properties that the file gets."""
         return {"precision": self.precision, "precision_cost": json.dumps(asdict(self))}
 
 
@@ -73,7 +60,7 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
         path: The fp32 file, which passed its own gate; replaced in place.
         precision: One of `PRECISIONS`; `auto` is the fastest on this device that passes.
         train: What int8 is calibrated on.
-        val: What the gate looks at.
+        val: What the gate counts on.
         num_correct: How many photos of `val` the fp32 file gets right.
 
     Raises:
@@ -88,13 +75,13 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
     if precision == "fp32":
         _note(path, path, best)
         return best
-    judge = _Judge(path, val, top1)
+    reference = _Fp32Reference(path, val, top1)
     chosen: Path | None = None
     wanted = ("int8", "fp16") if precision == "auto" else (precision,)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-precision-") as folder:
         for each in wanted:
             try:
-                made, cost = _passing(path, each, train, judge, Path(folder))
+                made, cost = _passing(path, each, train, reference, Path(folder))
             except ExportError as error:
                 if precision != "auto":
                     raise
@@ -107,12 +94,12 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
 
 
 def _passing(
-    source: Path, precision: str, train: Split, judge: "_Judge", folder: Path
+    source: Path, precision: str, train: Split, reference: "_Fp32Reference", folder: Path
 ) -> tuple[Path, Cost]:
     """Return the first file of this precision that passes, and what it costs."""
     refusals = []
-    for how, target in _variants(source, precision, train, judge.size, folder):
-        cost = judge.cost(target, precision, how)
+    for how, target in variants(source, precision, train, reference.size, folder):
+        cost = reference.cost(target, precision, how)
         lost = cost.fp32_val_top1 - cost.val_top1
         if lost <= MAX_TOP1_LOSS and cost.agreement > MIN_AGREEMENT:
             return target, cost
@@ -127,29 +114,8 @@ def _passing(
     )
 
 
-def _variants(
-    source: Path, precision: str, train: Split, size: int, folder: Path
-) -> Iterator[tuple[str, Path]]:
-    if precision == "fp16":
-        target = folder / "fp16.onnx"
-        _to_fp16(source, target)
-        yield "weights and activations in half precision", target
-        return
-    for calibration, ends_in_float in _ATTEMPTS:
-        target = folder / f"{calibration}-{ends_in_float}.onnx"
-        most = _CALIBRATION_PHOTOS
-        if calibration != "minmax":
-            most = max(min(most, _HISTOGRAM_PIXELS // size**2), 1)
-        # Evenly over the split, which is sorted by class: every class is in it.
-        rows = np.unique(np.linspace(0, len(train.targets) - 1, most).astype(int))
-        images = np.stack([centre_crop(train.images[row], size) for row in rows])
-        to_int8(source, target, images, calibration=calibration, ends_in_float=ends_in_float)
-        ends = ", first and last layer in float" if ends_in_float else ""
-        yield f"static, per channel, {calibration} over {len(rows)} training photos{ends}", target
-
-
-class _Judge:
-    """Compares files with the fp32 one: answers on the validation photos, and speed."""
+class _Fp32Reference:
+    """The fp32 file, which others are compared with: answers on validation photos, and speed."""
 
     def __init__(self, fp32: Path, val: Split, top1: float) -> None:
         self._session = _session(fp32)
@@ -159,7 +125,7 @@ class _Judge:
         self._expected_top1 = top1
 
     def cost(self, path: Path, precision: str, how: str) -> Cost:
-        """Ask a file about every validation photo, and time it against fp32."""
+        """Return what another file costs and gains: it answers every photo, and is timed."""
         session = _session(path)
         found = self._top1(session)
         correct, photos = int((found == self._val.targets).sum()), len(found)
@@ -187,7 +153,7 @@ class _Judge:
 
     def _speedup(self, session: Any) -> float:
         images = np.zeros((_BATCH, self.size, self.size, 3), np.uint8)
-        # In turns, and the best of each: what else the machine does hits both alike, or neither.
+        # Alternating, and the best of each, so that other load on the machine hits both alike.
         best = [float("inf")] * 2
         for _ in range(5):
             for at, each in enumerate((self._session, session)):
@@ -221,78 +187,8 @@ def _session(path: Path) -> Any:
         raise ExportError(f"onnxruntime cannot open the model: {error}") from error
 
 
-def _to_fp16(source: Path, target: Path) -> None:
-    import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    with _quiet():
-        model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
-    onnx.save(model, target)
-
-
-def to_int8(
-    source: Path,
-    target: Path,
-    images_NHWC: NDArray[np.uint8],
-    *,
-    calibration: str = "minmax",
-    ends_in_float: bool = False,
-) -> None:
-    """Write an int8 file of an fp32 one: static, per channel, weights and activations.
-
-    Args:
-        source: The fp32 file.
-        target: Where the other goes.
-        images_NHWC: What the activations' ranges are taken from, (N, S, S, 3).
-        calibration: `minmax`, `percentile` or `entropy`.
-        ends_in_float: Whether the first and the last layer stay as they are.
-    """
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    method = {
-        "minmax": quantization.CalibrationMethod.MinMax,
-        "percentile": quantization.CalibrationMethod.Percentile,
-        "entropy": quantization.CalibrationMethod.Entropy,
-    }[calibration]
-
-    class Photos(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            # onnxruntime's histograms want batches of one size; what is left over is left out.
-            full = len(images_NHWC) // 16 * 16 or len(images_NHWC)
-            self._left = iter(np.split(images_NHWC[:full], max(full // 16, 1)))
-
-        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-            images = next(self._left, None)
-            return None if images is None else {"images": images}
-
-    prepared = target.with_name("prepared.onnx")
-    with _quiet():
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
-        nodes = list(onnx.load(prepared).graph.node)
-        layers = [at for at, node in enumerate(nodes) if node.op_type in _LAYERS]
-        # Pixels and probabilities stay as they are; what is between the layers is in int8.
-        outside = [*nodes[: layers[0]], *nodes[layers[-1] + 1 :]]
-        if ends_in_float:
-            outside += [nodes[layers[0]], nodes[layers[-1]]]
-        quantization.quantize_static(
-            prepared,
-            target,
-            Photos(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(_OPERATORS),
-            nodes_to_exclude=[node.name for node in outside],
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=method,
-            extra_options={"CalibPercentile": 99.99} if calibration == "percentile" else {},
-        )
-
-
 def _note(made: Path, path: Path, cost: Cost) -> None:
-    """Write the properties into a file, and put it in the place of the fp32 one."""
+    """Write the properties into the file that was made, and replace `path`, the fp32 one, by it."""
     import onnx
 
     model = onnx.load(made)
@@ -305,15 +201,3 @@ def _note(made: Path, path: Path, cost: Cost) -> None:
     onnx.helper.set_model_props(model, known)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what onnxruntime's tools print and log from stdout, which is for results."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

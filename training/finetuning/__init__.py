@@ -1,1 +1,5 @@
-"""A trained network taken to other photos: seven strategies, compared in one table."""
+"""Fine-tuning: a trained network learns other photos, by one of seven strategies or the best one.
+
+similarity (photos and old weights) ─► search (rungs of strategies) ─► runner (the runs)
+    ─► strategies (the table), retention (what is left of the old classes) ─► strategies_page
+"""

@@ -1,4 +1,4 @@
-"""How much of the old classes a fine-tuned network still tells apart."""
+"""Retention: how well a fine-tuned network still tells the old classes apart."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from training.reports.compare import Delta, difference
 
 @dataclass(frozen=True, kw_only=True)
 class Retention:
-    """Linear probes on the old set of photos, before and after fine-tuning."""
+    """Linear probes on the old photos, before and after fine-tuning; accuracies are fractions."""
 
     photos: str
-    """The dataset cache that was probed."""
+    """Name of the old photos' dataset cache."""
     before: float
     after: float
     change: Delta
@@ -29,7 +29,7 @@ class Retention:
 
 
 def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
-    """Probe the backbone of a run's best epoch on the photos that its weights came from.
+    """Compare linear probes of the old weights and of a run's best epoch on the old photos.
 
     Raises:
         DataError: The dataset cache of the old photos is gone.

@@ -1,6 +1,6 @@
-"""Trains the jobs of a study in this process, one after the other, each an ordinary run.
+"""Trains the jobs of a study in this process, one after another, each an ordinary run.
 
-Another process with the same study takes jobs off this one.
+Other processes with the same study share the jobs.
 """
 
 import threading
@@ -17,13 +17,13 @@ from training.finetuning.search import Job, config_for, is_finished
 from training.loop.stopping import stop_on_signals
 from training.loop.trainer import train
 from training.model.pretrained import Start
-from training.reports.tracking import tracked, write_report
+from training.reports.tracking import report_or_warn, tracked
 from training.runs import run_directory
 from training.runs.result import TrainResult
 
 
 class Runner:
-    """What all jobs of a study share; `run_all` is the executor that a search wants."""
+    """Trains jobs with the settings that a study shares; `search` is given its `run_all`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Runner:
         self._tensorboard = tensorboard
 
     def run_all(self, jobs: Sequence[Job]) -> list[TrainResult]:
-        """Train what is not finished; return the results of what was trained, or went on.
+        """Train the jobs that are not finished; return the results of those that were trained here.
 
         Raises:
             TrainingError: A run was stopped, or failed; the same command goes on.
@@ -61,20 +61,20 @@ class Runner:
             except BusyError as error:
                 if job.stage:
                     raise
-                # Nobody joins a run that is alone.
+                # A single run is not shared.
                 raise RunError(str(error)) from error
 
         run_jobs(jobs, run, stop.is_set)
         return results
 
     def _done(self, job: Job, place: str, stop: threading.Event) -> list[TrainResult]:
-        """Train a job, unless it is finished; return its result if it was trained, or went on."""
+        """Train a job unless it is finished; return its result if it was trained here."""
         config = config_for(
             job.strategy, self._start, epochs=job.epochs, image_size=self._image_size,
             seed=job.seed, overrides=self._overrides,
         )  # fmt: skip
         if job.stage and is_finished(job.run_dir):
-            # Whose checkpoints may be gone; but it must be this very run.
+            # Its checkpoints may be gone, so it is not resumed; but it must be this very run.
             threads = (run_directory.read(job.run_dir) or {}).get("threads", 1)
             run_directory.open_or_create(job.run_dir, config, self._cache, threads)
             return []
@@ -84,9 +84,9 @@ class Runner:
         label = f"{job.stage} {job.strategy}".strip()
         with tracked(job.run_dir, tensorboard=self._tensorboard):
             result = self._train(job, config, start, label, stop)
-            # Within: a tracker is sent the report as well. A trial's is made when asked for.
+            # Within the block, so that a tracker is sent the report. Rungs get one on demand.
             if not job.stage.startswith("rung"):
-                write_report(job.run_dir)
+                report_or_warn(job.run_dir)
         return [result]
 
     def _train(

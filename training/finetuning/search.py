@@ -1,8 +1,8 @@
-"""The strategies of fine-tuning, and the search among them on one budget.
+"""The strategies of fine-tuning, and the search among them by successive halving.
 
 every strategy, a few epochs → the better half, more epochs → finalists, all epochs, every seed
 
-Each job is an ordinary run directory below the study's folder:
+Each job is an ordinary run directory in the study's folder:
 
 <study>/rung-1/<strategy>    <study>/rung-2/<strategy>    <study>/final/<strategy>-seed<n>
 """
@@ -22,12 +22,12 @@ from training.runs.run_record import RunRecord
 STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 _OWN: dict[str, dict[str, Any]] = {
-    # Features that stay as they are let the head bear much more (docs/notes/experiments.md).
+    # A head on frozen features can learn much faster (docs/notes/experiments.md).
     "linear-probe": {"optimizer.lr": 1.0},
     "gradual": {"transfer.layer_decay": 0.8},
 }
-"""What a strategy has of its own. The others learn at the recipe's rate: a low one, as custom has
-it for a good start, lost 6 points in as many epochs."""
+"""Settings of a strategy of its own. The others learn at the recipe's rate: a low one, as is custom
+for pretrained weights, lost 6 points in as many epochs."""
 
 
 def config_for(
@@ -39,10 +39,10 @@ def config_for(
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """Return what a strategy trains with; sides default to the one that the weights learnt at.
+    """Return the settings of a strategy; the default side is the one that the weights learnt at.
 
     Raises:
-        ConfigError: No such strategy or setting; those that there are, are listed.
+        ConfigError: There is no such strategy or setting; the message lists those that there are.
     """
     if strategy not in STRATEGIES:
         raise ConfigError(f"no strategy {strategy!r}; there are auto, {', '.join(STRATEGIES)}")
@@ -75,10 +75,10 @@ class Job:
 
 
 def halvings(epochs: int, num_strategies: int) -> list[tuple[int, int]]:
-    """Return (epochs, survivors) of each rung before the finals, by successive halving.
+    """Return (epochs, survivors) of each rung before the finals.
 
-    Epochs triple from rung to rung and half of the strategies go on (Jamieson and Talwalkar 2016),
-    until two are left.
+    By successive halving (Jamieson and Talwalkar 2016): epochs triple from rung to rung, and half
+    of the strategies go on, until two are left.
 
     >>> halvings(36, 7)
     [(4, 4), (12, 2)]
@@ -103,9 +103,15 @@ def search(
     strategies: Sequence[str] = STRATEGIES,
     keep: Collection[str] = (),
 ) -> list[Job]:
-    """Run a study; return the jobs, rung by rung. Strategies in `keep` are never dropped.
+    """Run a study; return its jobs, rung by rung.
 
-    `run_all` must leave a finished run in each job's directory, and find those that are.
+    Args:
+        study: Its folder.
+        epochs: Epochs of the finals.
+        seeds: Seeds of the finals; rungs have the first.
+        run_all: Must finish the run of each job, and keep those that are finished already.
+        strategies: The strategies to try.
+        keep: Strategies that are never dropped.
     """
     left = list(strategies)
     jobs: list[Job] = []
@@ -134,7 +140,7 @@ def search(
 
 
 def single(run_dir: Path, strategy: str, epochs: int, seeds: Sequence[int]) -> list[Job]:
-    """Return the jobs of one strategy: a run, or one a seed."""
+    """Return the jobs of one strategy outside a study: one for each seed."""
     return [
         Job(strategy=strategy, epochs=epochs, seed=seed, stage="",
             run_dir=run_dir if len(seeds) == 1 else run_dir.with_name(f"{run_dir.name}-seed{seed}"))
@@ -143,7 +149,7 @@ def single(run_dir: Path, strategy: str, epochs: int, seeds: Sequence[int]) -> l
 
 
 def is_finished(run_dir: Path) -> bool:
-    """Return whether a run came to its end."""
+    """Return whether a run has its result."""
     return (run_dir / "result.json").is_file()
 
 
@@ -153,6 +159,6 @@ def _rank(job: Job) -> tuple[float, float]:
 
 
 def _drop_checkpoints(run_dir: Path) -> None:
-    """Remove what only going on needs; the best epoch of a rung stays."""
+    """Remove the checkpoints that only resuming needs; the best epoch stays."""
     for path in (run_dir / "checkpoints").glob("step-*.safetensors"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How well features that nothing has been trained on tell classes apart.
+"""How well frozen features tell classes apart: a linear probe, and the nearest class mean.
 
 Shapes: N photos, D features, K classes.
 """
@@ -24,7 +24,7 @@ _STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a network makes of the photos of two splits, at the centre of each."""
+    """The output of everything before the head on two splits, from the centre of each photo."""
 
     train: NDArray[np.float32]
     """[N, D]"""
@@ -35,10 +35,10 @@ class Features:
 
 
 def features_of(model: nn.Module, cache: DatasetCache) -> Features:
-    """Return what everything before the head makes of a set of photos.
+    """Return the features of a set of photos.
 
     Raises:
-        DataError: There is no room on the disk for it.
+        DataError: The disk has no room for them.
     """
     found = {}
     for split in ("train", "val"):
@@ -55,7 +55,7 @@ def features_of(model: nn.Module, cache: DatasetCache) -> Features:
 def linear_probe(features: Features) -> NDArray[np.bool_]:
     """Return which validation photos a linear classifier of the features gets right, (N,).
 
-    Logistic regression by L-BFGS: no order, no learning rate, the same answer each time.
+    Logistic regression by L-BFGS, which has no learning rate and no order of photos.
     """
     mean, deviation = features.train.mean(0), features.train.std(0) + 1e-6
     x = torch.from_numpy((features.train - mean) / deviation)
@@ -81,9 +81,9 @@ def linear_probe(features: Features) -> NDArray[np.bool_]:
 
 
 def nearest_centroid(features: Features) -> NDArray[np.bool_]:
-    """Return which validation photos lie nearest to the mean of their own class, (N,).
+    """Return which validation photos are nearest to the mean of their own class, (N,).
 
-    By the cosine: the length of a feature says more of the photo than of its class.
+    By the cosine, since the length of a feature depends more on the photo than on its class.
     """
     centroids = _unit(centroids_of(features))
     predicted = (_unit(features.val) @ centroids.T).argmax(1)

@@ -1,7 +1,7 @@
-"""How large a set of photos is and how like the one that weights learnt from, and what follows.
+"""How large new photos are as a set, how similar to the old ones, and which strategy that suggests.
 
-The four-way rule is that of the Stanford course CS231n ('Transfer Learning'): size by similarity.
-The rule only guesses; the search measures.
+The four-way rule (size by similarity) is that of the Stanford course CS231n, 'Transfer Learning'.
+It is a guess; the search measures.
 """
 
 from collections import Counter
@@ -24,8 +24,8 @@ SMALL = 500
 usual sets for training from scratch have 500 (CIFAR-100) to 1,300 (ImageNet) a class."""
 
 SIMILAR = 0.7
-"""Part of the way from always guessing the largest class to no mistake that a linear probe must
-go for the frozen features to count as telling the new classes apart."""
+"""How far a linear probe must come for the new photos to count as similar to the old ones. 0 is
+always guessing the largest class, 1 is no mistake."""
 
 _RULE = {
     (True, True): ("linear-probe", "few photos, which the frozen features tell apart: little to"
@@ -37,27 +37,27 @@ _RULE = {
     (False, False): ("full", "many photos unlike the old ones: everything must change, and the old"
                      " weights are still a better start than random ones"),
 }  # fmt: skip
-"""(small, similar) → what the rule advises, and why."""
+"""(small, similar) → the strategy that the rule suggests, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """What was measured of new photos under old weights."""
+    """Measurements of new photos with old weights."""
 
     source: str
     photos_per_class: float
     """Median over the classes, of the training split."""
     num_classes: int
     probe_top1: float
-    """Of a linear classifier on frozen features, on the validation split."""
+    """Accuracy of a linear probe on frozen features, on the validation split."""
     probe_interval: tuple[float, float]
     centroid_top1: float
-    """Of the nearest class mean."""
+    """Accuracy of the nearest class mean."""
     guess_top1: float
-    """Of always saying the class that training has most of."""
+    """Accuracy of always answering the largest class of the training split."""
     distance: float | None
     """Earth mover's distance between the class means of both sets (Cui et al. 2018), in units of
-    the mean distance between the old classes; None where the old photos are gone."""
+    the mean distance between old classes; None if the old photos are gone."""
     small: bool
     similar: bool
     advice: str
@@ -66,12 +66,12 @@ class Similarity:
 
     @property
     def quadrant(self) -> str:
-        """Return its place in the four-way rule, in words."""
+        """Return the case of the four-way rule, e.g. 'small and similar'."""
         return f"{'small' if self.small else 'large'} and {'' if self.similar else 'not '}similar"
 
     @property
     def sentences(self) -> list[str]:
-        """Return what was measured, for people."""
+        """Return the measurements as sentences for people."""
         low, high = self.probe_interval
         size = f"{self.photos_per_class:.0f} photos a class (median; small is below {SMALL})"
         probe = (
@@ -100,7 +100,11 @@ class Similarity:
 
 
 def measure(cache: DatasetCache, start: Start) -> Similarity:
-    """Measure a set of photos under weights that have not seen it."""
+    """Measure a set of photos with weights that have not seen it.
+
+    Raises:
+        DataError: The disk has no room for features.
+    """
     model = build(2, seed=0)
     model.load_state_dict({**model.state_dict(), **start.tensors})
     features = features_of(model, cache)
@@ -152,19 +156,10 @@ def _distance(
     new: NDArray[np.float32],
     new_shares: NDArray[np.float64],
 ) -> float:
-    """Return the least mean distance over which the old classes' mass moves onto the new ones."""
-    from scipy.optimize import linprog
-    from scipy.sparse import eye_array, kron, vstack
+    """Return the earth mover's distance from the old class means to the new ones."""
+    from scipy.stats import wasserstein_distance_nd
 
-    costs = np.linalg.norm(old[:, None] - new[None], axis=2)
-    num_old, num_new = costs.shape
-    leaving = kron(eye_array(num_old), np.ones((1, num_new)))
-    arriving = kron(np.ones((1, num_old)), eye_array(num_new))
-    solved = linprog(
-        costs.ravel(),
-        A_eq=vstack([leaving, arriving]).tocsr(),
-        b_eq=np.concatenate([old_shares, new_shares]),
-    )
+    moved = wasserstein_distance_nd(old, new, old_shares, new_shares)
     between = np.linalg.norm(old[:, None] - old[None], axis=2)
-    unit = between.sum() / max(num_old * (num_old - 1), 1)
-    return float(solved.fun / max(unit, 1e-12))
+    unit = between.sum() / max(len(old) * (len(old) - 1), 1)
+    return float(moved / max(unit, 1e-12))

@@ -1,7 +1,7 @@
-"""What a search among strategies found: one table, made from the runs' own files.
+"""The table of a search among strategies, from the files of its runs.
 
-Accuracies of several seeds are means; a difference is paired over the photos and holds the spread
-of the seeds. Shapes: S seeds, N photos.
+Accuracies of several seeds are means. The interval of a difference is paired over the photos, and
+includes the spread of the seeds. Shapes: S seeds, N photos.
 """
 
 import math
@@ -24,7 +24,7 @@ from training.runs.run_record import RunRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A strategy, as far as it came."""
+    """The last stage of a strategy."""
 
     strategy: str
     stage: str
@@ -36,18 +36,18 @@ class Row:
     interval: tuple[float, float]
     test_top1: float | None
     time_s: float
-    """Mean over the seeds: steps, validation and features, as this machine was then."""
+    """Mean over the seeds, of steps, validation and features, on the machine that trained."""
     num_trained: int
-    """Parameters that learn at some time."""
+    """Parameters that learn in some epoch."""
     behind: Gain | None
-    """Against the most accurate finalist; None for itself and for what was dropped."""
+    """Against the most accurate finalist; None for that one, and for dropped strategies."""
     recommended: bool
     runs: tuple[str, ...]
     """The run directories, the most accurate first."""
 
     @property
     def verdict(self) -> str:
-        """Return what the table says of it."""
+        """Return the table's word for it, e.g. 'recommended' or 'worse'."""
         if self.recommended:
             return "recommended"
         if self.stage != "final":
@@ -68,7 +68,7 @@ class Strategies:
 
     @property
     def recommended(self) -> Row:
-        """Return the strategy that won."""
+        """Return the row of the recommended strategy."""
         return next(row for row in self.rows if row.recommended)
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,8 +87,7 @@ class Strategies:
 def summarise(jobs: Sequence[Job]) -> Strategies:
     """Read the runs of a study and recommend one strategy.
 
-    The most accurate finalist is the measure; of those whose difference to it may be chance, the
-    one that cost least time wins.
+    Of the finalists whose difference to the most accurate one may be chance, the fastest wins.
 
     Raises:
         RunError: A run is not finished.

@@ -24,7 +24,7 @@ def write(
     similarity: Similarity | None,
     kept: Retention | None,
 ) -> dict[str, Any]:
-    """Write `finetune.json`, `report.html` and its figures into a study; return the former."""
+    """Write `finetune.json`, `report.html` and figures into a study; return what the JSON holds."""
     found = {
         "source": source,
         "similarity": similarity and similarity.to_dict(),
@@ -54,7 +54,7 @@ def write(
 
 
 def _cost(study: Strategies, folder: Path) -> PageFigure:
-    """Draw accuracy against time, a point a strategy with its interval."""
+    """Draw accuracy against seconds of training, a point with its interval for each strategy."""
     with axes() as (figure, (axis,)):
         for row in study.rows:
             low, high = row.interval

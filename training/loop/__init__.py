@@ -1,4 +1,6 @@
-"""The training loop: from a configuration to a finished run, resumable at every step.
+"""The training loop: from a configuration to a finished run, which can resume at every step.
 
-trainer ─► run (epochs) ─► batches ─► step (forward, backward) ─► optimizer, schedule ─► finish
+trainer ─► run (epochs, saves) ─► batches (StepData) ─► learner (forward, backward) ─► finish
+              │                                            └─ optimizer, schedule, state
+              └─ annealed_preview, batch_finder, stopping
 """

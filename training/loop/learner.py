@@ -115,7 +115,7 @@ class Learner:
         """Let the parts of a phase learn; `cached`: steps get the output of the frozen parts."""
         self.phase = phase
         self.cached = cached
-        # Fixed views have features, and a mixture of two photos is no fixed view.
+        # The features of fixed views are cached; mixing photos would make other features.
         self.augment = (
             replace(self.config.augment, mixup=0.0, cutmix=0.0)
             if phase.views

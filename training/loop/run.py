@@ -27,6 +27,7 @@ from training.loop.schedule import learning_rate
 from training.loop.state import restore, tensors_of
 from training.model.pretrained import Start
 from training.runs import checkpoint, run_directory
+from training.runs.run_record import best_of
 
 
 class Run:
@@ -79,11 +80,8 @@ class Run:
             use_features=use_features, after_batch=self._report_features,
         )  # fmt: skip
         # All that a checkpoint holds beside the tensors of the learner:
-        self.epoch = 0
-        self.step = 0
-        self.train_s = 0.0
-        self.waited_s = 0.0
-        self.save_s = 0.0
+        self.epoch = self.step = 0
+        self.train_s = self.waited_s = self.save_s = 0.0
         self.history: list[dict[str, Any]] = []
         self.loss_sum = torch.zeros((), device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -111,9 +109,8 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The line of the best epoch so far: highest top-1, then lowest loss, then the first."""
-        # max keeps the first of equal ones.
-        return max(self.history, key=lambda epoch: (epoch["val_top1"], -epoch["val_loss"]))
+        """The line of the best epoch so far."""
+        return best_of(self.history)
 
     def resume(self) -> None:
         """Continue from the newest good checkpoint, and make the files beside it agree with it.

@@ -9,9 +9,13 @@ from training.config import TrainConfig
 def learning_rate(
     config: TrainConfig, step: float, steps_per_epoch: float, val_losses: Sequence[float] = ()
 ) -> float:
-    """Return the learning rate of a step (from 0); an epoch need not be a whole number of steps.
+    """Return the learning rate of a step (from 0).
 
-    `plateau` alone looks back: at the validation losses of the epochs before.
+    Args:
+        config: The settings of the run.
+        step: The step; a fraction lies between two steps.
+        steps_per_epoch: May be a fraction, too.
+        val_losses: The validation losses of the epochs before; only `plateau` reads them.
     """
     scheduler, peak = config.scheduler, config.optimizer.lr
     total = config.epochs * steps_per_epoch
@@ -32,7 +36,7 @@ def learning_rate(
 
 
 def _one_cycle(peak: float, progress: float) -> float:
-    """Rise for 30 % from peak/25, fall to peak/250,000, both by a cosine (Smith 2018)."""
+    """Rise from peak/25 for 30 % of the run, then fall to peak/250,000, by cosines (Smith 2018)."""
     if progress < 0.3:
         low, high, share = peak / 25, peak, progress / 0.3
     else:
@@ -41,6 +45,7 @@ def _one_cycle(peak: float, progress: float) -> float:
 
 
 def _drops(val_losses: Sequence[float], patience: int) -> int:
+    """Return how often the loss did not improve for more than `patience` epochs."""
     best, bad, drops = math.inf, 0, 0
     for loss in val_losses:
         if loss < best:

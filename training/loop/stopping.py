@@ -1,4 +1,4 @@
-"""How a process is asked to stop: by a signal, or when whoever started it is gone."""
+"""How a process is asked to stop: by a signal, or when the process that started it has ended."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import threading
 
 
 def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM and Ctrl-C set; a second Ctrl-C interrupts at once."""
+    """Return an event that SIGTERM and Ctrl-C set; a second Ctrl-C raises KeyboardInterrupt."""
     stop = threading.Event()
 
     def handle(number: int, frame: object) -> None:  # noqa: ARG001
@@ -26,11 +26,11 @@ def ask_to_stop() -> None:
 
 def stop_at_end_of_input() -> None:
     """Ask this process to stop, as SIGTERM does, when its standard input ends."""
-    # Whoever started this process holds the other end; when it dies, by SIGKILL too, input ends.
-    # Read without Python's buffer, whose lock a thread must not hold when the process ends.
+    # The process that started this one holds the other end. When that dies, even by SIGKILL, input
+    # ends. Read without Python's buffer: no thread may hold its lock when the process ends.
     while os.read(0, 1024):
         pass
-    # Nobody reads any more what is printed, and a broken pipe must not cost the checkpoint.
+    # Output may go to a broken pipe now, and an error there must not cost the checkpoint.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)

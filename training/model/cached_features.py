@@ -50,18 +50,10 @@ def view_parameters(num_photos: int, views: int, config: AugmentConfig) -> Augme
 
 
 def cached_features(
-    cache: DatasetCache,
-    split: str,
-    model: nn.Module,
-    frozen: int,
-    *,
-    image_size: int,
-    views: int = 0,
-    size: int = 0,
-    config: AugmentConfig | None = None,
-    bf16: bool = False,
+    cache: DatasetCache, split: str, model: nn.Module, frozen: int, *, image_size: int,
+    views: int = 0, size: int = 0, config: AugmentConfig | None = None, bf16: bool = False,
     after_batch: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Split | None:
+) -> Split | None:  # fmt: skip
     """Return the output of a model's first `frozen` parts on a split, from the disk if it is there.
 
     Args:

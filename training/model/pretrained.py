@@ -4,8 +4,8 @@ a run directory       its best epoch
 .safetensors .pth     a state dict under torchvision's names for ResNet18
 torchvision           its published ImageNet weights, downloaded
 hf-hub:OWNER/NAME     a model on the hub, downloaded; timm:NAME is one of timm's
-a released model      the run that it was exported from: the file itself has its BatchNorm folded
-                      into the convolutions, so it answers alike but cannot be trained on alike
+a released model      the run that it was exported from: the ONNX file has BatchNorm folded into its
+                      convolutions, which cannot be trained as before
 """
 
 import json
@@ -28,7 +28,7 @@ from training.model.resnet import build
 from training.runs import checkpoint, run_directory
 
 MOST_BYTES = 2**30
-"""Of a file of weights; ResNet18 has 45 MB."""
+"""The largest file of weights that is read; ResNet18 has 45 MB."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _TIMEOUT_S = 30.0
@@ -37,21 +37,21 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Weights to start from, all but the head."""
+    """Weights to start from, without the head."""
 
     name: str
-    """What they are, in words."""
+    """Where they come from, for people."""
     tensors: dict[str, Tensor] = field(repr=False)
-    """Under torchvision's names, float32; no `fc`."""
+    """By torchvision's names, float32; no `fc`."""
     sha256: str
     photos: Path | None = None
-    """The dataset cache that they learnt from, where it is known."""
+    """The dataset cache that they were trained on, if it is known."""
     image_size: int | None = None
-    """The side in pixels that they learnt at, where it is known."""
+    """The side in pixels that they were trained at, if it is known."""
 
     @property
     def about(self) -> dict[str, Any]:
-        """Return what a run directory notes of it."""
+        """Return what `config.json` of a run records about them."""
         return {
             "from": self.name,
             "sha256": self.sha256,
@@ -59,10 +59,10 @@ class Start:
         }
 
     def for_config(self, config: TrainConfig) -> dict[str, Tensor]:
-        """Return the weights, if they are those that a config names.
+        """Return the weights, if they are the ones that a config names.
 
         Raises:
-            RunError: They are others.
+            RunError: The config names other weights.
         """
         if config.transfer.weights != self.sha256:
             raise RunError(
@@ -76,7 +76,8 @@ def read(source: str | Path) -> Start:
     """Read a run directory, a file, or torchvision's published weights.
 
     Raises:
-        ConfigError: There is no such source, or it is no ResNet18; what differs is named.
+        ConfigError: There is no such source, or its weights are not those of a ResNet18; the
+            message names the differences.
         RunError: The run has no best epoch, or its checkpoint is damaged.
     """
     if source == "torchvision":
@@ -107,7 +108,7 @@ def released(onnx_path: Path, name: str, runs_dir: Path) -> Start:
     run_id, epoch = about.get("run_id", ""), about.get("epoch", "")
     heads = [i for i in proto.graph.initializer if i.name == "model.fc.weight"]
     head = torch.from_numpy(onnx.numpy_helper.to_array(heads[0]).copy()) if heads else None
-    # A run of a study lies deeper; its name alone is in the file.
+    # The file has only the run's name, and the runs of a study lie in its folder.
     for config in sorted(runs_dir.glob(f"**/{run_id}/config.json")) if run_id else ():
         best = config.parent / "checkpoints" / checkpoint.BEST
         if not best.is_file():
@@ -116,7 +117,7 @@ def released(onnx_path: Path, name: str, runs_dir: Path) -> Start:
         known = json.loads(config.read_text("utf-8"))["dataset_hash"]
         same = known == about.get("dataset_hash") and epoch == str(state["history"][-1]["epoch"])
         if same and head is not None and head.dtype == torch.float32:
-            # In fewer bits the file does not hold the run's own numbers.
+            # Of an fp16 or int8 file the weights are rounded, and cannot be compared.
             same = torch.equal(checkpoint.model_tensors(tensors)["fc.weight"], head)
         if same:
             return _run(config.parent, f"{name}, which is ")
@@ -157,7 +158,7 @@ def _file(path: Path) -> Mapping[str, Any]:
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     except Exception as error:
-        # weights_only refuses what is not plain tensors, and says how to let it run: do not.
+        # torch's own message tells how to run what weights_only refuses, which is not safe.
         raise ConfigError(
             f"{path} is damaged, or holds more than tensors, which is never run here; save it with"
             " torch.save(model.state_dict(), …) or as safetensors"
@@ -175,7 +176,7 @@ def _file(path: Path) -> Mapping[str, Any]:
 
 
 def _checked(tensors: Mapping[str, Any], name: str) -> Start:
-    """Return what ResNet18 needs of it, or say what is wrong."""
+    """Return the weights that ResNet18 needs; raise a ConfigError that names what is wrong."""
     wanted = {k: v for k, v in build(2, seed=0).state_dict().items() if not k.startswith("fc.")}
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in tensors and key not in optional]
@@ -205,7 +206,7 @@ def _checked(tensors: Mapping[str, Any], name: str) -> Start:
 
 
 def _torchvision() -> Start:
-    """Download, or find in torch's own cache, the weights that torchvision publishes."""
+    """Return the weights that torchvision publishes, downloaded or from torch's own cache."""
     from torchvision.models import ResNet18_Weights
 
     weights = ResNet18_Weights.IMAGENET1K_V1

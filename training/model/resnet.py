@@ -21,7 +21,7 @@ def build(num_classes: int, *, seed: int) -> nn.Module:
 
 
 class Normalise(nn.Module):
-    """Pixels (N, 3, S, S) from 0..255 → what the model was made for."""
+    """Pixels (N, 3, S, S) from 0 to 255 → the model's input, as ImageNet's weights expect it."""
 
     mean: Tensor
     std: Tensor
@@ -32,7 +32,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Scale to 0..1, then to the mean and deviation of ImageNet."""
+        """Scale to 0 … 1, subtract ImageNet's mean and divide by its deviation."""
         scaled: Tensor = (pixels / 255 - self.mean) / self.std
         return scaled
 
@@ -43,7 +43,7 @@ def flip_averaged(model: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 class Served(nn.Module):
-    """uint8 (N, S, S, 3) → probabilities (N, K): everything that a server must not do itself."""
+    """uint8 (N, S, S, 3) → probabilities (N, K), as exported: a server computes nothing beside."""
 
     def __init__(
         self, model: nn.Module, *, flip_average: bool = False, temperature: float = 1.0
@@ -56,8 +56,8 @@ class Served(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Cast, normalise, run the model, divide by the temperature, softmax."""
-        # Copied into place: of an input with the channels innermost the pooling would be exported
-        # as a dozen operations on strides, which no CUDA graph can hold.
+        # Contiguous: with channels innermost, the pooling would be exported as a dozen operations
+        # on strides, which a CUDA graph cannot hold.
         pixels = images.permute(0, 3, 1, 2).float().contiguous()
         inputs = self.normalise(pixels)
         network = flip_averaged(self.model) if self.flip_average else self.model

@@ -22,25 +22,25 @@ _CHILDREN = (
     ("layer4", "avgpool"),
     ("fc",),
 )
-"""The children of torchvision's ResNet that each part consists of, in the order of its forward."""
+"""The children of torchvision's ResNet in each part, in the order of its forward pass."""
 
 _PART_OF = {child: part for part, children in enumerate(_CHILDREN) for child in children}
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Epochs in a row in which the same parts learn."""
+    """Successive epochs in which the same parts learn."""
 
     start: int
     """Its first epoch, from 0."""
     learning: frozenset[int] = EVERYTHING
     """Positions in `PARTS`; the others are frozen, their BatchNorm statistics too."""
     views: int = 0
-    """Augmented views of each photo, fixed for the phase; 0 draws new ones at each step."""
+    """Fixed augmented views of each photo; 0 augments anew at each step."""
 
     @property
     def frozen(self) -> int:
-        """Return how many parts are frozen in a row from the first: their output never changes."""
+        """Return how many of the first parts are all frozen, so that their output never changes."""
         return min(self.learning)
 
 
@@ -52,10 +52,10 @@ def phase_at(config: TrainConfig, epoch: int) -> Phase:
 def phases(config: TrainConfig) -> list[Phase]:
     """Return the phases of a run.
 
-    One whose first parts are frozen, and which is longer than its views are many, has views: the
-    frozen parts need to see them once.
+    A phase has fixed views if its first parts are frozen and it has more epochs than views. The
+    frozen parts then compute each view once, which is less than each epoch.
     """
-    # Of what begins with the same epoch, the last counts.
+    # Of several that begin with the same epoch, the last counts.
     plan = list({s: parts for s, parts in _plan(config) if s < config.epochs}.items())
     ends = [start for start, _ in plan[1:]] + [config.epochs]
     found = []
@@ -68,7 +68,7 @@ def phases(config: TrainConfig) -> list[Phase]:
 
 
 def _plan(config: TrainConfig) -> list[tuple[int, frozenset[int]]]:
-    """Return (first epoch, parts that learn from it on)."""
+    """Return (first epoch, the parts that learn from then on) of each phase."""
     settings = config.transfer
     head = frozenset({HEAD})
     match settings.strategy:
@@ -80,7 +80,7 @@ def _plan(config: TrainConfig) -> list[tuple[int, frozenset[int]]]:
             return [(0, frozenset({0, 1, HEAD}))]
         case "lp-ft":
             alone = max(round(config.epochs * settings.head_share), 1)
-            # Of a run of one epoch, nothing would be left for the second phase.
+            # A run of one epoch skips the first phase.
             return [(0, head), (min(alone, config.epochs - 1), EVERYTHING)]
         case "gradual":
             step = config.epochs * settings.unfreeze_share / HEAD
@@ -98,7 +98,7 @@ def part_of(name: str) -> int:
 
 
 def split(model: nn.Module, first: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return the first parts and the rest as networks of their own, sharing the model's weights."""
+    """Return the first parts and the rest as two networks that share the model's weights."""
     return (
         nn.Sequential(*_modules(model, range(first))),
         nn.Sequential(*_modules(model, range(first, len(PARTS)))),
@@ -106,13 +106,13 @@ def split(model: nn.Module, first: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def freeze(model: nn.Module, learning: frozenset[int]) -> None:
-    """Let the parts that learn take gradients, and no others."""
+    """Let only the parameters of these parts take gradients."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in learning)
 
 
 def set_modes(model: nn.Module, learning: frozenset[int]) -> None:
-    """Put what learns into training mode; the BatchNorm of frozen parts keeps its statistics."""
+    """Put these parts into training mode, and the others, whose BatchNorm is frozen, into eval."""
     model.train()
     for name, child in model.named_children():
         child.train(part_of(name) in learning)

@@ -1,7 +1,7 @@
-"""What every figure shares: its font, its colours, and its three forms.
+"""What every figure shares: its fonts, its colours, and its three forms.
 
-A figure is drawn once and saved as PNG and SVG, on white; the page takes the same SVG with each
-colour as a CSS variable, so that it follows the reader's light or dark theme.
+A figure is drawn once, and saved as PNG and SVG on white. In the page, each colour of the SVG is a
+CSS variable, so that the figure follows the reader's light or dark theme.
 """
 
 import io
@@ -29,13 +29,13 @@ BLUE, ORANGE, GREEN, RED, PURPLE, TEAL = (
     "#1f6fb2", "#b8500f", "#2a7f4f", "#b3261e", "#7a4fb0", "#0f7d8c",
 )  # fmt: skip
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, TEAL)
-"""Colours of curves side by side; each has at least 4.5 : 1 contrast to the paper."""
+"""Colours of curves in one figure; each has at least 4.5 : 1 contrast to the paper."""
 
 VARIABLES = {
     INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", BLUE: "blue", ORANGE: "orange",
     GREEN: "green", RED: "red", PURPLE: "purple", TEAL: "teal",
 }  # fmt: skip
-"""Colour → the CSS variable that the page has for it, in a light and a dark form."""
+"""Colour → its CSS variable in the page, which has a light and a dark value."""
 
 
 _WIDTH_IN, _HEIGHT_IN = 5.2, 3.4
@@ -50,11 +50,11 @@ class PageFigure:
     """File name without its ending."""
     title: str
     alt: str
-    """What a reader who cannot see it should know: the figures in it, in a sentence."""
+    """For readers who cannot see it: the main numbers in it, in a sentence."""
     svg: str
     """For the page: an `<svg>` element that follows the page's theme."""
     wide: bool = False
-    """It needs the whole width of the page."""
+    """Whether it needs the whole width of the page."""
     width_in: float = _WIDTH_IN
     """How wide it was drawn, in inches."""
 
@@ -66,12 +66,12 @@ def _family(path: Path) -> str:
 
 
 def _families(paths: Sequence[Path]) -> list[str]:
-    # matplotlib brings DejaVu, for signs that none of ours has.
+    # matplotlib comes with DejaVu, which has signs that none of our fonts has.
     return [*map(_family, paths), "DejaVu Sans"]
 
 
 def _texts(figure: Figure) -> list[Text]:
-    """Return all that is written in a figure, labels of ticks too, which wait to be drawn."""
+    """Return all texts of a figure, also tick labels, which matplotlib makes only when it draws."""
     for one in figure.axes:
         for axis in (one.xaxis, one.yaxis):
             axis.get_ticklabels(which="both")
@@ -82,7 +82,10 @@ def _texts(figure: Figure) -> list[Text]:
 def axes(
     width_in: float = _WIDTH_IN, height_in: float = _HEIGHT_IN, *, rows: tuple[int, ...] = (1,)
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Yield an empty figure and its axes below each other, as high as `rows` says, one x axis."""
+    """Yield an empty figure and its axes, one below the other, with one x axis.
+
+    `rows` are the relative heights of the axes.
+    """
     settings: Any = {
         "font.family": _families(font_files()[:1]),
         "font.size": 10,
@@ -137,7 +140,7 @@ def save(
     """Write `<name>.png` and `<name>.svg` into a folder; return the figure for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = _texts(figure)
-    # Those alone that are needed: matplotlib looks through all of them for every text, many times.
+    # Only the fonts that are needed: matplotlib searches all of them for every text, many times.
     families = _families(needed(text.get_text() for text in texts))
     for text in texts:
         text.set_fontfamily(families)
@@ -145,7 +148,7 @@ def save(
     with mpl.rc_context({"font.family": families}):
         with replacing(folder / f"{name}.png") as path:
             figure.savefig(path, format="png", dpi=_PNG_DPI)
-        # The SVG stands as the PNG does: looking for room for everything takes half of the time.
+        # Keep the layout of the PNG: finding it takes half of the time of saving.
         figure.set_layout_engine("none")
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Title": title})
     with replacing(folder / f"{name}.svg") as path:
@@ -155,7 +158,7 @@ def save(
 
 
 def _themed(svg: str, name: str) -> str:
-    """Return the SVG element alone, its ids its own, its colours as variables."""
+    """Return the SVG element alone, with ids that are unique in a page and colours as variables."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<title>.*?</title>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)

@@ -1,7 +1,7 @@
-"""The fonts of every figure and page: one for each script in living use, whatever the system has.
+"""The fonts of figures and pages: one for each script in living use, whatever the system has.
 
-Noto Sans CJK (a package) draws Hangul, Kana, Han and most Latin, Greek and Cyrillic; the Noto
-fonts in `typefaces/` draw what it has not.
+Noto Sans CJK, a package, has Hangul, Kana, Han and most Latin, Greek and Cyrillic letters. The Noto
+fonts in `typefaces/` have the others.
 """
 
 import re
@@ -29,9 +29,9 @@ def font(path: Path, size_px: int) -> ImageFont.FreeTypeFont:
 
 
 def runs(text: str) -> list[tuple[Path, str]]:
-    """Split a text into pieces that one font can draw each: whole words where one has them.
+    """Split a text into (font, piece): whole words if one font has all letters of a word.
 
-    What no font has goes to the main one, which draws a box.
+    Letters that no font has go to the main one, which draws a box.
     """
     pieces: list[tuple[Path, str]] = []
     for word in re.findall(r"\s+|\S+", text):
@@ -46,7 +46,7 @@ def runs(text: str) -> list[tuple[Path, str]]:
 
 
 def needed(texts: Iterable[str]) -> list[Path]:
-    """Return the fonts that draw these texts, the main one first."""
+    """Return the fonts that these texts need, the main one first."""
     characters = "".join(sorted({character for text in texts for character in text}))
     found = {path for character in characters for path, _ in runs(character)}
     return [path for path in font_files() if path == font_files()[0] or path in found]
@@ -62,7 +62,7 @@ def shorten(text: str, size_px: int, width_px: int) -> str:
 
 
 def write(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, size_px: int, ink: str) -> None:
-    """Draw a text whose main font's ascent ends at (x, y), all its scripts on one baseline."""
+    """Draw a text with its upper left corner at (x, y), all its scripts on one baseline."""
     ascent, _ = font(font_files()[0], size_px).getmetrics()
     for path, piece in runs(text):
         draw.text((x, y + ascent), piece, font=font(path, size_px), fill=ink, anchor="ls")

@@ -1,4 +1,4 @@
-"""One page in one file: style, figures, photos and glyphs lie inside it, and it runs no script."""
+"""Renders pages: one HTML file with its style, figures, photos and glyphs inside, and no script."""
 
 import base64
 import io
@@ -25,11 +25,11 @@ _SIGNS = range(0x2000, 0x2C00)
 """Dashes, arrows, symbols: every system has them."""
 _KINDS = ("L", "M", "N", "Po")
 _JOINERS = "\u200c\u200d\u25cc"
-"""What joins or parts letters, and the circle that carries a mark which has none."""
+"""Characters that join or separate letters, and the circle under a mark without a letter."""
 
 
 def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
-    """Render a template of `training/pages/templates` into a file that is absent or complete."""
+    """Render a template of `training/pages/templates` into the file `out`."""
     page = _environment().get_template(template).render(context)
     write_text(out, page.replace("/*GLYPHS*/", glyphs(page)))
 
@@ -45,12 +45,12 @@ def picture(image: Image.Image | NDArray[np.uint8], side: int) -> str:
 
 
 def glyphs(page: str) -> str:
-    """Return the CSS of fonts with the glyphs of a page that a reader's machine may not have.
+    """Return the CSS of fonts with the glyphs of a page that a reader's machine may lack.
 
-    A page in Latin letters gets none.
+    A page in Latin letters needs none.
     """
     text = re.sub(r'"data:[^"]*"', "", page)
-    # Every system has Latin, Greek, Cyrillic and signs; not every one has the scripts beyond.
+    # Every system has Latin, Greek, Cyrillic and signs, but not every other script.
     wanted = {
         c
         for c in text
@@ -64,14 +64,14 @@ def glyphs(page: str) -> str:
 
 @cache
 def _face(path: Path, characters: str) -> str:
-    """Return the CSS of a WOFF of these characters of a font; '' for none."""
+    """Return the CSS of a WOFF font with these characters of a font; '' if there are none."""
     from fontTools.subset import Options, Subsetter, load_font, save_font
 
     if not characters:
         return ""
     main = path == font_files()[0]
-    # Hangul and Han stand side by side. Other scripts need their rules for joining and stacking,
-    # and the parts into which a browser takes some vowels.
+    # Hangul and Han letters stand side by side. Other scripts need the rules by which letters join
+    # and stack, and the parts into which browsers decompose some vowels.
     features = [] if main else ["*"]
     if not main:
         characters = "".join(sorted({*characters, *unicodedata.normalize("NFD", characters)}))
@@ -108,7 +108,7 @@ def _environment() -> Environment:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Return a fraction as people read it; a dash for none."""
+    """Return a fraction as a percentage, e.g. '59.4 %'; a dash for none."""
     return "–" if share is None or np.isnan(share) else f"{share * 100:.{digits}f} %"
 
 
@@ -120,7 +120,7 @@ def span(interval: tuple[float, float] | None, digits: int = 1) -> str:
 
 
 def points(difference: float, digits: int = 1) -> str:
-    """Return a difference of fractions in points, with its sign."""
+    """Return a difference of fractions in percentage points, e.g. '+1.2'."""
     return f"{difference * 100:+.{digits}f}"
 
 
@@ -141,7 +141,7 @@ def duration(seconds: float | None) -> str:
 
 
 def value(anything: object) -> str:
-    """Return a setting or a number as people read it."""
+    """Return a setting or a number as text: four digits, yes or no, a dash for none."""
     if anything is None:
         return "–"
     if isinstance(anything, bool):
@@ -152,5 +152,5 @@ def value(anything: object) -> str:
 
 
 def formula(text: str) -> Markup:
-    """Return a formula with what follows an underscore set low."""
+    """Return a formula as HTML, with subscripts for what follows an underscore."""
     return Markup(re.sub(r"_([\w+-]+)", r"<sub>\1</sub>", str(escape(text))))  # noqa: S704

@@ -11,7 +11,8 @@ from typing import Any
 from training.data.cache import DatasetCache
 from training.errors import TrainingError
 from training.pages.page import percent, span
-from training.reports.report import command, measured
+from training.reports.report import command
+from training.reports.run_numbers import numbers_of
 from training.runs.run_record import RunRecord
 
 _WEAKEST = 10
@@ -30,7 +31,7 @@ def card(run_dir: Path) -> dict[str, Any]:
         RunError: There is no run, or a file of it is damaged.
     """
     record = RunRecord.open(run_dir)
-    numbers = measured(record)
+    numbers = numbers_of(record)
     result = record.result or {}
     found = numbers.to_dict(record.labels)
     return {

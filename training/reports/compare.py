@@ -1,4 +1,4 @@
-"""Runs side by side: curves together, what differs, and by how much beyond chance.
+"""What differs between runs: settings, accuracy and recall, each with its 95 % interval.
 
 Every run is compared with the first. Shapes: N photos, K classes.
 """
@@ -17,41 +17,41 @@ from training.errors import RunError
 from training.evaluation.intervals import mcnemar, paired_interval, wilson_of
 from training.evaluation.metrics import Predictions
 from training.pages import page
-from training.reports.report import Measured, measured
+from training.reports.run_numbers import RunNumbers, numbers_of
 from training.runs.run_record import RunRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delta:
-    """How much more of the same, or other, photos a run gets right than the first."""
+    """By how much a run is right more often than the first, on the same photos or on others."""
 
     value: float | None
     """Fraction; None where predictions are missing or the classes are others."""
     interval: tuple[float, float] | None
     paired: bool
-    """Both answered the very same photos."""
+    """Both answered the same photos."""
     gained: int
     """Paired: photos that only this run gets right."""
     lost: int
     """Paired: photos that only the first gets right."""
     p: float | None
-    """Paired: McNemar's exact test, that gains and losses are equally likely."""
+    """Paired: p of McNemar's exact test that gains and losses are equally likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What differs between runs; lists follow the order in which the runs were given."""
+    """What differs between runs; every tuple is in the order in which the runs were given."""
 
     records: tuple[RunRecord, ...]
     names: tuple[str, ...]
-    """The runs' IDs, made different where they were equal."""
-    numbers: tuple[Measured, ...]
+    """The runs' IDs; where two are equal, the second has '(2)'."""
+    numbers: tuple[RunNumbers, ...]
     deltas: tuple[Delta | None, ...]
-    """Against the first, whose own is None."""
+    """Against the first run; its own is None."""
     settings: tuple[tuple[str, tuple[str, ...]], ...]
-    """(setting, its value in each run), where not all are equal."""
+    """(setting, its value in each run), of settings that differ."""
     classes: tuple[tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]], ...]
-    """(label, recall in each run, difference to the first); empty where the classes are others."""
+    """(label, recall in each run, difference to the first); empty if the classes differ."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -98,7 +98,7 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
     return Comparison(
         records=records,
         names=_names(records),
-        numbers=tuple(measured(record) for record in records),
+        numbers=tuple(numbers_of(record) for record in records),
         deltas=deltas,
         settings=tuple((n, values) for n, values in settings if len(set(values)) > 1),
         classes=_classes(records),
@@ -110,7 +110,8 @@ def difference(
 ) -> Delta:
     """Return by how much `second` is right more often than `first`, with a 95 % interval.
 
-    Paired: by photo (`paired_interval`). Otherwise Newcombe's (1998), of the two Wilson intervals.
+    Paired, both are (N,) of the same photos, and the interval is `paired_interval`. Otherwise it is
+    Newcombe's of the two Wilson intervals (1998).
     """
     if paired:
         gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
@@ -144,7 +145,7 @@ def _right(found: Predictions) -> NDArray[np.bool_]:
 
 
 def _joined(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-    """Return the rows that put both in one order; None unless they are of the same photos."""
+    """Return the rows that bring both into one order; None unless they are of the same photos."""
     if set(a.files) != set(b.files) or len(a.files) != len(b.files):
         return None
     rows_a, rows_b = np.argsort(np.array(a.files)), np.argsort(np.array(b.files))
@@ -154,7 +155,7 @@ def _joined(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[
 def _classes(
     records: Sequence[RunRecord],
 ) -> tuple[tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]], ...]:
-    """Return recall and differences class by class, the greatest change of the last run first."""
+    """Return recall and differences by class, sorted by the difference of the last run."""
     first, labels = records[0].val, records[0].labels
     found = [record.val for record in records if record.labels == labels]
     if first is None or len(found) < len(records):

@@ -1,7 +1,7 @@
 """By how much one way of training beats another, over several seeds.
 
-Two things make a measured difference uncertain: the luck of the seeds, and that there are only so
-many photos. Each gives an interval; together they add up as independent errors do, in quadrature.
+A measured difference is uncertain because seeds differ, and because photos are few. Each gives an
+interval; they add up in quadrature, as independent errors do.
 """
 
 import math
@@ -24,7 +24,7 @@ class Gain:
     """A difference of top-1, as fractions."""
 
     first: float
-    """Mean top-1 over the seeds of what is compared with."""
+    """Mean top-1 over the seeds of the way that is compared with."""
     second: float
     value: float
     low: float
@@ -35,7 +35,7 @@ class Gain:
 
     @property
     def certain(self) -> bool:
-        """Return whether the interval leaves out no difference at all."""
+        """Return whether the interval excludes 0, no difference."""
         return self.low > 0 or self.high < 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Gain:
 
 
 def gain(first: Sequence[Path], second: Sequence[Path], split: str = "val") -> Gain | None:
-    """Compare runs with runs, a pair for each seed; None where there is no such split.
+    """Compare the runs of two ways of training, a pair for each seed; None without such a split.
 
     Raises:
         RunError: A run stored no predictions, or they are of other photos.
@@ -57,10 +57,10 @@ def gain(first: Sequence[Path], second: Sequence[Path], split: str = "val") -> G
 
 
 def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Gain:
-    """Compare what was answered right, by file; a pair for each seed.
+    """Compare two ways of training by what each got right, by file; a pair for each seed.
 
     Raises:
-        RunError: They answered other photos.
+        RunError: The runs answered different photos.
     """
     files = sorted(pairs[0][0])
     if any(sorted(side) != files for pair in pairs for side in pair):
@@ -72,10 +72,10 @@ def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> G
 
 
 def gain_between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Gain:
-    """Compare what was right, (S, N): S seeds, a pair for each, N photos in one order."""
+    """Compare what two ways of training got right, (S, N): S seeds, N photos in one order."""
     each = second.astype(np.float64) - first
     value, seeds_half = mean_interval(each.mean(1).tolist())
-    # A photo that is right more often pulls all seeds alike, so it counts once.
+    # The seeds answered the same photos, so each photo counts once, with its mean over seeds.
     middle, photos_half = paired_interval(each.mean(0))
     half = math.hypot(seeds_half, photos_half)
     return Gain(

@@ -1,4 +1,4 @@
-"""The figures of a run: each takes what was measured, and returns a `PageFigure`."""
+"""The figures of a run's report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,14 +29,14 @@ from training.pages.figures import (
 
 History = Sequence[Mapping[str, Any]]
 _NAMED = 60
-"""So many classes can be named along an axis."""
+"""The most classes that can be named along an axis."""
 _NUMBERED = 16
-"""So many classes leave room for a number in each cell."""
+"""The most classes that leave room for a number in each cell."""
 _DRAWN = 200
-"""So many classes fit into a confusion matrix that a person can look at."""
+"""The most classes of a confusion matrix that a person can look at."""
 _WEAKEST = 15
 _STEEP = 30
-"""Losses so many times apart are drawn on a logarithmic axis."""
+"""Losses that are further apart than this factor are drawn on a logarithmic axis."""
 
 
 def loss(history: History, best_epoch: int, folder: Path) -> PageFigure:
@@ -68,7 +68,7 @@ def loss(history: History, best_epoch: int, folder: Path) -> PageFigure:
 def accuracy(
     history: History, best_epoch: int, found: Convergence | None, folder: Path
 ) -> PageFigure:
-    """Draw validation accuracy, and on it where growth slows, settles and ends."""
+    """Draw validation accuracy, and mark where its growth slows, settles and ends."""
     epochs = [epoch["epoch"] for epoch in history]
     top1 = [epoch["val_top1"] for epoch in history]
     said = []
@@ -92,7 +92,7 @@ def accuracy(
                 continue
             said.append(f"{name} at epoch {epoch}")
             axis.axvline(epoch, color=colour, lw=1.4)
-            # Low and staggered, where a rising curve leaves room.
+            # Low, where a rising curve leaves room, and staggered.
             right = epoch > (epochs[0] + epochs[-1]) * 0.6
             axis.annotate(
                 f"{name}: {epoch}", (epoch, bottom + (0.27 - 0.09 * row) * (top - bottom)),
@@ -127,7 +127,7 @@ def confusion_matrix(matrix: Ints, labels: Sequence[str], folder: Path) -> PageF
     side = min(max(4.6, 2.2 + 0.17 * classes), 10.5)
     with axes(side, side * 0.97) as (figure, (axis,)):
         axis.grid(visible=False)
-        # Paper shows through where nothing was confused, so the figure follows the page's theme.
+        # Transparent where nothing was confused, so that the figure follows the page's theme.
         cells = np.zeros((classes, classes, 4))
         cells[..., :3] = to_rgb(ORANGE)
         cells[np.eye(classes, dtype=bool), :3] = to_rgb(BLUE)
@@ -185,7 +185,7 @@ def weakest(found: PerClass, labels: Sequence[str], folder: Path) -> PageFigure:
 
 
 def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -> PageFigure:
-    """Draw accuracy against confidence, and below how many photos each point rests on."""
+    """Draw accuracy against confidence, and below it the number of photos in each bin."""
     some = found.count > 0
     centre, width = (found.edges[1:] + found.edges[:-1]) / 2, np.diff(found.edges)
     with axes(height_in=3.9, rows=(3, 1)) as (figure, (top, bottom)):
@@ -220,7 +220,7 @@ def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -
 
 
 def speed(history: History, folder: Path) -> PageFigure:
-    """Draw photos trained a second, and the seconds that each stage of an epoch took, if known."""
+    """Draw photos trained a second, and below it the seconds of each stage, if they are known."""
     epochs = [epoch["epoch"] for epoch in history]
     rates = [epoch["photos_per_s"] for epoch in history]
     stages = [
@@ -240,7 +240,7 @@ def speed(history: History, folder: Path) -> PageFigure:
         if stages:
             below = np.zeros(len(epochs))
             for label, values, colour in stages:
-                # Waiting is a part of training's seconds.
+                # The seconds of training include waiting for data.
                 if label == "training":
                     values = [
                         v - e.get("data_wait_s", 0.0) for v, e in zip(values, history, strict=True)

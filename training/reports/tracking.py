@@ -1,9 +1,9 @@
-"""Runs sent to where people watch them: TensorBoard event files, an MLflow server.
+"""Trackers, where people watch runs: TensorBoard event files, or an MLflow server.
 
 metrics.jsonl ─► Follower (a thread) ─► each Tracker
 
-The trainer knows nothing of it: its file is read as it grows, so a slow or dead server costs
-training nothing. A tracker that fails is dropped with a warning.
+The trainer does not know of trackers. They are sent what is in its file, so a slow or dead server
+costs training nothing. A tracker that fails is dropped with a warning.
 """
 
 import json
@@ -25,26 +25,26 @@ from training.runs.run_record import RunRecord
 logger = logging.getLogger(__name__)
 
 POLL_S = 2.0
-"""Seconds between two looks at `metrics.jsonl`."""
+"""Seconds between two reads of `metrics.jsonl`."""
 
 _FINISH_S = 60.0
-"""Seconds that the last epochs and the report may take to send; then the run ends without."""
+"""Seconds to send the last epochs and the report; after that the run ends without."""
 
 
 class Tracker(Protocol):
-    """Somewhere that epochs go. It may be given epochs that it was given before."""
+    """Receives the epochs of a run. It must accept an epoch that it has received before."""
 
     name: str
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """Take a line of `metrics.jsonl`."""
+        """Record an epoch, a line of `metrics.jsonl`."""
 
     def finish(self, run: RunRecord | None) -> None:
-        """Take a finished run, or None for one that was stopped or failed."""
+        """Record a finished run; None if the run was stopped or failed."""
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return what can be drawn over the epochs."""
+    """Return the numbers of a line of metrics, without the epoch."""
     return {
         name: float(value)
         for name, value in record.items()
@@ -53,7 +53,7 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoardTracker:
-    """Event files in `RUN/tensorboard`; written anew when a run goes on, so no epoch is twice."""
+    """Event files in `RUN/tensorboard`, rewritten when a run continues, so no epoch is twice."""
 
     name = "TensorBoard"
 
@@ -72,7 +72,7 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def finish(self, run: RunRecord | None) -> None:
-        """Close the file."""
+        """Add the best epoch's accuracies, and close the file."""
         if run is not None:
             for split in ("val", "test"):
                 value = (run.result or {}).get(f"{split}_top1")
@@ -82,7 +82,7 @@ class TensorBoardTracker:
 
 
 class MlflowTracker:
-    """A run on an MLflow server; `RUN/mlflow.json` names it, so that a resumed run goes on in it.
+    """A run on an MLflow server; `RUN/mlflow.json` names it, so that a resumed run continues there.
 
     The server is `MLFLOW_TRACKING_URI`, the experiment `MLFLOW_EXPERIMENT_NAME` or 'hansang'.
     """
@@ -90,7 +90,7 @@ class MlflowTracker:
     name = "MLflow"
 
     def __init__(self, run_dir: Path, uri: str) -> None:
-        # Read when mlflow is imported. A dead server should cost seconds, not minutes.
+        # mlflow reads these when it is imported. A dead server should cost seconds, not minutes.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -114,7 +114,7 @@ class MlflowTracker:
                 self._client.update_run(known["run_id"], status="RUNNING")
                 return str(known["run_id"])
         except (FileNotFoundError, ValueError, KeyError, MlflowException):
-            pass  # not sent before, or the server has forgotten it: begin a new one
+            pass  # the run is new to this server
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "hansang")
         experiment = self._client.get_experiment_by_name(name)
         place = experiment.experiment_id if experiment else self._client.create_experiment(name)
@@ -142,7 +142,7 @@ class MlflowTracker:
         self._sent = record["epoch"]
 
     def finish(self, run: RunRecord | None) -> None:
-        """Send the result, the run's files and its report; say how the run ended."""
+        """Send the result, the run's files and its report, and set how the run ended."""
         if run is None:
             self._client.set_terminated(self._run_id, "KILLED")
             return
@@ -166,7 +166,7 @@ class MlflowTracker:
 
 
 class Follower:
-    """Gives each tracker every epoch of a run as it is written down, in a thread of its own."""
+    """Sends every new epoch of a run to each tracker, in a thread of its own."""
 
     def __init__(
         self, run_dir: Path, trackers: Mapping[str, Callable[[], Tracker]], poll_s: float = POLL_S
@@ -176,29 +176,29 @@ class Follower:
         self._poll_s = poll_s
         self._live: dict[str, Tracker] = {}
         self._sent = 0
-        self._ending = threading.Event()
+        self._ended = threading.Event()
         self._finished = False
-        # A daemon: a server that hangs must not keep the process from ending.
+        # A daemon, so that a server that hangs does not keep the process from ending.
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow; trackers are made once the run has written its config."""
+        """Start the thread; it makes the trackers once the run has written its config."""
         if self._factories:
             self._thread.start()
 
     def stop(self, *, finished: bool) -> None:
-        """Send what is left; `finished` says that the run reached its end."""
+        """Send the last epochs and end; `finished` says that the run reached its end."""
         if not self._factories:
             return
         self._finished = finished
-        self._ending.set()
+        self._ended.set()
         self._thread.join(_FINISH_S)
         if self._thread.is_alive():
             names = ", ".join(self._live)
             say(f"warning: {names} did not take the run in time; it is in its files")
 
     def _follow(self) -> None:
-        while not self._ending.wait(self._poll_s):
+        while not self._ended.wait(self._poll_s):
             self._send()
         self._send()
         run = None
@@ -220,7 +220,7 @@ class Follower:
             lines = (self._run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
         except FileNotFoundError:
             return
-        # Rewritten as a whole and replaced at once, so every line is whole.
+        # The file is replaced at once, so every line is complete.
         for line in lines[self._sent :]:
             record = json.loads(line)
             for name, tracker in list(self._live.items()):
@@ -242,7 +242,7 @@ class Follower:
 
 
 def chosen(run_dir: Path, *, tensorboard: bool) -> dict[str, Callable[[], Tracker]]:
-    """Return what makes the trackers that were asked for, by option and by environment."""
+    """Return a factory of each tracker that the option or the environment asks for, by name."""
     found: dict[str, Callable[[], Tracker]] = {}
     if tensorboard:
         found["TensorBoard"] = lambda: TensorBoardTracker(run_dir)
@@ -254,7 +254,7 @@ def chosen(run_dir: Path, *, tensorboard: bool) -> dict[str, Callable[[], Tracke
 
 @contextmanager
 def tracked(run_dir: Path, *, tensorboard: bool) -> Iterator[None]:
-    """Follow the run that is trained in the block; one that ends well is sent with its report."""
+    """Track the run that is trained in the block; a finished one is sent with its report."""
     follower = Follower(run_dir, chosen(run_dir, tensorboard=tensorboard))
     follower.start()
     finished = False
@@ -265,11 +265,11 @@ def tracked(run_dir: Path, *, tensorboard: bool) -> Iterator[None]:
         follower.stop(finished=finished)
 
 
-def write_report(run_dir: Path) -> None:
-    """Write the run's page; a run that is finished never fails for its report."""
+def report_or_warn(run_dir: Path) -> None:
+    """Write the run's page; if that fails, warn instead of failing a finished run."""
     try:
-        from training.reports import report
+        from training.reports.report import write_report
 
-        say(f"report: {report.write(run_dir)}")
+        say(f"report: {write_report(run_dir)}")
     except Exception as error:
         say(f"no report ({error}); make it with: hansang report {run_dir}")

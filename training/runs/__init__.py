@@ -1,1 +1,4 @@
-"""The run directory: configuration, metrics, checkpoints and result, whole or absent."""
+"""The run directory: settings, metrics, checkpoints and result, each file complete or absent.
+
+run_directory (config.json, metrics.jsonl) ─► checkpoint ─► result ─► run_record (reads it all)
+"""

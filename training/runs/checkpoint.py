@@ -29,10 +29,10 @@ class DamagedError(RunError):
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a checkpoint; `path` has all of it or does not exist.
 
     Raises:
-        RunError: The disk is full or read-only; the checkpoints before it are as they were.
+        RunError: The disk is full or read-only; earlier checkpoints are untouched.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
@@ -51,7 +51,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint and verify its checksum.
 
     Raises:
-        DamagedError: It is cut off, or a byte of it has changed.
+        DamagedError: The file is missing, cut off, or a byte of it has changed.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -66,7 +66,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def all_finite(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether no tensor holds NaN or infinity; a device is waited for once."""
+    """Return whether no tensor holds NaN or infinity; waits for the device only once."""
     return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all())
 
 
@@ -76,12 +76,12 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def newest_good(folder: Path) -> str | None:
-    """Return the name of the newest checkpoint that is not damaged; None if there is none at all.
+    """Return the name of the newest checkpoint that is not damaged; None if there are none.
 
-    Those that are damaged are named aloud, and removed.
+    Damaged ones after it are removed, with a warning for each.
 
     Raises:
-        RunError: There are some, and all of them are damaged.
+        RunError: There are checkpoints, and all of them are damaged.
     """
     damaged = []
     for path in reversed(_numbered(folder)):
@@ -94,7 +94,7 @@ def newest_good(folder: Path) -> str | None:
         for bad in damaged:
             bad.unlink()
         return path.name
-    # Nothing is removed here: the same command must not begin anew over what is left of a run.
+    # Nothing is removed here, or the same command would begin a new run over this one.
     if damaged:
         raise RunError(f"every checkpoint in {folder} is damaged; start again under another --run")
     return None
@@ -106,15 +106,15 @@ def good_until(folder: Path, step: int) -> list[Path]:
 
 
 def keep_only(folder: Path, kept: Sequence[Path]) -> None:
-    """Forget every other checkpoint, for a run that goes back to make the best one again."""
-    # The newest first: a kill in between leaves what a run goes on from.
+    """Remove every other checkpoint, for a run that goes back to make the best one again."""
+    # The newest first, so that a kill in between leaves the ones to continue from.
     for path in reversed(_numbered(folder)):
         if path not in kept:
             path.unlink()
 
 
 def prune(folder: Path, kept: int = _KEPT) -> None:
-    """Remove all but the last two, and what a killed process left half-written."""
+    """Remove all but the last `kept` checkpoints, and files that a killed process half wrote."""
     for path in _numbered(folder)[:-kept]:
         path.unlink()
     for path in folder.glob(".tmp-*"):
@@ -122,14 +122,14 @@ def prune(folder: Path, kept: int = _KEPT) -> None:
 
 
 def link_best(folder: Path, step: int) -> None:
-    """Make the checkpoint after `step` steps the best one, at once and without a copy."""
+    """Make the checkpoint after `step` steps the best one, by a hard link."""
     with replacing(folder / BEST) as temporary:
         temporary.unlink(missing_ok=True)
         os.link(path_of(folder, step), temporary)
 
 
 def model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a checkpoint would release, under torchvision's names: the average, if any."""
+    """Return the released weights of a checkpoint by torchvision's names: the average, if any."""
     return part(tensors, "average.") or part(tensors, "model.")
 
 

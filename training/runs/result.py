@@ -1,4 +1,4 @@
-"""What a finished run reached, and the files that reports and releases read.
+"""The result of a finished run, and the files that reports and releases read.
 
 result.json                accuracies with their intervals, calibration
 predictions-<split>.npz    probabilities [N, K], targets [N], files [N], of the best epoch
@@ -21,30 +21,30 @@ from training.files import replacing, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a finished run reached. Accuracies and errors are fractions, intervals of 95 %."""
+    """The result of a finished run. Accuracies and errors are fractions, intervals are of 95 %."""
 
     run_dir: Path
     epochs: int
     best_epoch: int
-    """From 1; the highest validation top-1, of equal ones the lowest loss, then the first."""
+    """From 1. The highest validation top-1, of equal ones the lowest loss, then the first."""
     val_top1: float
     val_interval: tuple[float, float]
-    """Wilson's; the best epoch was chosen on this split, so look at the test split too."""
+    """Wilson's. The best epoch was chosen on this split, so the test split is less optimistic."""
     val_loss: float
     test_top1: float | None
-    """Measured once, with the best weights, and used to choose nothing; None without a split."""
+    """Of the best epoch. The test split is used for nothing else; None if there is none."""
     test_interval: tuple[float, float] | None
     temperature: float
-    """Divides the logits in the released file; fitted on the validation split."""
+    """Divides the logits in the released file; it is fitted on the validation split."""
     ece_before: float
     """Expected calibration error of the validation split, at temperature 1."""
     ece_after: float
-    """The same with the temperature."""
+    """The same after dividing the logits by the temperature."""
     photos_per_s: float
-    """Mean over the epochs, of training steps alone."""
+    """Mean over the epochs, of training steps without validation and saving."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return plain values, as `result.json` holds them."""
         return {**asdict(self), "run_dir": str(self.run_dir)}
 
 
@@ -57,7 +57,16 @@ def write_result(
     *,
     write: bool = True,
 ) -> TrainResult:
-    """Sum a run up, from its best epoch's evaluation on each split, and write the files."""
+    """Return the result of a run, and write its files unless `write` is off.
+
+    Args:
+        run_dir: The run directory.
+        cache: The photos.
+        history: A line of `metrics.jsonl` for each epoch.
+        best: The line of the best epoch.
+        evaluations: The best epoch's on each held-out split, by name; `val` must be there.
+        write: Whether this process writes the files.
+    """
     val, test = evaluations["val"], evaluations.get("test")
     temperature = fit_temperature(val.logits, val.targets)
     rates = [epoch["photos_per_s"] for epoch in history]

@@ -1,8 +1,8 @@
-"""A run directory: what it is about, who may write to it, and what came out.
+"""A run directory: its settings, its lock and its metrics.
 
 config.json      settings, labels, dataset hash, versions: written once, compared on resume
 metrics.jsonl    a line per epoch, rewritten from the checkpoint's history
-result.json      written when the last epoch is done
+result.json      written after the last epoch
 .lock            held by the process that trains
 """
 
@@ -22,14 +22,14 @@ from training.errors import BusyError, RunError
 from training.files import write_text
 
 FORMAT = 3
-"""Of what checkpoints hold and how steps are counted; a run goes on under the one it began with."""
+"""Of checkpoints and of how steps are counted. A run can only continue with the same format."""
 
 
 @contextmanager
 def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
-    """Hold the run directory; the system lets go of it when the process ends, however it ends.
+    """Hold the lock of a run directory; the system releases it when the process ends in any way.
 
-    Of processes that train together, only the one that writes wants it.
+    Of processes that train together only the leading one takes it, and `wanted` is off for others.
 
     Raises:
         BusyError: Another process trains in it.
@@ -40,7 +40,7 @@ def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
         return
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        # Not "w": the one that is refused must not wipe out whose it is.
+        # Not "w", which would erase the owner's process ID.
         lock = (run_dir / ".lock").open("a+")
     except OSError as error:
         raise RunError(f"cannot write to the run directory {run_dir}: {error.strerror}") from error
@@ -62,7 +62,11 @@ def locked(run_dir: Path, wanted: bool = True) -> Iterator[None]:
 
 
 def read(run_dir: Path) -> dict[str, Any] | None:
-    """Return what `config.json` holds, or None if no run began here."""
+    """Return what `config.json` holds, or None if no run began here.
+
+    Raises:
+        RunError: The file is damaged.
+    """
     try:
         about: dict[str, Any] = json.loads((run_dir / "config.json").read_text("utf-8"))
     except FileNotFoundError:
@@ -76,12 +80,20 @@ def open_or_create(
     run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *,
     extend: bool = False, start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write `config.json`, or check that the run that began here is this very one.
+    """Write `config.json`, or check that the run that began here has the same settings and photos.
 
-    With `extend`, it may be given more epochs. `start` says where its first weights come from.
+    Args:
+        run_dir: The run directory.
+        config: The settings of the run.
+        cache: The photos.
+        threads: CPU threads; a run that exists keeps its own.
+        extend: Allow a run that exists more epochs.
+        start: What to record about the weights that the run starts from.
+
+    Returns what `config.json` holds now.
 
     Raises:
-        RunError: It has another config, dataset or class list; the differences are listed.
+        RunError: The run has another config, dataset or class list; the message lists them.
     """
     wanted = {
         "format": FORMAT,
@@ -99,9 +111,9 @@ def open_or_create(
             "git_commit": _git_commit(),
             "versions": _versions(),
         }
-        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+        _write(run_dir, about)
         return about
-    # A setting that is newer than the run had its default then.
+    # A run from before a setting existed was trained with its default.
     known = TrainConfig.from_dict(about["config"]).to_dict()
     old = flatten({**{name: about.get(name) for name in wanted}, "config": known})
     new = flatten(wanted)
@@ -113,21 +125,25 @@ def open_or_create(
     more_epochs = extend and about["config"]["epochs"] < config.epochs
     if more_epochs and {n for n in {*old, *new} if old.get(n) != new.get(n)} == {"config.epochs"}:
         about = {**about, "config": config.to_dict()}
-        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+        _write(run_dir, about)
     elif differences:
         raise RunError(
             f"{run_dir} is another run: {'; '.join(differences)}. Give the settings it began with,"
             " or choose another --run (--extend allows more epochs, and nothing else)"
         )
     if about["cache"] != str(cache.path.resolve()):
-        # The same photos (the hash says so), prepared elsewhere or with other file times.
+        # The same photos, as the hash says, but prepared in another place or with other file times.
         about["cache"] = str(cache.path.resolve())
-        write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+        _write(run_dir, about)
     return about
 
 
+def _write(run_dir: Path, about: Mapping[str, Any]) -> None:
+    write_text(run_dir / "config.json", json.dumps(about, ensure_ascii=False, indent=2))
+
+
 def write_metrics(run_dir: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Replace `metrics.jsonl` by the epochs so far."""
+    """Replace `metrics.jsonl`: a line for each epoch so far."""
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     write_text(run_dir / "metrics.jsonl", lines)
 

@@ -1,6 +1,7 @@
-"""A run directory, read for looking at: what reports, comparisons and trackers are made from."""
+"""A run directory as it is read: what reports, comparisons and trackers are made from."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from training.evaluation.metrics import Predictions
 from training.runs import run_directory
 
 NEEDED = ("epoch", "train_loss", "val_loss", "val_top1", "learning_rate", "photos_per_s")
-"""What every line of `metrics.jsonl` has; whatever else it has is optional."""
+"""What every line of `metrics.jsonl` must have; other figures are optional."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class RunRecord:
     labels: tuple[str, ...]
     dataset_hash: str
     cache: Path
-    """Where the dataset cache was; it may be gone."""
+    """Where the dataset cache was; it may no longer be there."""
     versions: dict[str, str]
     git_commit: str
     history: tuple[dict[str, Any], ...]
@@ -40,12 +41,12 @@ class RunRecord:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Return the best epoch: the highest top-1, of equal ones the lowest loss."""
-        return max(self.history, key=lambda epoch: (epoch["val_top1"], -epoch["val_loss"]))
+        """Return the line of the best epoch."""
+        return best_of(self.history)
 
     @property
     def temperature(self) -> float | None:
-        """Return the temperature that the run was calibrated with, if it was."""
+        """Return the temperature of a finished run; None while it is under way."""
         found = (self.result or {}).get("temperature")
         return float(found) if found else None
 
@@ -54,7 +55,7 @@ class RunRecord:
         """Read a run directory, also of a run that is under way.
 
         Raises:
-            RunError: No run is there, it has no whole epoch yet, or a file of it is damaged.
+            RunError: There is no run, its first epoch is not finished, or a file is damaged.
         """
         about = run_directory.read(run_dir)
         if about is None:
@@ -77,6 +78,12 @@ class RunRecord:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{run_dir}/config.json is damaged: {error!r}") from error
+
+
+def best_of(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the best epoch's line: highest top-1, of equal ones lowest loss, then the first."""
+    # max keeps the first of equal ones.
+    return max(history, key=lambda epoch: (epoch["val_top1"], -epoch["val_loss"]))
 
 
 def _history(path: Path) -> tuple[dict[str, Any], ...]:

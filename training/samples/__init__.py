@@ -1,4 +1,4 @@
-"""Photos that are drawn: 42 dishes to try everything with before real photos are at hand.
+"""Pictures of dishes, drawn to try everything with while there are no photos: 42, or 13 similar.
 
-dishes (a table) ─► painting, pieces ─► table (a scene) ─► sample (a folder of photos)
+dishes (what they are made of) ─► painting (table, pieces) ─► sample (a folder of pictures)
 """

@@ -1,7 +1,7 @@
-"""What the drawn dishes are made of: data alone; `training.samples.painting` knows how to draw it.
+"""What the drawn dishes are made of: only data, which `training.samples.painting` draws.
 
-Dishes differ as real ones do: by the mixture of what lies in them, how it lies, and what it lies
-in, and hardly ever by one thing alone. Many share their vessel, their broth or their garnish.
+Dishes differ as real ones do: by the mixture of their ingredients, by how these lie, and by the
+vessel, hardly ever by one of these alone. Many share their vessel, their broth or their garnish.
 """
 
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Ingredient:
-    """A kind of piece, drawn many times."""
+    """A kind of piece, of which a dish has many."""
 
     shape: str
     """chunk, disc, ring, leaf, strip, stick, grain, bean, egg, roll, dumpling, shrimp or fish."""
     colours: tuple[Colour, ...]
-    """Each piece takes one."""
+    """Each piece has one of them."""
     size: float
     """Length of a piece; the radius of the vessel is 1."""
     gloss: float = 0.3
-    """0 dull to 1 wet."""
+    """From 0, dull, to 1, wet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Some pieces of an ingredient, and where they lie."""
+    """Pieces of one ingredient, and where they lie."""
 
     ingredient: str
     amount: int

@@ -1,9 +1,9 @@
-"""Draws a dish on a table as a phone would see it; numpy and Pillow, about 10 ms a picture.
+"""Draws a dish on a table as a phone would photograph it, in about 10 ms.
 
     table ─► things beside ─► vessel ─► base ─► pieces ─► light, colour cast, blur, noise
 
-A picture depends on its seed alone. Pieces are drawn once per process, each kind in some
-variants, with light from the upper left; a picture scales and tints them.
+A picture is a function of its seed. Pieces are drawn once per process, in some variants of each
+kind, with light from the upper left. A picture scales and tints them.
 
 Shapes: H height, W width. In a vessel's own coordinates its opening is the unit disc.
 """
@@ -60,7 +60,7 @@ def paint(dish: Dish, seed: int) -> Image.Image:
 
 
 def _things(rng: Random, image: Image.Image, view: View) -> None:
-    """Put beside the vessel what lies on tables: side dishes, chopsticks, a cup, a napkin."""
+    """Draw what lies on the table beside the vessel: side dishes and chopsticks."""
     width, height = image.size
     names = tuple(INGREDIENTS)
     for _ in range(rng.integers(0, 4)):
@@ -85,7 +85,7 @@ def _things(rng: Random, image: Image.Image, view: View) -> None:
 def _mask(
     rng: Random, view: View, size: tuple[int, int], rough: float
 ) -> tuple[Image.Image, Floats]:
-    """Return a soft mask of the food's region, and the distance from its middle (H, W)."""
+    """Return a soft mask of the food's region, and how far pixels are from its middle, (H, W)."""
     width, height = size
     ys, xs = np.ogrid[:height, :width]
     dx = (xs.astype(np.float32) - view.x) / (view.radius * view.stretch)
@@ -98,7 +98,7 @@ def _mask(
 
 
 def _fill(rng: Random, image: Image.Image, dish: Dish, view: View, colour: Colour) -> None:
-    """Draw the base: broth, rice, noodles, sauce, pancake, or the ground of a pile."""
+    """Draw the base of a dish: broth, rice, noodles, sauce, pancake, or the ground of a pile."""
     width, height = image.size
     base = dish.base
     if base == "none":
@@ -121,7 +121,7 @@ def _fill(rng: Random, image: Image.Image, dish: Dish, view: View, colour: Colou
         shade = shade * (0.84 + 0.3 * crop_noise(rng, 20, height, width))
     values = shade[..., None] * ground
     if base in ("broth", "sauce"):
-        # Oil and the light of a window lie on what is wet.
+        # Wet food reflects oil and the light of a window.
         wet = ((crop_noise(rng, 8, height, width) - 0.72) * 4).clip(0, 1) * (
             0.35 if base == "broth" else 0.55
         )
@@ -133,7 +133,7 @@ def _fill(rng: Random, image: Image.Image, dish: Dish, view: View, colour: Colou
 
 
 def _noodles(rng: Random, layer: Image.Image, view: View, colour: Colour) -> None:
-    """Lay strands in loops; the ones below are darker."""
+    """Draw strands in loops, the lower ones darker."""
     draw = ImageDraw.Draw(layer)
     turn = np.linspace(0, 1, 14)
     thick = max(2, round(view.radius * rng.uniform(0.03, 0.05)))
@@ -180,13 +180,13 @@ def _places(rng: Random, layer: Layer, count: int, angle: float) -> Floats:
 def _scatter(
     rng: Random, image: Image.Image, layers: list[Layer], view: View, grow: float = 1.0
 ) -> None:
-    """Lay the pieces: what belongs to a pile mixed, the rest layer by layer."""
+    """Draw the pieces: those of piles mixed, the others layer by layer."""
     angle = rng.uniform(0, 2 * math.pi)
     pieces: list[tuple[float, float, str, int]] = []
     for order, layer in enumerate(layers):
         count = max(1, round(layer.amount * rng.uniform(0.6, 1.25)))
         own = angle + 2 * math.pi * order / max(3, len(layers))
-        # One big thing is laid as it is; small ones heap up toward the middle.
+        # Large pieces of a pile lie at the bottom, small ones in the order of their layers.
         places = _places(rng, layer, count, own)
         level = 0 if layer.where == "pile" and INGREDIENTS[layer.ingredient].size > 0.06 else order
         pieces += [(float(u), float(v), layer.ingredient, level) for u, v in places]
@@ -207,7 +207,7 @@ def _scatter(
 
 
 def _photograph(rng: Random, image: Image.Image) -> Image.Image:
-    """Light the scene from one side, then see it through a phone's camera."""
+    """Light the scene from one side, then blur, tint and grain it as a phone's camera would."""
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     width, height = image.size

@@ -1,7 +1,7 @@
 """Draws the pieces that dishes are made of: a silhouette, then light on it.
 
-A piece is drawn four times as large and reduced. Its height is its blurred silhouette: where
-that rises toward the light it is bright, where it falls it is dark, and it throws a shadow.
+A piece is drawn four times as large, and reduced. Its blurred silhouette is taken as its height.
+Slopes towards the light are bright, slopes away from it are dark, and the piece casts a shadow.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ SPRITE = 96
 """Side of a sprite, in pixels."""
 
 PIECE = 64
-"""Length of a piece within its sprite, in pixels; the rest is for its shadow."""
+"""Length of a piece within its sprite, in pixels; the margin is for its shadow."""
 
 VARIANTS = 12
 """How many pieces of each kind there are."""
@@ -29,12 +29,12 @@ _HALF = 2 * PIECE
 
 @cache
 def piece(name: str, variant: int) -> tuple[Image.Image, Image.Image]:
-    """Return a piece of an ingredient, turned at random: its colours, and what it covers.
+    """Return a variant of a piece of an ingredient, turned at random: its colours and its mask.
 
-    Both (RGB and L) are `SPRITE` pixels wide and high; black that covers a part is its shadow.
+    Both (RGB and L) are `SPRITE` pixels wide and high. The shadow is black, and partly transparent.
     """
     ingredient = INGREDIENTS[name]
-    # Python's own hash differs from process to process.
+    # Not Python's hash(), which differs from process to process.
     seed = int.from_bytes(hashlib.sha256(f"{name}/{variant}".encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
     flat = Image.new("RGBA", (_BIG, _BIG))
@@ -72,7 +72,7 @@ def _lit(
 
 
 def _points(*pairs: tuple[float, float]) -> list[tuple[float, float]]:
-    """Turn coordinates in which a piece reaches from -1 to 1 into pixels."""
+    """Return pixels of points in a piece's coordinates, from -1 to 1."""
     return [(_BIG / 2 + x * _HALF, _BIG / 2 + y * _HALF) for x, y in pairs]
 
 
@@ -113,7 +113,7 @@ def _chunk(rng: np.random.Generator, draw: ImageDraw.ImageDraw, colour: Colour) 
     ratio = rng.uniform(0.6, 0.9)
     pairs = [(r * math.cos(t), r * math.sin(t) * ratio) for r, t in zip(radius, turns, strict=True)]
     draw.polygon(_points(*pairs), (*colour, 255))
-    # A round joint on every edge takes the sharpness from the corners.
+    # A thick outline with round joints makes the corners less sharp.
     draw.line(_points(*pairs, pairs[0], pairs[1]), (*colour, 255), 40, "curve")
     for _ in range(3):
         x, y = rng.normal(0, 0.35, 2)

@@ -1,4 +1,4 @@
-"""A folder of drawn dishes, to stand in where there are no photos yet."""
+"""Draws a folder of dishes, to use while there are no photos yet."""
 
 import json
 import os
@@ -26,12 +26,21 @@ def draw_photos(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Path:
-    """Draw `<out>/<split>/<dish>/<number>.jpg`, a tenth each to val and test; return `out`.
+    """Draw `<out>/<split>/<dish>/<number>.jpg`, a tenth each in val and test; return `out`.
 
-    The same arguments draw the same pictures. A folder that they have drawn is left as it is.
+    The same arguments draw the same pictures. A folder that is complete is left as it is, and one
+    whose drawing was interrupted is completed.
+
+    Args:
+        out: The folder.
+        classes: How many dishes, 42 at most, or 13 if they are similar.
+        per_class: Pictures of each dish.
+        similar: Draw dishes that are hard to tell apart.
+        seed: Decides every picture.
+        progress: Is called with pictures.
 
     Raises:
-        DataError: There are not so many dishes, or `out` holds something else.
+        DataError: There are not so many dishes, or `out` holds other files.
     """
     dishes = SIMILAR if similar else DISHES
     if not 2 <= classes <= len(dishes):
@@ -52,7 +61,7 @@ def draw_photos(
             split = "val" if number < held_out else "test" if number < 2 * held_out else "train"
             folder = out / split / name
             folder.mkdir(parents=True, exist_ok=True)
-            # A seed of its own: any picture can be drawn again alone.
+            # Each picture has a seed of its own, so that it does not depend on the others.
             own_seed = int(
                 np.random.SeedSequence([seed, similar, target, number]).generate_state(1)[0]
             )

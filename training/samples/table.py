@@ -1,4 +1,4 @@
-"""What a drawn dish stands on and in: tables, vessels, chopsticks; and how a scene is seen.
+"""Tables, vessels and chopsticks of the drawn pictures, and the view of a scene.
 
 Shapes: H height, W width. In a vessel's own coordinates its opening is the unit disc.
 """
@@ -35,9 +35,9 @@ class Vessel:
     inside: Colour
     body: Colour
     food: float
-    """Radius of the food's region; the rim's is 1."""
+    """Radius of the food's region, relative to the rim's."""
     depth: float
-    """Height of the wall; the radius is 1."""
+    """Height of the wall, relative to the radius."""
     stretch: float = 1.0
     square: bool = False
 
@@ -66,11 +66,14 @@ class View:
     y: float
     radius: float
     ratio: float
-    """Of height to width of a circle: 1 is seen from above."""
+    """Height to width of a circle in the picture; 1 is the view from above."""
     stretch: float = 1.0
 
     def box(self, scale: float, by: float = 1.0, down: float = 0.0) -> tuple[float, ...]:
-        """Return the ellipse of a radius `scale`, all multiplied by `by`."""
+        """Return the bounding box of an ellipse of radius `scale`, multiplied by `by`.
+
+        `down` moves it down by so many radii.
+        """
         rx, ry = self.radius * self.stretch * scale, self.radius * self.ratio * scale
         y = self.y + down * self.radius
         return ((self.x - rx) * by, (y - ry) * by, (self.x + rx) * by, (y + ry) * by)
@@ -108,7 +111,7 @@ def draw_table(rng: Random, width: int, height: int) -> Image.Image:
     kind, colour = _TABLES[rng.integers(len(_TABLES))]
     shade = 0.9 + 0.2 * crop_noise(rng, 80, height, width)
     if kind == "wood":
-        # A few rows of noise, drawn out, are a grain.
+        # A few columns of noise, stretched, look like grain.
         rows = crop_noise(rng, 4, height, 24)
         grain = Image.fromarray(rows).resize((width, height), Image.Resampling.BICUBIC)
         shade = shade * (0.82 + 0.3 * np.asarray(grain))
@@ -130,7 +133,7 @@ def draw_table(rng: Random, width: int, height: int) -> Image.Image:
 
 
 def _shadow(image: Image.Image, box: tuple[float, ...], blur: float, dark: float) -> None:
-    """Darken the image softly; drawn at a quarter of the size, where blurring is cheap."""
+    """Darken an ellipse softly; it is drawn at a quarter of the size, where blurring is cheap."""
     width, height = image.size
     small = Image.new("L", (width // 4 + 1, height // 4 + 1))
     ImageDraw.Draw(small).ellipse([value / 4 for value in box], fill=int(255 * dark))
@@ -139,7 +142,7 @@ def _shadow(image: Image.Image, box: tuple[float, ...], blur: float, dark: float
 
 
 def draw_sticks(rng: Random, image: Image.Image, view: View) -> None:
-    """Lay down chopsticks, and perhaps a spoon."""
+    """Draw chopsticks, and sometimes a spoon."""
     width, height = image.size
     layer = Image.new("RGBA", (width * 2, height * 2))
     draw = ImageDraw.Draw(layer)

@@ -1,4 +1,4 @@
-"""The winner of a study, trained for longer, against the recipes at the same budget."""
+"""The winner of a search, trained for longer, beside the recipes with the same epochs and seeds."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from training.tuning.study import Study
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Over:
-    """What the winner gained over a recipe that was trained for as long, with the same seeds."""
+    """The winner's gain over a recipe with the same epochs and seeds."""
 
     recipe: str
     val: Gain
@@ -30,7 +30,7 @@ class Over:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Final:
-    """What the winner reached."""
+    """The final runs of the winner."""
 
     trial: int
     epochs: int
@@ -38,11 +38,11 @@ class Final:
     """Mean over the seeds of the best epoch's, as a fraction."""
     half_interval: float
     test_top1: float | None
-    """Mean over the seeds, of the same epochs; the test split chose nothing. None without one."""
+    """Mean over the seeds, of the same epochs; None without a test split, which chose nothing."""
     over: tuple[Over, ...]
-    """The recipes that the study began with, the baseline first; without the winner's own."""
+    """Gains over the study's recipes, the baseline first; without the winner itself."""
     runs: tuple[str, ...]
-    """Of the winner, a run for each seed."""
+    """The winner's run directories, one for each seed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -50,7 +50,7 @@ class Final:
 
 
 def stretched(config: TrainConfig, epochs: int) -> TrainConfig:
-    """Return a config for another number of epochs: drops and last epochs move in proportion."""
+    """Return a config for another number of epochs; settings in epochs change in proportion."""
     times = epochs / config.epochs
     scheduler, augment = config.scheduler, config.augment
     return dataclasses.replace(
@@ -66,15 +66,19 @@ def train_final(
     study: Study, cache: DatasetCache, *, epochs: int, seeds: Sequence[int], device: str = "auto",
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> Final | None:  # fmt: skip
-    """Train the best trial's settings and the recipes; None if no trial came to its end.
+    """Train the best trial's settings and the recipes; None if no trial is complete.
 
-    The winner's schedule is stretched; the recipes are as they are at so many epochs. `seeds` must
-    not have chosen the winner.
-
-    Each run keeps its best epoch; the same call goes on with what was stopped.
+    Args:
+        study: The study; its folder gets the runs.
+        cache: The photos.
+        epochs: Of each run. The winner's schedule is stretched to them.
+        seeds: Of each way of training; they must be others than the search's.
+        device: `auto`, `cuda` or `cpu`.
+        should_stop: Is asked after each batch.
+        progress: Is called with epochs.
 
     Raises:
-        StoppedError: `should_stop` said so.
+        StoppedError: `should_stop` said so; the same call goes on.
     """
     found: tuple[Outcome, Path] | None = best_run(study.optuna, study.folder)
     if found is None:

@@ -1,4 +1,4 @@
-"""Named augmentations, each with one dial: what a search chooses from instead of twelve numbers."""
+"""Policies: named augmentations with one strength, so that a search need not set twelve numbers."""
 
 from dataclasses import replace
 from typing import Literal, get_args
@@ -9,11 +9,11 @@ from training.errors import ConfigError
 Policy = Literal["none", "light", "standard", "trivialaugment", "mixup", "cutmix"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 _OFF_SHARE = 0.25
-"""Part of the epochs, the last, that go without what distorts most."""
+"""Share of the epochs, the last ones, without the strongest distortions."""
 
 
 def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> AugmentConfig:
-    """Return a policy's settings, for a run of so many epochs.
+    """Return the settings of a policy for a run of so many epochs.
 
     none            the centre, as in validation
     light           mirrored, up to 40 % of the area cut away, colours within 20 %
@@ -25,14 +25,15 @@ def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> Augme
     recipe `scratch` has at 20 epochs.
 
     Raises:
-        ConfigError: There is no such policy, or the strength is not within 0 to 1.
+        ConfigError: There is no such policy (the message lists them), or the strength is not within
+            0 to 1.
     """
     if not 0 <= strength <= 1:
         raise ConfigError(f"augment.strength must be within 0 to 1, not {strength}")
-    half = strength if name == "standard" else 0.5
-    colour = round(0.6 * half, 4)
+    cropping = strength if name == "standard" else 0.5
+    colour = round(0.6 * cropping, 4)
     standard = AugmentConfig(
-        crop_area=round(max(1 - 1.3 * half, 0.08), 4),
+        crop_area=round(max(1 - 1.3 * cropping, 0.08), 4),
         brightness=colour, contrast=colour, saturation=colour,
     )  # fmt: skip
     off_epochs = round(_OFF_SHARE * epochs)

@@ -1,4 +1,4 @@
-"""What a search may try: settings by name, each a choice, a range or a fixed value."""
+"""The space of a search: settings by name, each a list of choices, a range, or one fixed value."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,31 +16,31 @@ POLICY, STRENGTH = "augment.policy", "augment.strength"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One parameter of a search."""
+    """One parameter of a search, as Optuna knows it."""
 
     name: str
-    """The setting by dotted name, and `@…` where it has several ranges."""
+    """The dotted name of the setting, followed by `@…` if it has several ranges."""
     choices: tuple[Value, ...] = ()
-    """What it may be; one value is fixed. Empty for a range."""
+    """The values it may have; a single one is fixed. Empty for a range."""
     low: float = 0.0
     high: float = 0.0
     log: bool = False
     whole: bool = False
-    """Only whole numbers."""
+    """Whether a range has only whole numbers."""
     when: Mapping[str, tuple[Value, ...]] = dataclasses.field(default_factory=dict)
-    """It applies where each of these parameters has one of these values."""
+    """It applies only if each of these parameters has one of these values."""
 
     @property
     def setting(self) -> str:
-        """Return the dotted name of what it sets."""
+        """Return the dotted name of the setting."""
         return self.name.partition("@")[0]
 
     def applies(self, chosen: Mapping[str, Value]) -> bool:
-        """Return whether it applies, given the parameters before it."""
+        """Return whether it applies, given the parameters that are chosen already."""
         return all(chosen.get(name) in values for name, values in self.when.items())
 
     def suggest(self, trial: "Trial") -> Value:
-        """Return what a trial tries."""
+        """Return the value that a trial tries."""
         if len(self.choices) == 1:
             return self.choices[0]
         if self.choices:
@@ -51,7 +51,7 @@ class Entry:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
     def nearest(self, value: Value) -> Value:
-        """Return what of this comes nearest to a value that may lie outside."""
+        """Return its value that is nearest to one which may lie outside."""
         if not self.choices:
             inside = min(max(float(value), self.low), self.high)
             return round(inside) if self.whole else inside
@@ -61,13 +61,13 @@ class Entry:
         return min(numbers, key=lambda c: abs(c - value), default=self.choices[0])
 
     def ends(self) -> tuple[Value, ...]:
-        """Return the values that a config is checked with."""
+        """Return its extreme values, or all choices: configs are checked with each of them."""
         if self.choices:
             return self.choices
         return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a space file has it."""
+        """Return it as the entry of a space file."""
         values: dict[str, Any] = (
             {"choices": list(self.choices)}
             if self.choices
@@ -80,13 +80,13 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Space:
-    """What a search may try, and the config that it starts from."""
+    """The parameters of a search, and the config for everything else."""
 
     entries: tuple[Entry, ...]
     base: TrainConfig
 
     def suggest(self, trial: "Trial") -> TrainConfig:
-        """Return the config that a trial tries; asked again, a trial gives the same."""
+        """Return the config that a trial tries; the same if the trial is asked again."""
         chosen: dict[str, Value] = {}
         for entry in self.entries:
             if entry.applies(chosen):
@@ -94,10 +94,10 @@ class Space:
         return self.config(chosen)
 
     def config(self, chosen: Mapping[str, Value]) -> TrainConfig:
-        """Return the config of parameters by name.
+        """Return the config with these parameters, by name.
 
         Raises:
-            ConfigError: They do not fit each other, e.g. an odd batch and mixup.
+            ConfigError: The values do not fit each other, e.g. an odd batch and mixup.
         """
         settings = {name.partition("@")[0]: value for name, value in chosen.items()}
         config = self.base
@@ -108,7 +108,7 @@ class Space:
         return config.with_overrides(settings)
 
     def nearest(self, config: TrainConfig) -> dict[str, Value]:
-        """Return the parameters that come nearest to a config, which may lie outside."""
+        """Return the parameters nearest to a config, which may lie outside of the space."""
         known = flatten(config.to_dict())
         known |= dict(zip((POLICY, STRENGTH), _policy_of(config), strict=True))
         chosen: dict[str, Value] = {}
@@ -118,12 +118,12 @@ class Space:
         return chosen
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a space file has it, every entry."""
+        """Return every entry as in a space file."""
         return {entry.name: entry.to_dict() for entry in self.entries}
 
 
 def _policy_of(config: TrainConfig) -> tuple[str, float]:
-    """Return the policy and strength whose settings come nearest to a config's."""
+    """Return the policy and strength whose settings are nearest to a config's augmentation."""
     augment = config.augment
     for policy, strength in (("cutmix", augment.cutmix / 2), ("mixup", augment.mixup / 0.4),
                              ("trivialaugment", augment.trivial)):  # fmt: skip

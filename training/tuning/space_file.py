@@ -1,7 +1,7 @@
-"""A search's space from a file, or the default (`spaces.toml`, which explains itself).
+"""Reads the space of a search from a TOML file, or the default one (`spaces.toml`).
 
-Everything is checked when it is read: a search of days must not end at trial 17 because a range has
-a value that no run can have.
+Everything is checked when it is read. A search of days must not end at trial 17 because of a value
+that no run can have.
 """
 
 import difflib
@@ -19,17 +19,17 @@ from training.tuning.policies import POLICIES
 from training.tuning.space import POLICY, STRENGTH, Entry, Space, Value
 
 _BUDGET = {"epochs": "--epochs", "image_size": "--image-size", "seed": "--seed"}
-_DRAWN = 300
-"""Configs that a space is tried with before a search."""
+_RANDOM_CONFIGS = 300
+"""Random configs of a space that are checked before a search."""
 _NOT_SEARCHED = ("recipe", "threads", "compile", "deterministic", "checkpoint_every_steps",
                  "early_stopping_epochs", "augment.classes")  # fmt: skip
 
 
 def read_space(name: str, base: TrainConfig) -> Space:
-    """Return the default space (`default`), or it with what a TOML file replaces.
+    """Return the default space if `name` is `default`, or it with the entries that a file replaces.
 
     Raises:
-        ConfigError: The file cannot be read, or an entry of it cannot be; where and why.
+        ConfigError: The file cannot be read, or an entry is wrong; the message says which and why.
     """
     default = tomllib.loads((files("training.tuning") / "spaces.toml").read_text("utf-8"))
     raw, changed = default, default
@@ -55,7 +55,7 @@ def read_space(name: str, base: TrainConfig) -> Space:
 
 
 def _unnested(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return tables such as [optimizer] by dotted name; a range is a table, too, and stays."""
+    """Return entries by dotted name: tables such as [optimizer] are flattened, ranges are kept."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         inner = isinstance(value, dict) and not {"low", "high", "choices", "when"} & value.keys()
@@ -125,10 +125,10 @@ def _when(value: Any, at: str) -> dict[str, tuple[Value, ...]]:
 
 
 def _ordered(entries: Sequence[Entry], own: Collection[str], where: str) -> tuple[Entry, ...]:
-    """Return the entries, those that others depend on first.
+    """Return the entries, each after those that it depends on.
 
-    An entry of the default space that a file leaves no case for is dropped; one of its `own` that
-    can never apply is a mistake.
+    An entry of the default space that can no longer apply is dropped. An entry of the file (`own`)
+    that can never apply is a mistake.
     """
     by_name = {entry.name: entry for entry in entries}
     done: dict[str, Entry] = {}
@@ -160,16 +160,16 @@ def _ordered(entries: Sequence[Entry], own: Collection[str], where: str) -> tupl
 
 
 def _check(space: Space, where: str) -> None:
-    """Build a config with each end of each entry, and some that are drawn: all must be possible.
+    """Build configs with the extreme values of each entry, and random ones: all must be valid.
 
     Raises:
-        ConfigError: One is not, such as a batch that is odd where photos are mixed.
+        ConfigError: One is not, such as an odd batch where photos are mixed.
     """
     usual = space.nearest(space.base)
     for entry in space.entries:
         for end in entry.ends():
             others = {n: v for n, v in usual.items() if n.partition("@")[0] != entry.setting}
-            # What it applies with, so that a batch size is tried with mixup on, and so on.
+            # With the values under which it applies, such as a policy for its strength.
             others |= {n: of[0] for n, of in entry.when.items()}
             try:
                 space.config({**others, entry.name: end})
@@ -177,7 +177,7 @@ def _check(space: Space, where: str) -> None:
                 raise ConfigError(f"{where}: {entry.name} = {end}: {error}") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(_DRAWN):
+    for _ in range(_RANDOM_CONFIGS):
         trial = study.ask()
         try:
             space.suggest(trial)

@@ -1,4 +1,4 @@
-"""Where a study's trials are written down: SQLite in its folder, or a database by URL."""
+"""The storage of a study's trials: SQLite in its folder, or a database by URL."""
 
 import contextlib
 import re
@@ -19,7 +19,11 @@ _WAIT_S = 60
 
 
 def url_of(storage: str | None, folder: Path) -> str:
-    """Return the storage's URL for SQLAlchemy; SQLite in the study's folder if none is named."""
+    """Return the storage's URL for SQLAlchemy; without one, that of SQLite in the study's folder.
+
+    Raises:
+        ConfigError: It is no URL.
+    """
     if storage is None:
         return f"sqlite:///{(folder / 'study.db').resolve()}"
     if "://" not in storage:
@@ -27,22 +31,22 @@ def url_of(storage: str | None, folder: Path) -> str:
             f"--storage {storage!r} is no URL; give postgresql://USER@HOST/DATABASE or"
             " sqlite:///PATH"
         )
-    # Optuna and its dashboard take both; without a driver's name SQLAlchemy wants an older one.
+    # With the driver that is installed: SQLAlchemy's default is an older one.
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", storage)
 
 
 def without_password(url: str) -> str:
-    """Return a URL that may be shown."""
+    """Return a URL that may be shown: passwords are hidden."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
         parts = make_url(url)
     except (ArgumentError, ValueError):
-        # What cannot be read may hold a password anywhere.
+        # A URL that cannot be parsed may have a password anywhere.
         return url.partition("://")[0] + "://…"
     if parts.host and "@" in parts.host:
-        # A password that has an @, which should be %40.
+        # Part of a password with an @, which should have been written as %40.
         parts = parts.set(host=parts.host.rpartition("@")[2])
     query = {key: "***" if "pass" in key else value for key, value in parts.query.items()}
     return parts.set(query=query).render_as_string(hide_password=True)
@@ -50,10 +54,10 @@ def without_password(url: str) -> str:
 
 @contextlib.contextmanager
 def failing_in_words() -> Iterator[None]:
-    """Say what a storage that fails in the middle of a search means.
+    """Explain a storage that fails in the middle of a search.
 
     Raises:
-        StoppedError: It failed; what was trained is saved.
+        StoppedError: The storage failed; checkpoints are saved.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
@@ -69,10 +73,10 @@ def failing_in_words() -> Iterator[None]:
 
 
 def storage_of(url: str) -> "RDBStorage":
-    """Open a storage.
+    """Open a storage by its URL for SQLAlchemy.
 
     Raises:
-        ConfigError: It cannot be reached, or Optuna has no driver for it.
+        ConfigError: It cannot be reached, or its driver is not installed.
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
@@ -91,7 +95,7 @@ def storage_of(url: str) -> "RDBStorage":
 
 
 def open_or_create(name: str, url: str) -> optuna.Study:
-    """Open a study of Optuna's, or create it.
+    """Open a study in a storage, or create it there.
 
     Raises:
         ConfigError: The storage cannot be used.

@@ -1,14 +1,14 @@
-"""A study: one search, its storage, and who does which trial.
+"""A study: one search, its storage, and which worker runs which trial.
 
 runs/<study>/study.json      what every worker must agree on, written once
 runs/<study>/study.db        Optuna's storage, unless --storage names another
 runs/<study>/trial-0007/     a run directory each
 
-Workers agree through two things: the storage (what was tried, what came out) and locks in the
-study's folder. A trial belongs to whoever holds its lock; the system lets go of it when a process
-ends, however it ends. So a trial that runs by the storage and whose lock is free was left by a
-dead worker, and the next one goes on from its checkpoint, at once and under the same number. On
-several machines the folder must be shared between them; a worker that does not see it is refused.
+Workers share the storage, which knows the trials and their results, and locks in the study's
+folder. A trial belongs to the worker that holds its lock; the system releases the lock when the
+process ends in any way. So if a trial is running by the storage and its lock is free, its worker
+was killed, and the next worker continues it from its checkpoint. Several machines must share the
+folder; a worker that sees another one is refused.
 """
 
 import contextlib
@@ -40,48 +40,48 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What every worker of a study must agree on."""
+    """What every worker of a study must agree on; `study.json` holds it."""
 
     name: str
     recipe: str
-    """What settings that are not searched are taken from."""
+    """The recipe of settings that are not searched."""
     epochs: int
     image_size: int
     seed: int
-    """Of the search and of every trial, so that trials differ in their settings alone."""
+    """Of the search and of every trial, so that trials differ only in their settings."""
     pruning: bool
     dataset_hash: str
     space: Mapping[str, Any]
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Return the recipes that the study begins with, the one it departs from as the last."""
+        """Return the recipes that are the first trials: the baseline, then the plan's own."""
         return tuple(dict.fromkeys(("baseline", self.recipe)))
 
     def base(self, name: str | None = None) -> TrainConfig:
-        """Return a recipe (the plan's, if none is named) at the study's budget."""
+        """Return a recipe, by default the plan's, at the study's epochs, image size and seed."""
         budget = {"epochs": self.epochs, "image_size": self.image_size, "seed": self.seed}
         return recipe(name or self.recipe).with_overrides(budget)
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Claim:
-    """A trial that is this process's alone until `release`."""
+    """A trial that no other process runs until `release`."""
 
     trial: optuna.trial.Trial
     config: TrainConfig
     run_dir: Path
     is_recipe: bool
-    """A recipe that the study began with: it is never pruned, so all can be compared with it."""
+    """Whether it is one of the plan's recipes, which others are compared with: never pruned."""
     lock: IO[str]
 
     def release(self) -> None:
-        """Let others have it; what has no result yet is taken up by the next."""
+        """Release the trial; without a result, another worker continues it."""
         self.lock.close()
 
 
 class Study:
-    """A study, as a worker sees it."""
+    """An open study, as one worker sees it."""
 
     def __init__(self, plan: Plan, folder: Path, study: optuna.Study, space: Space) -> None:
         self.plan = plan
@@ -90,9 +90,12 @@ class Study:
         self.space = space
 
     def claim(self, trials: int, threads: int = 0) -> Claim | None:
-        """Return a trial to do: one that a dead worker left, or else the next of `trials`.
+        """Return a trial to run: one that a killed worker left, or else the next of `trials`.
 
-        None if there is nothing to do now; `finished` tells whether that will stay so.
+        None if other workers run all that is left; `finished` tells whether they are done.
+
+        Raises:
+            RunError: A trial's folder is locked, though the trial never began.
         """
         with _held(self.folder / ".study-lock"):
             known = self.trials()
@@ -100,7 +103,7 @@ class Study:
                 lock = self._lock(left.number)
                 if lock is None:
                     continue
-                # Its worker may have told the result and let go since it was listed.
+                # Its worker may have reported the result and released it since it was listed.
                 if self.trials()[left.number].state == TrialState.RUNNING:
                     return self._claimed(left.number, left._trial_id, lock, threads)
                 lock.close()
@@ -125,7 +128,7 @@ class Study:
         return self.optuna.get_trials(deepcopy=False)
 
     def _claimed(self, number: int, trial_id: int, lock: IO[str], threads: int) -> Claim:
-        # Made anew for a trial that was left: what it was given is what it is given again.
+        # The trial's own sampler: a trial that was left gets the same parameters again.
         self.optuna.sampler = _sampler(self.plan.seed, number)
         trial = optuna.trial.Trial(self.optuna, trial_id)
         recipe_name, run_dir = trial.user_attrs.get("recipe"), self._run_dir(number)
@@ -162,8 +165,8 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
     """Begin a study, or join one that began with the very same plan.
 
     Raises:
-        ConfigError: The study began with another plan (the differences are listed), its folder is
-            not the one that its other workers use, or the storage cannot be reached.
+        ConfigError: The study began with another plan (the message lists what differs), its other
+            workers use another folder, or the storage cannot be reached.
     """
     if not re.fullmatch(r"[\w.-]+", plan.name) or plan.name.startswith("."):
         raise ConfigError(f"--study {plan.name!r}: give it a name of letters, digits, - and _")
@@ -190,7 +193,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
                     # A worker that was killed before the next line enqueued it already.
                     skip_if_exists=True,
                 )  # fmt: skip
-            # Last: a kill before it leaves a study that the next worker begins again.
+            # Last, so that after a kill before this line the next worker begins the study again.
             study.set_user_attr("folder", token)
         elif theirs != token:
             raise ConfigError(
@@ -202,7 +205,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
 
 
 def _agreed(plan: Plan, folder: Path) -> str:
-    """Write the plan down, or check that the one that is there is the same; return its token."""
+    """Write the plan, or check that the existing one is the same; return the token in its file."""
     path = folder / "study.json"
     wanted = json.loads(json.dumps(dataclasses.asdict(plan)))
     try:
@@ -246,16 +249,16 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _begun(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that count: a failed one is one that somebody took out by hand."""
+    """Return the trials that count: none that wait, and none that somebody marked as failed."""
     return [t for t in trials if t.state not in (TrialState.FAIL, TrialState.WAITING)]
 
 
 def _sampler(seed: int, number: int) -> "TPESampler":
-    """Return the sampler of a trial: a function of the study's seed, whoever asks and when."""
+    """Return the sampler of a trial, a function of the study's seed and the trial's number."""
     import numpy as np
 
     with warnings.catch_warnings():
-        # `group` is what lets settings depend on others; it has been experimental for years.
+        # Settings that depend on others need `group`, which has been experimental for years.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return optuna.samplers.TPESampler(
             multivariate=True, group=True,
@@ -265,7 +268,7 @@ def _sampler(seed: int, number: int) -> "TPESampler":
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a lock of all workers for as long as it takes to ask for a trial."""
+    """Hold a lock that all workers of a study share."""
     with path.open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

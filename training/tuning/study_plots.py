@@ -12,7 +12,7 @@ from training.tuning.search import Outcome
 
 
 def history(found: Sequence[Outcome], folder: Path) -> PageFigure:
-    """Draw what each trial reached, in their order, and the best so far."""
+    """Draw the top-1 of each trial by number, and the best so far."""
     by_number = sorted(found, key=lambda one: one.number)
     complete = [one for one in by_number if one.state == "complete"]
     pruned = [one for one in by_number if one.state == "pruned" and one.value is not None]
@@ -47,7 +47,7 @@ def history(found: Sequence[Outcome], folder: Path) -> PageFigure:
 def curves(
     found: Sequence[Outcome], lines: Mapping[int, Sequence[float]], folder: Path
 ) -> PageFigure:
-    """Draw validation top-1 of every epoch of every trial: pruned against complete."""
+    """Draw validation top-1 by epoch, a line for each trial, pruned and complete ones."""
     first = next((one.number for one in found if one.state == "complete"), None)
     with axes() as (figure, (axis,)):
         labelled = set()
@@ -74,7 +74,7 @@ def curves(
 
 
 def parallel(found: Sequence[Outcome], folder: Path) -> PageFigure:
-    """Draw each trial as a line through what it tried; the colour is what it reached."""
+    """Draw each trial as a line through its settings; the colour shows its top-1."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
@@ -115,7 +115,7 @@ def parallel(found: Sequence[Outcome], folder: Path) -> PageFigure:
 
 
 def importances(found: Mapping[str, float], folder: Path) -> PageFigure:
-    """Draw how much each setting mattered."""
+    """Draw the importance of each setting."""
     names = sorted(found, key=lambda name: found[name])
     with axes(height_in=max(2.0, 0.8 + 0.28 * len(names))) as (figure, (axis,)):
         axis.barh(range(len(names)), [found[name] for name in names], color=BLUE, height=0.6)
@@ -139,7 +139,7 @@ def _value(one: Outcome, setting: str) -> object:
 def _column(
     values: Sequence[Any],
 ) -> tuple[list[float | None], list[tuple[float, str]]]:
-    """Return each value's height, 0 to 1 (None where it does not apply), and labelled heights."""
+    """Return the height of each value, 0 to 1 or None, and the heights that get a label."""
     known = [v for v in values if v is not None]
     if any(isinstance(v, str | bool) for v in known) or len(set(known)) <= 3:
         different = sorted(set(known), key=lambda v: (isinstance(v, str), v))

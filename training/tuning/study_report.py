@@ -1,4 +1,4 @@
-"""A study → `report.html` and `plots/` in its folder, from its storage and run directories."""
+"""A study → `report.html`, `ranking.json` and `plots/`, from its storage and run directories."""
 
 import json
 import warnings
@@ -20,14 +20,14 @@ from training.tuning.storages import storage_of, url_of
 from training.tuning.study import Plan, read_plan
 
 _FEW = 5
-"""With fewer complete trials nothing is said about what mattered."""
+"""With fewer complete trials the report does not say which settings mattered."""
 
 
 def write(folder: Path, study: optuna.Study, final: Final | None = None) -> Path:
-    """Write the page of a study, also of one that is under way; return its path.
+    """Write the page of a study, finished or under way; return its path.
 
     Raises:
-        RunError: The folder holds no study, or no trial of it has ended.
+        RunError: The folder holds no study, or none of its trials has ended.
     """
     plan = read_plan(folder)
     trials = study.get_trials(deepcopy=False)
@@ -62,10 +62,10 @@ def write(folder: Path, study: optuna.Study, final: Final | None = None) -> Path
 
 
 def write_from(folder: Path, storage: str | None) -> Path:
-    """Write the page of a study that nobody has open.
+    """Write the page of a study by its folder, and its storage if that is not in the folder.
 
     Raises:
-        RunError: The folder holds no study, or its storage does not.
+        RunError: The folder or the storage has no such study.
         ConfigError: The storage cannot be reached.
     """
     plan = read_plan(folder)
@@ -77,7 +77,7 @@ def write_from(folder: Path, storage: str | None) -> Path:
 
 
 def summary(plan: Plan, found: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the figures that a study is summed up by; accuracies and shares are fractions."""
+    """Return the main numbers of a study; accuracies and shares are fractions."""
     done = [one for one in found if one.state in ("complete", "pruned")]
     complete = [one for one in done if one.state == "complete"]
     best = max(complete, key=lambda one: one.value or 0.0, default=None)
@@ -96,15 +96,16 @@ def summary(plan: Plan, found: Sequence[Outcome]) -> dict[str, Any]:
         "epochs_all": len(done) * plan.epochs,
         "saved_share": saved_share(done, plan.epochs),
         "seconds": seconds,
-        # What was not trained, at the mean time of what was.
+        # The epochs that were not trained, at the mean time of those that were.
         "seconds_saved": seconds / spent * (len(done) * plan.epochs - spent) if spent else 0.0,
     }
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return the share of each setting in what sets the best complete trials apart; {} if too few.
+    """Return how much each setting sets the best complete trials apart, as shares that sum to 1.
 
     By PED-ANOVA (Watanabe et al. 2023) for settings that depend on others (arXiv:2601.20800).
+    Empty with too few trials.
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < _FEW:
@@ -112,12 +113,12 @@ def importances(study: optuna.Study) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # The best tenth of a few trials would be one: luck would be what mattered.
+            # The best tenth of a few trials would be a single one, and show its luck.
             best = min(0.5, max(0.1, _FEW / len(complete)))
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=best)
             found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):
-        # Equal values everywhere: nothing mattered.
+        # All trials have the same value.
         return {}
     return {name: float(share) for name, share in found.items()}
 

@@ -1,4 +1,4 @@
-"""Several workers of one study on this machine, each a process."""
+"""Several workers of one study on this machine, each in a process of its own."""
 
 import subprocess
 import sys
@@ -20,14 +20,14 @@ def run_workers(
     arguments: Sequence[str], count: int, study: Study, *, trials: int,
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> None:  # fmt: skip
-    """Run `hansang tune ARGUMENTS` in so many processes until the study is done.
+    """Run `hansang tune ARGUMENTS` in so many processes until the study has all its results.
 
-    What each says lies in `<study>/worker-<n>.log`. A worker that dies is no loss: another takes
-    its trial up. None of them outlives this process.
+    Their output goes to `<study>/worker-<n>.log`. If a worker dies, another continues its trial.
+    All of them end with this process.
 
     Raises:
         StoppedError: `should_stop` said so; each trial's checkpoint is saved.
-        RunError: All of them ended and the study is not done.
+        RunError: All workers ended before the study had its results.
     """
     with started([*arguments, "--most", str(trials)], count, study.folder) as processes:
         while any(process.poll() is None for process in processes) and not should_stop():
@@ -47,7 +47,7 @@ def run_workers(
 def started(
     arguments: Sequence[str], count: int, folder: Path
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run `hansang tune ARGUMENTS` in so many processes; what is left of them is stopped at exit.
+    """Run `hansang tune ARGUMENTS` in so many processes, and stop them when the block ends.
 
     A process that is stopped saves its checkpoint first.
     """

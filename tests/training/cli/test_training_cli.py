@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from training.cli.train import show
+from training.cli.tables import print_results
 from training.runs.result import TrainResult
 
 COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1}
@@ -149,11 +149,11 @@ def result(seed: int, test_top1: float | None) -> TrainResult:
 
 def test_the_mean_over_seeds_is_that_of_the_test_split_too(capsys):
     """Where photos were kept aside, their mean stands beside validation's; else it does not."""
-    show([result(0, 0.25), result(2, 0.35)], True)
+    print_results([result(0, 0.25), result(2, 0.35)], True)
     summed = json.loads(capsys.readouterr().out)
-    show([result(0, 0.25), result(2, 0.35)], False)
+    print_results([result(0, 0.25), result(2, 0.35)], False)
     table = capsys.readouterr().out
-    show([result(0, None), result(2, None)], True)
+    print_results([result(0, None), result(2, None)], True)
 
     assert (0.6, 0.3) == pytest.approx((summed["val_top1"], summed["test_top1"]))
     assert summed["test_top1_half_interval"] > 0

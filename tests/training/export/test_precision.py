@@ -13,9 +13,10 @@ import torch
 
 from training.data.cache import DatasetCache
 from training.errors import ExportError
-from training.export import precision
-from training.export.onnx_export import export, write_onnx
-from training.export.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce, to_int8
+from training.export import quantisation
+from training.export.onnx_export import export_onnx, write_onnx
+from training.export.precision import MAX_TOP1_LOSS, MIN_AGREEMENT, reduce
+from training.export.quantisation import to_int8
 from training.model.resnet import Served, build
 from training.runs import checkpoint, run_directory
 
@@ -113,7 +114,7 @@ def test_what_int8_ruins_is_refused(learnt, tmp_path, monkeypatch):
     A channel that is multiplied before a ReLU and divided after it changes nothing, but one scale
     for all of them leaves most of them nothing but zeros.
     """
-    monkeypatch.setattr(precision, "_ATTEMPTS", precision._ATTEMPTS[:2])
+    monkeypatch.setattr(quantisation, "_INT8_VARIANTS", quantisation._INT8_VARIANTS[:2])
     model, cache, split = learnt
     spread = build(len(cache.labels), seed=0)
     spread.load_state_dict(model.state_dict())
@@ -147,9 +148,9 @@ def test_auto_is_the_fastest_that_passes(learnt, fp32, tmp_path):
 def test_a_run_is_exported_in_the_precision_asked_for(run_dir, tmp_path):
     """`export` knows each precision by its name, and no other."""
     with pytest.raises(ExportError, match="precision must be one of fp32, fp16, int8, auto"):
-        export(run_dir, tmp_path / "model.onnx", precision="int4")
+        export_onnx(run_dir, tmp_path / "model.onnx", precision="int4")
     assert [] == list(tmp_path.iterdir())
-    found = export(run_dir, tmp_path / "model.onnx", precision="fp16")
+    found = export_onnx(run_dir, tmp_path / "model.onnx", precision="fp16")
     assert ("fp16", found.val_top1) == (found.cost.precision, found.cost.val_top1)
     assert found.path.stat().st_size < 25 * 2**20
     session = onnxruntime.InferenceSession(found.path, providers=["CPUExecutionProvider"])

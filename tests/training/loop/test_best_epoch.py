@@ -12,7 +12,8 @@ from training.config import TrainConfig
 from training.data.loader import loader_for
 from training.data.prepare import prepare
 from training.errors import ExportError, RunError
-from training.export.onnx_export import check_parity, export, write_onnx
+from training.export.onnx_export import export_onnx, write_onnx
+from training.export.parity import check_parity
 from training.loop.learner import Learner
 from training.model.resnet import Served, build
 from training.runs import checkpoint
@@ -24,7 +25,7 @@ def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
 
     run_dir = finished / "runs" / "r"
 
-    exported = export(run_dir, tmp_path / "model.onnx")
+    exported = export_onnx(run_dir, tmp_path / "model.onnx")
 
     result = json.loads((run_dir / "result.json").read_text())
     assert (result["val_top1"], result["best_epoch"]) == (exported.val_top1, exported.epoch)
@@ -60,7 +61,7 @@ def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_
 def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
     """A folder that is no finished run says what to do."""
     with pytest.raises(RunError, match="hansang train"):
-        export(tmp_path, tmp_path / "model.onnx")
+        export_onnx(tmp_path, tmp_path / "model.onnx")
 
 
 def test_validation_computes_as_the_served_file_does(finished, dishes):
@@ -86,5 +87,5 @@ def test_a_reported_top1_that_the_file_has_not_is_refused(finished, dishes, tmp_
     checkpoint.save(best, tensors, state)
 
     with pytest.raises(ExportError, match=r"reports .* validation photos right"):
-        export(tmp_path / "r", tmp_path / "model.onnx")
+        export_onnx(tmp_path / "r", tmp_path / "model.onnx")
     assert not (tmp_path / "model.onnx").exists()

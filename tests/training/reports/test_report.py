@@ -13,6 +13,7 @@ from training.errors import RunError
 from training.reports import report
 from training.reports.compare import compare, difference
 from training.reports.compare_page import write as write_comparison
+from training.reports.run_numbers import numbers_of
 from training.runs.run_record import RunRecord
 
 WIDTHS = {"desktop": 1280, "phone": 390}
@@ -21,7 +22,7 @@ WIDTHS = {"desktop": 1280, "phone": 390}
 @pytest.fixture(scope="module")
 def written(run_dir):
     """The page of the finished run."""
-    return report.write(run_dir)
+    return report.write_report(run_dir)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -123,7 +124,7 @@ def test_the_reports_numbers_are_those_of_the_run_and_of_scikit_learn(run_dir):
     from sklearn.metrics import f1_score, precision_score, recall_score
 
     record = RunRecord.open(run_dir)
-    found = report.measured(record).to_dict(record.labels)
+    found = numbers_of(record).to_dict(record.labels)
 
     result = json.loads((run_dir / "result.json").read_text())
     assert found["scores"]["val"]["top1"] == pytest.approx(result["val_top1"])
@@ -151,8 +152,8 @@ def test_mistakes_are_shown_from_the_cache_or_the_folder_or_not_at_all(run_dir, 
     about = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**about, "cache": str(tmp_path / "gone")}))
 
-    gone = report.write(copy).read_text("utf-8")
-    from_folder = report.write(copy, dishes).read_text("utf-8")
+    gone = report.write_report(copy).read_text("utf-8")
+    from_folder = report.write_report(copy, dishes).read_text("utf-8")
 
     wrong = (RunRecord.open(run_dir).val.predicted != RunRecord.open(run_dir).val.targets).sum()
     assert wrong > 0
@@ -168,7 +169,7 @@ def test_a_run_under_way_has_a_report_of_what_there_is(run_dir, tmp_path):
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(run_dir / name, running)
 
-    text = report.write(running).read_text("utf-8")
+    text = report.write_report(running).read_text("utf-8")
 
     assert "The run is not finished" in text
     assert "stored no predictions" in text
@@ -191,7 +192,7 @@ def test_what_is_no_run_is_an_error(tmp_path, files, sentence):
         (tmp_path / name).write_text(text)
 
     with pytest.raises(RunError, match=sentence):
-        report.write(tmp_path)
+        report.write_report(tmp_path)
 
 
 def test_the_command_of_a_report_trains_that_very_config(run_dir):

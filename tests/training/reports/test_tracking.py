@@ -60,7 +60,7 @@ def test_a_run_is_found_on_a_real_mlflow_server(run_dir, tmp_path, server):
     from mlflow import MlflowClient
 
     run = shutil.copytree(run_dir, tmp_path / "first")
-    report.write(run)
+    report.write_report(run)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:4]))
     follower = Follower(run, {"MLflow": lambda: MlflowTracker(run, server)}, poll_s=0.05)
