@@ -163,9 +163,10 @@ class ServerConfig:
     are refused, streams wait, and bulk gets three quarters of it. Over gRPC a message that is being
     read counts as `max_message_bytes`.
 
-    It bounds memory. Besides the loaded models and what decoding takes, resident memory stays below
-    three times `max_bytes_in_flight` and twice `max_message_bytes` for each of `max_streams`. A
-    message is held as it came and as its images, and for a moment as bytes before it is parsed."""
+    It bounds memory. Besides the loaded models and what decoding takes, three times
+    `max_bytes_in_flight` is held at most, and twice `max_message_bytes` for each of `max_streams`.
+    A message is held as it came and as its images, and for a moment as bytes before it is parsed.
+    malloc may keep a quarter more resident."""
 
     max_streams: int = _setting(32, "Most open streams.", 1, 2**16)
     """Most streams open at a time, besides those of health. All of them may begin to send a message
