@@ -72,7 +72,8 @@ def _labelled(
                 left.append((file.name, Kind.LOOSE, ""))
             break
         else:
-            loose = len(parts) == len(found.base) + 1
+            # In the folder of the classes, or in one that is wrapped around it.
+            loose = len(parts) <= len(found.base) + 1
             left.append((file.name, Kind.LOOSE if loose else Kind.ASIDE, ""))
 
 

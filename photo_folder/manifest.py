@@ -21,8 +21,19 @@ from photo_folder.tables import path_in, read_table
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".toml")
 COLUMNS = {
-    "path": ("path", "photo", "file", "filename", "file_name", "filepath", "image", "image_path"),
-    "label": ("label", "class", "category", "class_name"),
+    "path": (
+        "path",
+        "photo",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "image",
+        "image_path",
+        "filenames",
+        "images",
+    ),
+    "label": ("label", "class", "category", "class_name", "labels", "cats"),
     "split": ("split", "set", "subset", "partition"),
     "group": ("group", "object", "shop", "session"),
 }
