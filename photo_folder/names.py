@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from enum import StrEnum
 
-PHOTO_SUFFIXES = frozenset({
-    ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".jfi", ".pjp", ".pjpeg", ".mpo", ".png", ".webp",
-})  # fmt: skip
+from service.pixels.formats import readable_suffixes
+
+PHOTO_SUFFIXES = frozenset(readable_suffixes())
 """Of files that are decoded; capitals do not matter."""
 
 PICTURE_SUFFIXES = frozenset({

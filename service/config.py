@@ -168,6 +168,11 @@ class ServerConfig:
     A message is held as it came and as its images, and for a moment as bytes before it is parsed.
     malloc may keep a quarter more resident."""
 
+    max_decode_bytes: int = _setting(0, "Most memory for decoding; 0: a quarter of all.", 0, 2**40)
+    """Most memory that pictures take while they are decoded. What takes more is refused, and what
+    is not free now is waited for. Small photos are not counted: 8 MiB for each thread. 0: a quarter
+    of the machine's memory, or of the container's limit."""
+
     max_streams: int = _setting(32, "Most open streams.", 1, 2**16)
     """Most streams open at a time, besides those of health. All of them may begin to send a message
     at the same time."""

@@ -44,7 +44,7 @@ class ImageError(InvalidArgumentError):
         self.kind = kind
 
 
-IMAGE_ERRORS = ("empty", "too_many_bytes", "too_many_pixels", "format", "broken")
+IMAGE_ERRORS = ("empty", "too_many_bytes", "too_many_pixels", "too_much_memory", "format", "broken")
 """Kinds of `ImageError`: values of a label of the metrics."""
 
 

@@ -36,7 +36,7 @@ from service.batching.service_time import ServiceTime
 from service.errors import DeadlineError, ServiceError
 from service.observability.metrics import Metrics
 from service.observability.tracing import Stages
-from service.pixels import jpeg
+from service.pixels.jpeg_header import is_small
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """(N, H, W, C) → (N, K); several worker threads call it at the same time."""
@@ -125,7 +125,7 @@ class Batcher(Admission):
 
     def decodes(self, image: bytes) -> bool:
         """Return whether this image may be submitted encoded."""
-        return self._decode is not None and jpeg.is_small(image)
+        return self._decode is not None and is_small(image)
 
     async def submit(
         self,

@@ -15,6 +15,7 @@ from service.models.instance import ModelInstance
 from service.models.model import CUDA, Model
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
+from service.pixels.budget import Budget
 
 T = TypeVar("T")
 
@@ -26,6 +27,7 @@ async def load_instance(
     repository: ModelRepository,
     config: ServerConfig,
     metrics: Metrics,
+    budget: Budget,
     run_failed: Callable[[ModelInstance], None],
 ) -> ModelInstance:
     """Load a version, in a thread, and return it ready to answer.
@@ -36,6 +38,7 @@ async def load_instance(
         repository: Where it lies.
         config: The device, and how batches are made.
         metrics: Where the batcher counts.
+        budget: The memory that decoders share.
         run_failed: Called on the event loop after each run that raised.
 
     Raises:
@@ -46,6 +49,7 @@ async def load_instance(
     )
     instance: ModelInstance
     on_cuda = model.provider == CUDA
+    decode = partial(decoded, image_size=model.metadata.image_size, metrics=metrics, budget=budget)
     batcher = Batcher(
         model.predict,
         metrics=metrics,
@@ -56,9 +60,7 @@ async def load_instance(
         seconds_per_image=seconds_per_image,
         failed=lambda: run_failed(instance),
         # A GPU must not wait for photos, so other threads decode for it.
-        decode=None
-        if on_cuda
-        else partial(decoded, image_size=model.metadata.image_size, metrics=metrics),
+        decode=None if on_cuda else decode,
     )
     instance = ModelInstance(name=name, version=version, model=model, batcher=batcher)
     return instance

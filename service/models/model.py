@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from service.errors import ModelContractError
 from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
 from service.models.metadata import ModelMetadata
-from service.pixels.preprocessing import PREPROCESSING
+from service.pixels.preprocessing import COMPATIBLE, PREPROCESSING
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -171,7 +171,7 @@ class Model:
             raise ModelContractError(
                 f"{self.path}: {num_classes} labels for {result.shape[1]} outputs"
             )
-        if self.metadata.resize != PREPROCESSING:
+        if self.metadata.resize not in COMPATIBLE:
             raise ModelContractError(
                 f"{self.path}: made for pixels by {self.metadata.resize!r}, and this server makes"
                 f" them by {PREPROCESSING!r}; release the run again"

@@ -24,6 +24,7 @@ from service.models.instance import ModelInstance
 from service.models.loading import load_instance
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
+from service.pixels.budget import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +43,14 @@ class ModelPool:
         self,
         config: ServerConfig,
         metrics: Metrics,
+        budget: Budget,
         *,
         run_failed: Callable[[ModelInstance], None] = lambda _: None,
     ) -> None:
         self.repository = ModelRepository(config.repository)
         self._config = config
         self._metrics = metrics
+        self._budget = budget
         self._run_failed = run_failed
         self._loaded: dict[str, list[ModelInstance]] = {}
         self._seen: dict[str, object] = {}
@@ -289,7 +292,7 @@ class ModelPool:
     async def _open(self, name: str, version: int) -> ModelInstance:
         instance = await load_instance(
             name, version, repository=self.repository, config=self._config,
-            metrics=self._metrics, run_failed=self._run_failed,
+            metrics=self._metrics, budget=self._budget, run_failed=self._run_failed,
         )  # fmt: skip
         self._metrics.swaps.labels(name).inc()
         self._metrics.model_info.labels(name, str(version), instance.model.provider).set(1)

@@ -26,6 +26,7 @@ from service.config import MAX_IMAGES_PER_CALL, ServerConfig
 from service.errors import UnavailableError
 from service.observability.merged_metrics import MergedMetrics
 from service.observability.metrics import Metrics, exposed
+from service.pixels.budget import default_bytes
 from service.server.process import signals_heeded
 from terminal import say
 
@@ -68,6 +69,7 @@ def share(config: ServerConfig) -> ServerConfig:
         metrics_port=None if config.metrics_port is None else 0,
         queue_size=max(-(-config.queue_size // parts), MAX_IMAGES_PER_CALL),
         max_bytes_in_flight=max(config.max_bytes_in_flight // parts, 2**16),
+        max_decode_bytes=(config.max_decode_bytes or default_bytes()) // parts,
         max_streams=-(-config.max_streams // parts),
     )
 

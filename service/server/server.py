@@ -32,6 +32,7 @@ from service.models.bucket import BucketRepository
 from service.models.pool import ModelPool
 from service.observability.metrics import Metrics, exposed
 from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
+from service.pixels.budget import Budget, default_bytes
 from service.server import grpc_port
 from service.server.health import Health
 from service.server.reflection import add_reflection
@@ -82,9 +83,11 @@ class Server:
         self.metrics_port = config.metrics_port
         self.reflection_port: int | None = None
         self.metrics = Metrics()
+        self._budget = Budget(config.max_decode_bytes or default_bytes())
         self.models: ModelPool = ModelPool(
-            config, self.metrics, run_failed=lambda instance: self.watchdog.run_failed(instance)
-        )
+            config, self.metrics, self._budget,
+            run_failed=lambda instance: self.watchdog.run_failed(instance),
+        )  # fmt: skip
         self.watchdog: Watchdog
         self._tokens = Tokens(config.tokens)
         self._http: Listener | None = None
@@ -133,7 +136,7 @@ class Server:
             OpenTelemetry(config.otlp_endpoint) if config.otlp_endpoint else NoTracing()
         )
         self._closers.callback(tracing.close)
-        decoder = Decoder(config.decode_threads or config.cores, self.metrics)
+        decoder = Decoder(config.decode_threads or config.cores, self.metrics, self._budget)
         self._room = Room(
             config.max_bytes_in_flight, self.metrics, largest=config.max_message_bytes
         )

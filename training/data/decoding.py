@@ -13,11 +13,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import NamedTuple
 
 from photo_folder.reading import content, reason
+from service.pixels import budget
 from service.pixels.preprocessing import ImageError, load_square
 from training.errors import DataError
 
@@ -42,7 +43,9 @@ def workers(num_photos: int) -> Iterator[Executor]:
     else:
         # Spawned: whoever calls may have threads, and a context on a GPU.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(cores, context, _end_with_parent, (os.getpid(),))
+        # One picture at a time may take more memory than its process's share of it.
+        start = (os.getpid(), cores, context.Lock())
+        pool = ProcessPoolExecutor(cores, context, _begin, start)
         _start(pool, cores)
     try:
         with pool:
@@ -120,7 +123,9 @@ def fill(rows: str, offset: int, side: int, photo: tuple[int, str]) -> Fault | N
     return None
 
 
-def _end_with_parent(parent: int) -> None:
+def _begin(parent: int, processes: int, lock: AbstractContextManager[object]) -> None:
+    """Make a process one of several that decode, and end with who started it."""
+    budget.share(processes, lock)
     # Whoever builds may be killed; Ctrl-C and SIGTERM, which all may be sent, are theirs to hear.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -6,16 +6,15 @@ Shapes: S side of the small square.
 """
 
 import hashlib
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from photo_folder.reading import content
-from service.pixels.preprocessing import FORMATS, ImageError, load_square
+from service.pixels.preprocessing import Facts, ImageError, examine, load_square
 from training.data.decoding import unread
 from training.datasheet.duplicates import SIDE, perceptual_hash
 
@@ -24,6 +23,10 @@ TINY_PX = 64
 
 EXTREME_ASPECT = 3.0
 """Sides further apart than this are noted: the centre crop throws most of the photo away."""
+
+BLACK_LEVEL = 16
+"""Of 255: a photo whose every pixel is below this is noted, since nobody would see it. 12 bits that
+were stored in 16 without being scaled look like that."""
 
 _CHECK_SIDE = 4 * SIDE
 """Decoders scale JPEGs each in its way; box-averaged from this, their copies still agree."""
@@ -46,7 +49,16 @@ class Look:
     """Pillow's colour mode, e.g. RGB, L, CMYK."""
     orientation: int
     """EXIF orientation, 1 to 8; 1 is upright."""
-    frames: int
+    bits: int
+    """Of each channel, as it is stored: 8 or 16."""
+    animated: bool
+    """Whether there are more frames or pages than the first, which is taken."""
+    wide_gamut: bool
+    """Whether its colours were converted to sRGB by its colour profile."""
+    transparent: bool
+    """Whether nothing of it is to be seen."""
+    brightest: int
+    """The highest level in the central square, 0 to 255."""
     mean: tuple[float, float, float]
     """Of the red, green and blue of the central square, 0 to 1."""
     square: tuple[float, float, float]
@@ -56,8 +68,12 @@ class Look:
         """Return what is unusual about it, none of which keeps it from training."""
         short, long = sorted((self.width, self.height))
         found = {
-            "animated": self.frames > 1,
+            "animated": self.animated,
             "CMYK": self.mode == "CMYK",
+            "converted to sRGB": self.wide_gamut,
+            "fully transparent": self.transparent,
+            "nearly black": self.brightest < BLACK_LEVEL,
+            "12 bits in 16": self.brightest < BLACK_LEVEL and self.bits == 16,
             "tiny": short < TINY_PX,
             "extreme aspect": long > EXTREME_ASPECT * short,
         }
@@ -71,7 +87,7 @@ def look(path: Path) -> Look | str:
     except OSError as error:
         return unread(error)
     try:
-        return _look(data, load_square(data, _CHECK_SIDE))
+        return _look(data, *examine(data, _CHECK_SIDE))
     except ImageError as error:
         return str(error)
 
@@ -86,27 +102,26 @@ def small(path: Path) -> NDArray[np.uint8] | None:
     return np.asarray(image)
 
 
-def _look(data: bytes, pixels: NDArray[np.uint8]) -> Look:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        try:
-            orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # a photo with a broken EXIF block is still a photo
-            orientation = 1
-        # Orientations from 5 on lie on their side.
-        width, height = image.size if orientation < 5 else image.size[::-1]
-        channels = pixels.reshape(-1, 3) / 255.0
-        red, green, blue = channels.mean(0).tolist()
-        red2, green2, blue2 = (channels**2).mean(0).tolist()
-        return Look(
-            digest=hashlib.sha256(data).hexdigest(),
-            hash=perceptual_hash(pixels),
-            num_bytes=len(data),
-            width=width,
-            height=height,
-            format=image.format or "?",
-            mode=image.mode,
-            orientation=orientation if 1 <= orientation <= 8 else 1,
-            frames=int(getattr(image, "n_frames", 1)),
-            mean=(red, green, blue),
-            square=(red2, green2, blue2),
-        )
+def _look(data: bytes, pixels: NDArray[np.uint8], facts: Facts) -> Look:
+    # Orientations from 5 on lie on their side.
+    width, height = (facts.width, facts.height)[:: 1 if facts.orientation < 5 else -1]
+    channels = pixels.reshape(-1, 3) / 255.0
+    red, green, blue = channels.mean(0).tolist()
+    red2, green2, blue2 = (channels**2).mean(0).tolist()
+    return Look(
+        digest=hashlib.sha256(data).hexdigest(),
+        hash=perceptual_hash(pixels),
+        num_bytes=len(data),
+        width=width,
+        height=height,
+        format=facts.format,
+        mode=facts.mode,
+        orientation=facts.orientation,
+        bits=facts.bits,
+        animated=facts.animated,
+        wide_gamut=facts.profile,
+        transparent=facts.transparent,
+        brightest=int(pixels.max()),
+        mean=(red, green, blue),
+        square=(red2, green2, blue2),
+    )

@@ -80,7 +80,7 @@ def test_what_a_correction_would_break_is_refused_before_anything_moves(data, tm
     with pytest.raises(UserError) as refused:
         relabel.plan(rows, data)
 
-    for words in ("two labels", "in the data set already", "not a JPEG", "no such photo",
+    for words in ("two labels", "in the data set already", "not read here", "no such photo",
                   "no class 'a dish nobody knows'", "no class '../../up'"):  # fmt: skip
         assert words in str(refused.value)
     with pytest.raises(UserError, match="cannot be the name of a folder"):

@@ -19,6 +19,7 @@ from service.models.instance import ModelInstance
 from service.observability.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
+from service.pixels.budget import Budget
 
 
 class FakeModel:
@@ -49,7 +50,7 @@ async def fake(connect):
     instance = ModelInstance(name="fake", version=1, model=model, batcher=batcher)
     interceptor = CallInterceptor(metrics)
     server = grpc.aio.server(interceptors=[interceptor])
-    decoder = Decoder(1, metrics)
+    decoder = Decoder(1, metrics, Budget(2**20))
     stopping = asyncio.Event()
     servicer = ClassifierServicer(
         lambda *_: instance, Inference(decoder, metrics), interceptor.timed("stream"), stopping

@@ -174,8 +174,8 @@ async def test_wrong_requests_get_a_sentence_that_helps(triton):
         "pixels shape": "[N, 8, 8, 3]",
         "pixels size": "191 bytes",
         "pixels value": "UINT8 ends at 255",
-        "bad image": "element 1: this is not a JPEG",
-        "NUL bytes": "element 0: this is not a JPEG",
+        "bad image": "element 1: this is a",
+        "NUL bytes": "element 0: this is a",
     }
     assert expected.keys() == found.keys()
     for case, words in expected.items():
@@ -196,7 +196,7 @@ async def test_stream_answers_in_order_and_survives_an_error(triton):
     one, two, three, four = await triton("stream")
     assert [["1", 0], ["2", 1], ["4", 2]] == [one, two, four]
     assert "error" == three[0]
-    assert "not a JPEG" in three[1]
+    assert "a text file, which is not read here" in three[1]
 
 
 async def test_models_are_not_loaded_by_callers_unless_allowed(triton):

@@ -16,6 +16,7 @@ from service.batching.priority_queue import BULK_EVERY, Priority, PriorityQueue
 from service.batching.service_time import ServiceTime
 from service.errors import DeadlineError, OverloadedError
 from service.observability.metrics import Metrics
+from service.pixels.budget import Budget
 
 
 def test_interactive_goes_first_and_bulk_never_starves():
@@ -217,13 +218,13 @@ async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
     gate = threading.Event()
     seen = []
 
-    def slow(data, image_size, *, large):
+    def slow(data, image_size, *, budget, waits):
         seen.append(data)
         assert gate.wait(20)
         return np.zeros((2, 2, 3), np.uint8)
 
     monkeypatch.setattr("service.batching.decoder.preprocess", slow)
-    decoder = Decoder(1, Metrics())
+    decoder = Decoder(1, Metrics(), Budget(2**20))
 
     def decode(data, priority=Priority.BULK, deadline_s=float("inf")):
         return decoder.decode(data, 2, priority=priority, deadline_s=deadline_s)

@@ -15,6 +15,9 @@ from service.batching.batcher import Batcher
 from service.batching.decoder import decoded
 from service.errors import DeadlineError, ImageError, OverloadedError
 from service.observability.metrics import Metrics
+from service.pixels.budget import Budget
+
+BUDGET = Budget(2**20)
 
 
 def image(value: int) -> np.ndarray:
@@ -261,12 +264,12 @@ async def test_small_photos_are_decoded_by_the_thread_that_computes_them(photo):
 
     def decode(data):
         threads.append((threading.current_thread(), 0))
-        return decoded(data, 8, metrics)
+        return decoded(data, 8, metrics, budget=BUDGET)
 
     metrics = Metrics()
     queue = Batcher(predict, metrics=metrics, decode=decode)
     red, blue, cut = photo("red"), photo("blue"), photo("red")[:-40]
-    pixels = decoded(photo("green"), 8, Metrics())
+    pixels = decoded(photo("green"), 8, Metrics(), budget=BUDGET)
     stages = {}
     rows = await queue.submit([red, pixels, cut, blue], stages=stages)
     assert [0, 1, 2] == [int(rows[at].argmax()) for at in (0, 1, 3)]
@@ -282,7 +285,8 @@ async def test_small_photos_are_decoded_by_the_thread_that_computes_them(photo):
 
 async def test_only_what_is_decoded_quickly_is_taken_as_it_came(photo):
     """Large photos, heavy ones and rare kinds could hold up a whole batch: others decode them."""
-    queue = Batcher(lambda images: images, metrics=Metrics(), decode=partial(decoded, image_size=8))
+    decode = partial(decoded, image_size=8, metrics=Metrics(), budget=BUDGET)
+    queue = Batcher(lambda images: images, metrics=Metrics(), decode=decode)
     noise = io.BytesIO()
     side = 600
     Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(
