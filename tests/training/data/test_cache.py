@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from service.pixels.preprocessing import PREPROCESSING, load_square
+from storage import StorageError
 from training.data import decoding
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
@@ -220,3 +221,66 @@ def test_a_decoder_that_is_killed_is_said(building):
     process, decoders = building
     os.kill(decoders[0], signal.SIGKILL)
     assert "was killed, most likely for want of memory" in process.communicate(timeout=60)[0]
+
+
+@pytest.mark.parametrize("damage", ["no manifest", "other format", "no JSON", "half copied"])
+def test_what_is_no_whole_cache_is_built_again(folder, tmp_path, damage):
+    """A folder that was copied by half, or whose manifest is gone, costs a build and no person."""
+    root = folder(COUNTS)
+    path = prepare(root, 32, cache_root=tmp_path / "cache").path
+    manifest = path / "manifest.json"
+    if damage == "no manifest":
+        manifest.unlink()
+    elif damage == "half copied":
+        os.truncate(path / "train.npy", 500)
+    else:
+        manifest.write_text("{" if damage == "no JSON" else '{"format": 99}')
+
+    cache = prepare(root, 32, cache_root=tmp_path / "cache")
+
+    assert path == cache.path
+    assert 7 == len(cache.splits["train"].images)
+
+
+def test_a_cache_that_has_no_place_is_refused_before_photos_are_read(folder, tmp_path):
+    """`--cache-dir` on a file is a sentence that names it."""
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match=r"--cache-dir .*file is no folder"):
+        prepare(folder(COUNTS), 32, cache_root=tmp_path / "file")
+
+
+def test_a_class_that_bad_photos_left_bare_is_drawn_anew(folder, tmp_path):
+    """The one photo that validates is broken: another takes its place, no class is refused."""
+    root = folder({"a": 10, "b": 10})
+    before = prepare(root, 32, cache_root=tmp_path / "cache")
+    (only,) = [name for name in before.splits["val"].files if name.startswith("a/")]
+    (root / only).write_bytes(b"no photo")
+
+    cache = prepare(root, 32, cache_root=tmp_path / "cache")
+
+    assert [only] == list(cache.bad_files)
+    names = [name for split in cache.splits.values() for name in split.files]
+    assert len(names) == len(set(names)) == 19
+    for split in cache.splits.values():
+        assert {0, 1} == set(split.targets.tolist())
+        for row, name in enumerate(split.files):
+            assert np.array_equal(split.images[row], load_square((root / name).read_bytes(), 37))
+    # Class b had no bad photo, and keeps its split.
+    kept = [name for name in before.splits["val"].files if name.startswith("b/")]
+    assert kept == [name for name in cache.splits["val"].files if name.startswith("b/")]
+    assert cache.path == prepare(root, 32, cache_root=tmp_path / "cache").path
+
+
+def test_photos_of_a_group_stay_together(tmp_path, photo):
+    """A table's groups are never cut by the split that is drawn."""
+    rows = ["path,label,group"]
+    for number in range(40):
+        (tmp_path / f"{number}.jpg").write_bytes(photo(number))
+        rows.append(f"{number}.jpg,{'ab'[number % 2]},object {number // 4}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+
+    cache = prepare(tmp_path / "t.csv", 32, cache_root=tmp_path / "cache")
+
+    groups = [set(split.groups) for split in cache.splits.values()]
+    assert 10 == sum(map(len, groups)) == len(set.union(*groups))
+    assert {"train", "val"} <= set(cache.splits)
