@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import optuna
 
@@ -25,7 +26,11 @@ def url_of(storage: str | None, folder: Path) -> str:
         ConfigError: It is no URL.
     """
     if storage is None:
-        return f"sqlite:///{(folder / 'study.db').resolve()}"
+        path = str((folder / "study.db").resolve())
+        if "?" not in path:
+            return f"sqlite:///{path}"
+        # SQLAlchemy would take what comes after it for options, and write to another file.
+        return f"sqlite:///file:{quote(path)}?uri=true"
     if "://" not in storage:
         raise ConfigError(
             f"--storage {storage!r} is no URL; give postgresql://USER@HOST/DATABASE or"

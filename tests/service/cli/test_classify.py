@@ -174,3 +174,52 @@ def test_no_service_is_told(photos):
     assert 1 == done.returncode
     assert "error: 127.0.0.1:1: no service answers; start one with: hansang serve" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "table"])
+async def test_names_that_are_not_utf8_are_answered_and_escaped(
+    classify, photos, photo, tmp_path, kind
+):
+    """As a zip from Windows leaves them: no answer is lost, and none is asked for twice."""
+    odd = os.fsencode(photos) + b"/\xb1\xe8.jpg"
+    bad = os.fsencode(photos) + b"/bad\xb1.jpg"
+    for name, content in ((odd, photo("green")), (bad, b"junk")):
+        Path(os.fsdecode(name)).write_bytes(content)
+    out = tmp_path / f"results.{kind}"
+    given = [] if kind == "table" else ["--out", out]
+
+    done = await classify(photos, *given)
+    again = await classify(photos, *given)
+
+    assert (1, 1) == (done.returncode, again.returncode)
+    assert "Traceback" not in done.stderr + again.stderr
+    assert "1 of 4 photos could not be classified" in done.stderr
+    if kind == "table":
+        assert r"\xb1\xe8.jpg" in done.stdout
+        return
+    lines = out.read_text("utf-8").splitlines()
+    assert 3 + (kind == "csv") == len(lines)
+    assert r"bad\xb1.jpg" in out.with_name(f"{out.name}.failed").read_text("utf-8")
+    if kind == "jsonl":
+        assert odd in {os.fsencode(json.loads(line)["photo"]) for line in lines}
+
+
+async def test_what_is_left_out_is_said_before_the_answers(classify, photos):
+    """The same two lines as in training: by suffix and kind, with an example."""
+    (photos / "a.heic").write_bytes(b"x")
+    (photos / "Thumbs.db").write_bytes(b"x")
+    (photos / "gone.jpg").symlink_to("nowhere")
+    done = await classify(photos)
+    assert 0 == done.returncode
+    assert "1 broken link (gone.jpg)" in done.stderr
+    assert "1 .txt (notes.txt)" in done.stderr
+    assert "Thumbs.db" in done.stderr
+
+
+async def test_a_table_names_the_photos(classify, photos, tmp_path):
+    """A CSV of paths stands in for a folder; labels are not needed."""
+    table = tmp_path / "some.csv"
+    table.write_text("path\nphotos/[red] one.jpg\n")
+    done = await classify(table, "--json")
+    (answer,) = json.loads(done.stdout)
+    assert "red" == answer["classes"][0]["label"]

@@ -8,6 +8,7 @@ from training.errors import ConfigError, StoppedError
 from training.recipes import recipe
 from training.tuning.storages import (
     failing_in_words,
+    storage_of,
     url_of,
     without_password,
 )
@@ -112,3 +113,12 @@ def test_a_storage_that_fails_is_a_stop_that_goes_on():
     with pytest.raises(StoppedError, match=said) as stopped, failing_in_words():
         raise StorageInternalError("it failed") from OSError("gone away")
     assert 75 == stopped.value.exit_code
+
+
+def test_a_study_lies_in_its_folder_whatever_that_is_called(tmp_path):
+    """`what?`: what follows the sign would be options of the database, and the file elsewhere."""
+    for name in ("what?", "#1", "100%", "a*b [new]"):
+        folder = tmp_path / name
+        folder.mkdir()
+        storage_of(url_of(None, folder))
+        assert ["study.db"] == [path.name for path in folder.iterdir()]
