@@ -63,9 +63,10 @@ STOPSIGNAL SIGTERM
 WORKDIR /tmp
 
 FROM runtime AS service
-COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py storage.py /app/
+COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py /app/
 COPY service /app/service
 COPY photo_folder /app/photo_folder
+COPY storage /app/storage
 USER 10001:10001
 EXPOSE 8500 8080 8002
 ENTRYPOINT ["python", "-m", "hansang"]
@@ -93,9 +94,10 @@ ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
 COPY --from=packages-train /opt/hansang /opt/hansang
 # Flows run in /app, and find by their usual names what lies on volumes. /prefect is for a server.
 RUN install -d -o 10001 -g 10001 /prefect && install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
-COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py storage.py prefect.yaml /app/
+COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py prefect.yaml /app/
 COPY service /app/service
 COPY photo_folder /app/photo_folder
+COPY storage /app/storage
 COPY training /app/training
 COPY flows /app/flows
 USER 10001:10001

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +12,25 @@ from photo_folder.left_out import LeftOut
 from photo_folder.names import printable
 from photo_folder.reading import content, reason
 from photo_folder.scan import photos_in
+from service.cli.classify_options import (
+    Address,
+    Ca,
+    Certificate,
+    Cluster,
+    Device,
+    Engine,
+    Json,
+    Key,
+    Model,
+    Out,
+    PartSize,
+    Photos,
+    Repository,
+    Token,
+    TopK,
+    Version,
+    Workers,
+)
 from service.client.results_file import ResultsFile, as_json
 from terminal import UserError, print_json, print_table, progress, say
 
@@ -26,56 +45,23 @@ _OFFLINE = ("cluster", "workers", "repository", "device", "part_size")
 
 def classify(
     context: typer.Context,
-    photos: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Photos, folders or tables of photos; with --engine also s3://bucket/prefix."
-        ),
-    ],
-    address: Annotated[str, typer.Option(help="The service.")] = "localhost:8500",
-    top_k: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 5,
-    model: Annotated[str, typer.Option(help="Which model.", show_default="the only one")] = "",
-    version: Annotated[int, typer.Option(min=0, help="Which version; 0: the one that serves.")] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write results to this .csv or .jsonl; what is in it is not asked again."
-            " With --engine: a folder or s3://bucket/prefix for many .jsonl files."
-        ),
-    ] = None,
-    token: Annotated[
-        str,
-        typer.Option(envvar="HANSANG_TOKEN", help="Bearer token.", show_default=False),
-    ] = "",
-    ca: Annotated[
-        Path | None, typer.Option(help="TLS: authority of the service's certificate, PEM.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="mTLS: own certificate, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="mTLS: its private key, PEM.")] = None,
-    engine: Annotated[
-        Literal["dask", "ray"] | None,
-        typer.Option(help="Classify offline, on workers of an engine, without a service."),
-    ] = None,
-    cluster: Annotated[
-        str,
-        typer.Option(
-            help="Where the engine is: tcp://host:8786 for Dask, host:6379 for Ray.",
-            show_default="workers on this machine",
-        ),
-    ] = "",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Workers on this machine.", show_default="one per core")
-    ] = 0,
-    repository: Annotated[
-        Path, typer.Option(help="With --engine: the model repository, also s3://…")
-    ] = Path("models"),
-    device: Annotated[
-        Literal["auto", "cuda", "cpu"], typer.Option(help="Where workers compute.")
-    ] = "auto",
-    part_size: Annotated[
-        int, typer.Option(min=1, help="Photos of a task, and of a file of results.")
-    ] = 500,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    photos: Photos,
+    address: Address = "localhost:8500",
+    top_k: TopK = 5,
+    model: Model = "",
+    version: Version = 0,
+    out: Out = None,
+    token: Token = "",
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    engine: Engine = None,
+    cluster: Cluster = "",
+    workers: Workers = 0,
+    repository: Repository = Path("models"),
+    device: Device = "auto",
+    part_size: PartSize = 500,
+    json_: Json = False,
 ) -> None:
     """Ask a service what is on photos; or classify millions without one, on Dask or Ray.
 

@@ -36,7 +36,7 @@ def test_a_write_that_is_cut_short_leaves_nothing_among_the_answers(tmp_path, mo
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("storage.sync", killed)
+    monkeypatch.setattr("storage.folder.sync", killed)
     for write in (folder.write, folder.create):
         with pytest.raises(KeyboardInterrupt):
             write("answers/000001.jsonl", b"ha")

@@ -77,7 +77,7 @@ def test_bucket_that_is_away_stops_no_work(machine, network):
     """Pushes fail with one warning, and the last one with a sentence; the copy has everything."""
     one = machine("one")
     with network.used(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr("storage._PAUSES_S", ())
+        patched.setattr("storage.bucket._PAUSES_S", ())
 
         def work() -> None:
             with mirror.working_copy(RUN) as here:
