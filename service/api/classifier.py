@@ -13,7 +13,8 @@ from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.api.inference import CallOptions, Inference
-from service.api.interceptors import Timed, deadline_s, status
+from service.api.interceptors import Timed, deadline_s
+from service.api.statuses import status
 from service.api.streams import in_order
 from service.batching.batcher import Row
 from service.batching.priority_queue import Priority
@@ -75,8 +76,8 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
                     ended(error.code)
             return pb.ClassifyResponse(error=status(error))
 
-        room = self._inference.room.wait_for_bulk
-        async for response in in_order(requests, answer, self._stopping, room):
+        may_read = self._inference.budget.wait_for_bulk
+        async for response in in_order(requests, answer, self._stopping, may_read):
             yield response
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.Model:  # noqa: N802, ARG002

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from service.api.auth import caller
 from service.batching.batcher import Image, Row
+from service.batching.byte_budget import ByteBudget
 from service.batching.decoder import Decoder
 from service.batching.priority_queue import Priority
-from service.batching.room import Room
 from service.errors import OverloadedError, ServiceError
 from service.models.instance import ModelInstance
 from service.observability.metrics import Metrics
@@ -47,7 +47,7 @@ class Inference:
     """Decodes, queues and computes the images of calls, within the limits of the server.
 
     Attributes:
-        room: Bounds the bytes of images that are in the server.
+        budget: Bounds the bytes of images that are in the server.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Inference:
         decoder: Decoder,
         metrics: Metrics,
         *,
-        room: Room | None = None,
+        budget: ByteBudget | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """Use a decoder that all models share.
@@ -63,7 +63,7 @@ class Inference:
         Args:
             decoder: Decodes what batchers do not.
             metrics: Where to count.
-            room: Bounds the bytes of images that are in the server; None: to 256 MiB.
+            budget: Bounds the bytes of images that are in the server; None: to 256 MiB.
             tracing: Where spans go.
         """
         self._decoder = decoder
@@ -71,7 +71,7 @@ class Inference:
         # Looking a label up takes as long as counting does.
         self._predictions = cache(metrics.predictions.labels)
         self._confidence = cache(metrics.confidence.labels)
-        self.room = room or Room(256 * 2**20, metrics)
+        self.budget = budget or ByteBudget(256 * 2**20, metrics)
         self._tracing = tracing or NoTracing()
 
     async def classify(
@@ -126,7 +126,7 @@ class Inference:
                 await self._spend(images, options)
                 if options.may_wait:
                     async with (
-                        self.room.admit_when_free(num_bytes, priority=options.priority),
+                        self.budget.admit_when_free(num_bytes, priority=options.priority),
                         batcher.admit_when_free(
                             images,
                             image_bytes=num_bytes / max(images, 1),
@@ -136,7 +136,7 @@ class Inference:
                         rows = await work(stages)
                 else:
                     with (
-                        self.room.admit(num_bytes, images=images, priority=options.priority),
+                        self.budget.admit(num_bytes, images=images, priority=options.priority),
                         batcher.admit(
                             images,
                             image_bytes=num_bytes / max(images, 1),

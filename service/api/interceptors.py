@@ -1,4 +1,4 @@
-"""The one place that turns exceptions into gRPC statuses, and that counts and times calls.
+"""The one place that every call passes: it identifies, counts, times and logs calls.
 
 admission check ─► request id, span ─► caller's token ─► message ─► method ─► status, metrics, log
 
@@ -19,15 +19,13 @@ from time import monotonic, perf_counter
 from typing import Any
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
 from service.api.auth import Tokens, caller
 from service.api.open_calls import HEALTH, OpenCalls
-from service.batching.room import Room
+from service.api.statuses import abort, code_of, gone
+from service.batching.byte_budget import ByteBudget
 from service.errors import InvalidArgumentError, ServiceError
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
@@ -36,9 +34,9 @@ from service.observability.tracing import NoTracing, Tracing
 logger = logging.getLogger(__name__)
 
 _MAX_ID = 128
-_MAX_MESSAGE = 1024
 _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
+
 AdmissionCheck = Callable[[float], ServiceError | None]
 """Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
 
@@ -55,7 +53,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         *,
         tokens: Tokens | None = None,
         tracing: Tracing | None = None,
-        room: Room | None = None,
+        budget: ByteBudget | None = None,
         largest: int = 16 * 2**20,
         max_streams: int = 32,
         admission_checks: Mapping[str, AdmissionCheck] | None = None,
@@ -66,7 +64,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             metrics: Where calls are counted.
             tokens: Who may call; None: anyone.
             tracing: Where spans go.
-            room: Bounds the bytes that are read; None: 256 MiB, of this interceptor alone.
+            budget: Bounds the bytes that are read; None: 256 MiB, of this interceptor alone.
             largest: Most bytes of a message.
             max_streams: Most streams open at a time.
             admission_checks: Method → what may refuse its calls before they are read.
@@ -77,8 +75,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._tokens = tokens or Tokens(None)
         self._tracing = tracing or NoTracing()
         self._admission_checks = admission_checks or {}
-        room = room or Room(256 * 2**20, metrics, largest=largest)
-        self._open = OpenCalls(metrics, room=room, largest=largest, max_streams=max_streams)
+        budget = budget or ByteBudget(256 * 2**20, metrics, largest=largest)
+        self._open = OpenCalls(metrics, budget=budget, largest=largest, max_streams=max_streams)
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(
@@ -122,7 +120,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                         async for response in responses:
                             yield response
             except ServiceError as error:
-                await _abort(context, error)
+                await abort(context, error)
 
         return grpc.stream_stream_rpc_method_handler(
             streaming, handler.request_deserializer, handler.response_serializer
@@ -152,7 +150,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 read = partial(self._open.message, method, context)
                 return await self.answer(method, context, read, inner)
             except ServiceError as error:
-                return await _abort(context, error)
+                return await abort(context, error)
 
         return unary
 
@@ -191,7 +189,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             try:
                 yield codes.append
             except asyncio.CancelledError:
-                codes.append(_gone(context))
+                codes.append(gone(context))
                 raise
             except Exception:
                 codes.append(StatusCode.INTERNAL)
@@ -218,10 +216,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 code = error.code
                 raise
             except grpc.aio.AbortError:
-                code = _code(context)
+                code = code_of(context)
                 raise
             except (asyncio.CancelledError, GeneratorExit):
-                code = _gone(context)
+                code = gone(context)
                 raise
             except Exception:
                 code = StatusCode.INTERNAL
@@ -248,49 +246,12 @@ def deadline_s(context: Any) -> float:
     return math.inf if remaining_s is None else monotonic() + float(remaining_s)
 
 
-def status(error: ServiceError) -> Status:
-    """Return an error as `google.rpc.Status`, with RetryInfo where a retry may succeed."""
-    found = Status(code=error.code.value[0], message=_short(error))
-    if error.retry_after_s is not None:
-        delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        found.details.add().Pack(RetryInfo(retry_delay=delay))
-    return found
-
-
-async def _abort(context: Any, error: ServiceError) -> None:
-    details: tuple[tuple[str, str | bytes], ...] = ()
-    if error.retry_after_s is not None:
-        details = (
-            # Where gRPC clients look for the details of an error, and where their own retries do.
-            ("grpc-status-details-bin", status(error).SerializeToString()),
-            ("grpc-retry-pushback-ms", str(math.ceil(1000 * error.retry_after_s))),
-        )
-    await context.abort(error.code, _short(error), details)
-
-
-def _short(error: ServiceError) -> str:
-    """Return the message in 1 kB: it may repeat a name of any length, and metadata is bounded."""
-    return str(error).encode()[:_MAX_MESSAGE].decode(errors="ignore")
-
-
 def _id(metadata: dict[str, str]) -> str:
     given = metadata.get("x-request-id", "")
     # A caller must not be able to forge a line of the log.
     if 0 < len(given) <= _MAX_ID and given.isascii() and given.isprintable():
         return given
     return f"{_PROCESS}-{next(_numbers):x}"
-
-
-def _gone(context: Any) -> StatusCode:
-    remaining_s = context.time_remaining()
-    late = remaining_s is not None and remaining_s <= 0
-    return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
-
-
-def _code(context: Any) -> StatusCode:
-    code = context.code()
-    return code if isinstance(code, StatusCode) else StatusCode.UNKNOWN
 
 
 def _log(method: str, code: StatusCode, seconds: float, context: Any) -> None:

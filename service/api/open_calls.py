@@ -1,4 +1,4 @@
-"""Bounds how many calls and streams are open, and reads the message of a call into the room for it.
+"""Bounds how many calls and streams are open, and reads the message of a call.
 
 Probes, which ask whether all is well, are bounded apart: nothing may keep an orchestrator from
 hearing it, and each client that balances keeps a Watch open.
@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.batching.room import Room
+from service.batching.byte_budget import ByteBudget
 from service.errors import InvalidArgumentError, OverloadedError
 from service.observability.metrics import Metrics
 
@@ -34,18 +34,20 @@ _PROBES_READ = 4
 class OpenCalls:
     """Counts the calls of one server that are open."""
 
-    def __init__(self, metrics: Metrics, *, room: Room, largest: int, max_streams: int) -> None:
+    def __init__(
+        self, metrics: Metrics, *, budget: ByteBudget, largest: int, max_streams: int
+    ) -> None:
         """Begin with none.
 
         Args:
             metrics: Where refusals and streams are counted.
-            room: Bounds the bytes that are read.
+            budget: Bounds the bytes that are read.
             largest: Most bytes of a message.
             max_streams: Most streams open at a time.
         """
         self._metrics = metrics
-        self._room = room
-        self._probes_room = Room(_PROBES_READ * largest, metrics, largest=largest)
+        self._budget = budget
+        self._probe_budget = ByteBudget(_PROBES_READ * largest, metrics, largest=largest)
         self._max_streams = max_streams
         self._calls = 0
         self._probes = 0
@@ -101,10 +103,10 @@ class OpenCalls:
 
         Raises:
             InvalidArgumentError: There is none, or it cannot be read.
-            OverloadedError: There was no room for it, or it did not come in time.
+            OverloadedError: It did not fit, or did not come in time.
         """
-        room = self._probes_room if _is_probe(method) else self._room
-        async with room.reading(context.peer()):
+        budget = self._probe_budget if _is_probe(method) else self._budget
+        async with budget.reading(context.peer()):
             try:
                 message = await context.read()
             except DecodeError as error:

@@ -132,8 +132,8 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
                 error_message=message, infer_response=pb.ModelInferResponse(id=request.id)
             )
 
-        room = self._inference.room.wait_for_bulk
-        async for response in in_order(requests, answer, self._stopping, room):
+        may_read = self._inference.budget.wait_for_bulk
+        async for response in in_order(requests, answer, self._stopping, may_read):
             yield response
 
     async def ModelStatistics(  # noqa: N802

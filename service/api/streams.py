@@ -19,7 +19,7 @@ async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Awaitable[Response]],
     stopping: asyncio.Event,
-    room: Callable[[], Awaitable[None]] | None = None,
+    may_read: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Response]:
     """Yield the answer to every request of a stream.
 
@@ -27,7 +27,7 @@ async def in_order(
         requests: What the caller sends.
         answer: Answers one request; it puts errors into the answer and does not raise them.
         stopping: Once set, no further request is read.
-        room: Waits until there is room for another request; called before each is read.
+        may_read: Called before each request is read; waits until the server can take one.
 
     Raises:
         UnavailableError: The server drains. Every request that was read is answered first.
@@ -39,7 +39,7 @@ async def in_order(
     try:
         while True:
             if reading is None and not ended and not stopped.done() and len(working) < WINDOW:
-                reading = asyncio.ensure_future(_next(requests, room))
+                reading = asyncio.ensure_future(_next(requests, may_read))
             if stopped.done() and reading is not None:
                 reading.cancel()
                 reading = None
@@ -69,8 +69,8 @@ async def in_order(
 
 
 async def _next(
-    requests: AsyncIterator[Request], room: Callable[[], Awaitable[None]] | None
+    requests: AsyncIterator[Request], may_read: Callable[[], Awaitable[None]] | None
 ) -> Request:
-    if room is not None:
-        await room()
+    if may_read is not None:
+        await may_read()
     return await anext(requests)  # a task wants a coroutine

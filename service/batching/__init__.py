@@ -1,7 +1,7 @@
 """From single images to batches: what is admitted, in which order it waits, and when a batch runs.
 
-An image is refused here or answered here: nothing is dropped silently.
+Every image is answered or refused here: nothing is dropped silently.
 
-image ─► admission ─► decoder ─► priority_queue ─► batcher ─► models
-             └─ service_time: an estimate that tells early which deadlines cannot be kept
+message ─► byte_budget ─► admission ─► decoder ─► priority_queue ─► batcher ─► models
+                              └─ service_time: tells early which deadlines cannot be kept
 """

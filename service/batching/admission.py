@@ -1,8 +1,8 @@
 """Admission control: which calls are let in, which wait outside, and which are refused at once.
 
-Work is bounded before it begins: here by images for each model, and in room.py by bytes for the
-whole server. A call that would miss its deadline while it waits is refused on arrival, when it has
-cost nothing yet.
+Work is bounded before it begins: here by images for each model, and in byte_budget.py by bytes for
+the whole server. A call that would miss its deadline while it waits is refused on arrival, when it
+has cost nothing yet.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 
+from service.batching.byte_budget import wait_in, wake_all
 from service.batching.priority_queue import Priority
-from service.batching.room import wait_in, wake_all
 from service.batching.service_time import QueueTime
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import DeadlineError, OverloadedError

@@ -146,7 +146,7 @@ class Batcher(Admission):
             stages: Filled with the times of the image that was answered last.
 
         Raises:
-            DeadlineError: When their turn came, the deadline could no longer be kept.
+            DeadlineError: When a run could take them, the deadline could no longer be kept.
             Exception: Whatever `predict` raised.
         """
         now_s = monotonic()

@@ -5,7 +5,7 @@ from time import monotonic
 
 from starlette.requests import Request
 
-from service.batching.room import Room
+from service.batching.byte_budget import ByteBudget
 from service.http.problems import HttpError
 
 _GRACE_S = 5.0
@@ -14,16 +14,16 @@ _SLOWEST = 64 * 2**10
 
 
 class Bodies:
-    """Reads bodies; all that are being read fit into the server's room."""
+    """Reads bodies; their sum is bounded by the server's budget of bytes."""
 
-    def __init__(self, room: Room, *, most: int) -> None:
+    def __init__(self, budget: ByteBudget, *, most: int) -> None:
         """Begin with nothing.
 
         Args:
-            room: Bounds the bytes of all bodies, and of what comes over gRPC.
+            budget: Bounds the bytes of all bodies, and of what comes over gRPC.
             most: Most bytes of one body; one that does not say its length counts as so many.
         """
-        self._room = room
+        self._budget = budget
         self._most = most
 
     async def read(self, request: Request) -> bytes:
@@ -31,7 +31,7 @@ class Bodies:
 
         Raises:
             HttpError: It is too long, compressed, or too slow.
-            OverloadedError: Others that are being read leave no room for it.
+            OverloadedError: It does not fit beside those that are being read.
             ClientDisconnect: The caller is gone.
         """
         if encoding := request.headers.get("content-encoding"):
@@ -42,7 +42,7 @@ class Bodies:
         # The parser has made sure that it is a number.
         announced = int(request.headers.get("content-length", 0))
         self._check(announced)
-        with self._room.take(self._most if chunked else announced):
+        with self._budget.take(self._most if chunked else announced):
             chunks: list[bytes] = []
             size = 0
             started_s = monotonic()

@@ -64,7 +64,7 @@ class Calls:
         Args:
             request: What came.
             method: The gRPC method's full name, by which the call is counted and traced.
-            read: Reads the body; called once the caller is known and there is room for its call.
+            read: Reads the body; called once the caller is known and its call is admitted.
             handler: The method of the servicer.
             write: Makes a response of its answer.
         """

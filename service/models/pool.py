@@ -1,11 +1,11 @@
 """The loaded models: of each the version that serves and, with `keep_versions`, earlier ones.
 
 The pool follows the repository. It loads a new version beside the old one, which still answers the
-calls that it began. If the new version cannot be loaded, it is refused and the old one serves on;
-at the start, when nothing is loaded yet, the newest version that loads takes its place. A model
-that leaves the repository serves on, too.
+calls that it began. If the new version cannot be loaded, it is refused and the old one serves on.
+At the start, when nothing is loaded yet, the newest version that loads serves instead. A model that
+leaves the repository serves on, too.
 
-repository ─► config.pbtxt changed? ─► loading (verify, open, warm up) ─► swap ─► close the old one
+repository ─► files changed? ─► loading (verify, open, warm up) ─► swap ─► close the old one
 """
 
 import asyncio
@@ -13,12 +13,7 @@ import logging
 from collections.abc import Callable, Container
 
 from service.config import ServerConfig
-from service.errors import (
-    InvalidArgumentError,
-    NotFoundError,
-    OverloadedError,
-    UnavailableError,
-)
+from service.errors import InvalidArgumentError, NotFoundError, OverloadedError, UnavailableError
 from service.memory import trim_heaps
 from service.models.instance import ModelInstance
 from service.models.loading import load_instance
@@ -34,8 +29,8 @@ class ModelPool:
 
     Attributes:
         repository: The model repository that is followed.
-        refusals: Model → why it does not serve as the repository says: its version was refused,
-            or it is no longer there.
+        refusals: Model → why the version that the repository names does not serve: it was refused,
+            or the model has left the repository.
         unloaded: Models that a caller unloaded, so they are not served.
     """
 
@@ -198,9 +193,9 @@ class ModelPool:
         return {name: self.repository.state(name) for name in names}
 
     async def _try(self, name: str, state: object) -> Exception | None:
-        """Follow the repository; return why the version that should serve is refused, if it is.
+        """Call `_follow` unless the model was unloaded; return why its version is refused, or None.
 
-        If no version is loaded then, the newest one that loads is taken instead.
+        If no version is loaded then, the newest one that loads serves instead.
         """
         async with self._changing:
             if name in self.unloaded:
@@ -269,11 +264,11 @@ class ModelPool:
             self._retire(other)
 
     def _note_gone(self, there: Container[str], reason: str) -> None:
-        """Say once of each loaded model that it has left the repository; it serves on."""
+        """Log, once, each loaded model that has left the repository; it serves on."""
         for name in self._loaded.keys() | self.refusals.keys():
             if name in there:
                 continue
-            # If it comes back as it was, that is looked at as well.
+            # Forgotten, so that it is loaded again if it comes back unchanged.
             self._seen.pop(name, None)
             if name not in self._loaded:
                 self._set_refusal(name, "")
@@ -282,7 +277,7 @@ class ModelPool:
                 logger.warning("model %s: %s; what is loaded serves on", name, reason)
 
     def _set_refusal(self, name: str, reason: str) -> None:
-        """Note why the repository's word on a model is not followed; empty where it is."""
+        """Note why a model's version in the repository does not serve; empty: it does."""
         if reason:
             self.refusals[name] = reason
         elif self.refusals.pop(name, None) and name in self._loaded:
@@ -304,6 +299,5 @@ class ModelPool:
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
         task.add_done_callback(lambda _: asyncio.get_running_loop().call_soon(trim_heaps))
-        self._metrics.model_info.remove(
-            instance.name, str(instance.version), instance.model.provider
-        )
+        labels = instance.name, str(instance.version), instance.model.provider
+        self._metrics.model_info.remove(*labels)

@@ -84,8 +84,7 @@ class ModelRepository:
     def fallbacks(self, model: str) -> list[int]:
         """Return the versions to try if the serving one cannot be loaded, the best first.
 
-        These are the versions that served before, the latest first, and then the others, the newest
-        first.
+        Those that served before come first, the latest foremost; then the others, newest first.
         """
         try:
             ranked = self._before(model)[::-1]
@@ -196,7 +195,8 @@ class ModelRepository:
                     f" {instead_of}; release again, to be measured against it"
                 )
             versions.remove_leftovers(folder)
-            others, before = self.versions(model), self._served(model)
+            others = self.versions(model)
+            before = [*self._before(model), replaced] if replaced else []
             version = versions.next_number(folder)
             versions.add(folder, version, onnx, files or {})
             event = {"version": version, "replaced": replaced, **(record or {})}
@@ -255,13 +255,6 @@ class ModelRepository:
             return [version for version in self.versions(model) if version < serving]
         there = self.versions(model)
         return [version for version in noted if version in there]
-
-    def _served(self, model: str) -> list[int]:
-        """Return the versions that have served, the serving one last; none for a new model."""
-        try:
-            return [*self._before(model), self.serving(model)]
-        except (NotFoundError, ModelContractError):
-            return []
 
     def _switch(
         self,

@@ -180,11 +180,11 @@ def exposed(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
 
 def _limit(server: Any) -> None:
     """Let at most so many connections to `/metrics` be open, and none stay silent."""
-    room = threading.BoundedSemaphore(_MAX_SCRAPES)
+    scrapes = threading.BoundedSemaphore(_MAX_SCRAPES)
     begin, work = server.process_request, server.process_request_thread
 
     def process_request(request: Any, client: Any) -> None:
-        if room.acquire(blocking=False):
+        if scrapes.acquire(blocking=False):
             begin(request, client)
         else:
             server.shutdown_request(request)
@@ -193,7 +193,7 @@ def _limit(server: Any) -> None:
         try:
             work(request, client)
         finally:
-            room.release()
+            scrapes.release()
 
     server.process_request = process_request
     server.process_request_thread = process_request_thread

@@ -20,8 +20,8 @@ import grpc
 from service.addresses import with_port
 from service.api.auth import Tokens
 from service.api.inference import Inference
+from service.batching.byte_budget import ByteBudget
 from service.batching.decoder import Decoder
-from service.batching.room import Room
 from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.http.body import Bodies
@@ -137,10 +137,10 @@ class Server:
         )
         self._closers.callback(tracing.close)
         decoder = Decoder(config.decode_threads or config.cores, self.metrics, self._budget)
-        self._room = Room(
+        self._byte_budget = ByteBudget(
             config.max_bytes_in_flight, self.metrics, largest=config.max_message_bytes
         )
-        inference = Inference(decoder, self.metrics, room=self._room, tracing=tracing)
+        inference = Inference(decoder, self.metrics, budget=self._byte_budget, tracing=tracing)
         services = Services.make(
             config, metrics=self.metrics, tracing=tracing, tokens=self._tokens, models=self.models,
             inference=inference, health=self._health, stopping=self._stopping,
@@ -256,7 +256,7 @@ class Server:
 
     def _http_listener(self, services: Services) -> Listener:
         config = self.config
-        bodies = Bodies(self._room, most=config.max_message_bytes)
+        bodies = Bodies(self._byte_budget, most=config.max_message_bytes)
         api = Api(
             services.classifier, services.open_inference, services.interceptor, bodies,
             lambda: self._health.serving,

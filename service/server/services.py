@@ -58,7 +58,7 @@ class Services:
             metrics,
             tokens=tokens,
             tracing=tracing,
-            room=inference.room,
+            budget=inference.budget,
             largest=config.max_message_bytes,
             max_streams=config.max_streams,
             admission_checks={

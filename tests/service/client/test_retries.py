@@ -6,7 +6,7 @@ from time import monotonic
 import grpc
 import pytest
 
-from service.api.interceptors import status
+from service.api.statuses import status
 from service.client.client import AsyncClassifier, Classifier
 from service.errors import (
     InvalidArgumentError,

@@ -1,14 +1,14 @@
-"""Room for messages: bytes are bounded before they are read, and until their images are answered.
+"""The budget of bytes: messages are bounded from before they are read until they are answered.
 
-How long a message of gRPC is shows only once it is read, so until then it counts as the longest.
+gRPC tells the length of a message only once it is read, so until then it counts as the longest.
 
-unary call ─► reading: waits for its turn, a second at most ─► read ─► admit ─► answered
+unary call ─► reading: waits a second at most ─► read ─► admit ─► answered
 stream ─────► wait_for_bulk ─► read ─► admit_when_free ─► answered
 HTTP ───────► take: a body says how long it is ─► read ─► admit ─► answered
 
-Who sends nothing holds a turn, too. While others wait, a message that is not there after `SURE_S`
-is given up, the oldest first; and connections take turns, so that one with a thousand calls waits
-longer than one with a single call.
+A caller that sends nothing holds its part of the budget, too. While others wait, a message that has
+not come after `SURE_S` is given up, the oldest first. Connections are served in rotation, so one
+with a thousand calls waits longer than one with a single call.
 """
 
 import asyncio
@@ -25,20 +25,20 @@ BULK_SHARE = 0.75
 """The part of the bytes that bulk may fill: interactive calls always find the rest."""
 
 WAIT_S = 1.0
-"""How long a call waits for its turn to be read; then it is refused."""
+"""How long a call waits to be read; then it is refused."""
 
 SURE_S = 0.5
 """How long a message may take to come while others wait."""
 
 MESSAGE_S = 30.0
-"""How long it may take while nobody waits."""
+"""How long a message may take while nobody waits."""
 
 
-class Room:
-    """Counts the bytes that are in the server, and refuses what is too much."""
+class ByteBudget:
+    """Counts the bytes of messages in the server, and refuses what is too much."""
 
     def __init__(self, most: int, metrics: Metrics, *, largest: int = 16 * 2**20) -> None:
-        """Begin empty.
+        """Start with nothing.
 
         Args:
             most: Most bytes of messages being read, and of images being worked on, together.
@@ -52,23 +52,23 @@ class Room:
         self._unread = min(largest, most // 4)
         self._admitted = dict.fromkeys(Priority, 0)
         self._reading = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        self._bulk_waiters: deque[asyncio.Future[None]] = deque()
+        self._queues: dict[str, deque[asyncio.Future[None]]] = {}
         self._limits: dict[asyncio.Timeout, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def reading(self, peer: str) -> AsyncIterator[None]:
-        """Hold room for one message while it is read.
+        """Count one message of unknown length while it is read.
 
         Args:
             peer: The connection that it comes by.
 
         Raises:
-            OverloadedError: Its turn did not come in time, or the message did not.
+            OverloadedError: It could not be read in time, or did not come in time.
         """
-        if self._turns or not self._fits(self._unread):
-            await self._turn(peer)
+        if self._queues or not self._fits(self._unread):
+            await self._wait(peer)
         else:
             self._reading += self._unread
         limit = asyncio.timeout(MESSAGE_S)
@@ -86,12 +86,12 @@ class Room:
         finally:
             self._limits.pop(limit, None)
             self._reading -= self._unread
-            # Not before the images of this message are admitted into the room that it gives back.
+            # Later, so that the images of this message can be admitted first.
             asyncio.get_running_loop().call_soon(self._wake)
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
-        """Hold `count` bytes while they are read.
+        """Count `count` bytes while they are read.
 
         Raises:
             OverloadedError: They do not fit.
@@ -126,7 +126,7 @@ class Room:
     async def admit_when_free(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
         """Admit as `admit` does, but wait until the bytes fit."""
         while not self._fits(count, priority):
-            await wait_in(self._waiters)
+            await wait_in(self._bulk_waiters)
         self._count(count, priority)
         try:
             yield
@@ -134,12 +134,12 @@ class Room:
             self._count(-count, priority)
 
     async def wait_for_bulk(self) -> None:
-        """Wait until bulk has room for another message, and nothing that is read waits for it."""
-        while self._waiters or not self._fits(self._unread, Priority.BULK):
-            await wait_in(self._waiters)
+        """Wait until another message of bulk fits, and none that was read before waits."""
+        while self._bulk_waiters or not self._fits(self._unread, Priority.BULK):
+            await wait_in(self._bulk_waiters)
 
     def _fits(self, count: int, priority: Priority = Priority.INTERACTIVE) -> bool:
-        # What is above the limit is let in alone; the limit on messages bounds it.
+        # A message above the limit is admitted alone; the limit on messages bounds it.
         interactive = self._admitted[Priority.INTERACTIVE] + self._reading
         bulk = self._admitted[Priority.BULK]
         if priority is Priority.BULK:
@@ -163,56 +163,56 @@ class Room:
         if change < 0:
             self._wake()
 
-    async def _turn(self, peer: str) -> None:
-        """Wait for room for one message, and take it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.setdefault(peer, deque()).append(turn)
+    async def _wait(self, peer: str) -> None:
+        """Wait until one message of unknown length fits, and count it."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(peer, deque()).append(waiter)
         self._watch()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_S):
-                    await turn
+                    await waiter
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it came as the caller left
+            if not waiter.cancelled():  # it was admitted as the caller left
                 self._reading -= self._unread
                 self._wake()
             raise
         finally:
-            if turn.cancelled():
-                self._forget(peer, turn)
-        if turn.cancelled():
+            if waiter.cancelled():
+                self._forget(peer, waiter)
+        if waiter.cancelled():
             raise self._refusal(self._unread, images=1)
 
-    def _forget(self, peer: str, turn: asyncio.Future[None]) -> None:
-        if turns := self._turns.get(peer):
+    def _forget(self, peer: str, waiter: asyncio.Future[None]) -> None:
+        if queue := self._queues.get(peer):
             with suppress(ValueError):
-                turns.remove(turn)
-            if not turns:
-                del self._turns[peer]
+                queue.remove(waiter)
+            if not queue:
+                del self._queues[peer]
 
     def _wake(self) -> None:
-        """Let those read that fit now, one of each connection in turn; then let bulk try again."""
-        while self._turns and self._fits(self._unread):
-            peer = next(iter(self._turns))
-            turns = self._turns.pop(peer)
-            turn = turns.popleft()
-            if turns:
-                self._turns[peer] = turns
-            if not turn.done():
+        """Admit waiting messages that fit, one of each connection at a time; then let bulk try."""
+        while self._queues and self._fits(self._unread):
+            peer = next(iter(self._queues))
+            queue = self._queues.pop(peer)
+            waiter = queue.popleft()
+            if queue:
+                self._queues[peer] = queue
+            if not waiter.done():
                 self._reading += self._unread
-                turn.set_result(None)
-        wake_all(self._waiters)
+                waiter.set_result(None)
+        wake_all(self._bulk_waiters)
 
     def _watch(self) -> None:
-        if self._turns and self._timer is None:
+        if self._queues and self._timer is None:
             self._cut_off()
 
     def _cut_off(self) -> None:
-        """Give up messages that are late while others wait, and look again when one will be."""
+        """Give up messages that are late while others wait, and set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        waiting = sum(map(len, self._turns.values()))
+        waiting = sum(map(len, self._queues.values()))
         loop = asyncio.get_running_loop()
         for limit, start_s in list(self._limits.items())[:waiting]:
             if (left_s := start_s + SURE_S - monotonic()) > 0:
