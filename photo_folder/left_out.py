@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from photo_folder.names import Kind, printable
+from photo_folder.names import Kind, advice_for, printable
 
 _SYSTEM = (Kind.JUNK, Kind.HIDDEN)
 _NAMED = (Kind.UNREADABLE, Kind.EMPTY)
@@ -63,10 +63,10 @@ class LeftOut:
         """Return at most two lines: what a person may miss, and what a system put there."""
         told = [phrase for phrase in (
             self._named(Kind.UNREADABLE, "cannot be read: "),
-            self._by_suffix(Kind.PICTURE, " (not read here: convert to JPEG)"),
+            self._pictures(),
             *(self._counted(kind) for kind in _WORDS),
             self._named(Kind.EMPTY, "no photos in "),
-            self._by_suffix(Kind.OTHER, ""),
+            self._by_suffix(Kind.OTHER),
         ) if phrase]  # fmt: skip
         lines = [f"left out: {'; '.join(told)}"] if told else []
         junk = [f"{f'{count} × ' if count > 1 else ''}{detail}"
@@ -100,7 +100,14 @@ class LeftOut:
         example = self._example.get((kind, ""))
         return f"{count} {one if count == 1 else many} ({example})" if count else ""
 
-    def _by_suffix(self, kind: Kind, advice: str) -> str:
+    def _pictures(self) -> str:
+        shown = self._by_suffix(Kind.PICTURE)
+        if not shown:
+            return ""
+        (_, commonest), _ = self._sorted(Kind.PICTURE)[0]
+        return f"{shown}, not read here: {advice_for(commonest)}"
+
+    def _by_suffix(self, kind: Kind) -> str:
         found = self._sorted(kind)
         if not found:
             return ""
@@ -109,7 +116,7 @@ class LeftOut:
             for (_, suffix), count in found[:_MOST_SUFFIXES]
         )
         rest = sum(count for _, count in found[_MOST_SUFFIXES:])
-        return f"{shown}{f', {rest} of other kinds' if rest else ''}{advice}"
+        return f"{shown}{f', {rest} of other kinds' if rest else ''}"
 
     def _named(self, kind: Kind, words: str) -> str:
         names = self._names[kind][:_MOST_NAMES]

@@ -7,17 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from enum import StrEnum
 
-from service.pixels.formats import readable_suffixes
+from service.pixels.formats import of_suffix, readable_suffixes
 
 PHOTO_SUFFIXES = frozenset(readable_suffixes())
 """Of files that are decoded; capitals do not matter."""
 
-PICTURE_SUFFIXES = frozenset({
-    ".heic", ".heif", ".hif", ".avif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".jp2", ".j2k",
-    ".jxl", ".jxr", ".svg", ".psd", ".ico", ".tga", ".ppm", ".pgm", ".pnm", ".dng", ".cr2", ".cr3",
-    ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw", ".raw", ".mp4", ".mov", ".pdf",
-})  # fmt: skip
-"""Of pictures all the same: where one of these is not decoded, a person may miss it."""
+_MORE_PICTURES = frozenset({".raw", ".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".jxr", ".exr"})
+"""Of pictures that `service/pixels/formats.py` does not tell apart."""
 
 _JUNK = frozenset({
     "__macosx", ".ds_store", ".appledouble", ".spotlight-v100", ".fseventsd", ".trashes",
@@ -76,9 +72,16 @@ def kind_of(name: str) -> Kind | None:
     suffix = suffix_of(name)
     if suffix in PHOTO_SUFFIXES:
         return None
-    if suffix in PICTURE_SUFFIXES:
+    # Where a picture is not decoded, a person may miss it.
+    if suffix in _MORE_PICTURES or of_suffix(suffix) is not None:
         return Kind.PICTURE
     return Kind.OTHER if suffix else Kind.NO_SUFFIX
+
+
+def advice_for(suffix: str) -> str:
+    """Return how to make a photo of a picture that is not read here."""
+    kind = of_suffix(suffix)
+    return kind.advice.format(suffix=suffix) if kind else "save it as JPEG"
 
 
 def printable(name: str) -> str:

@@ -92,7 +92,7 @@ def made(root: Path, files: list[str]) -> Path:
          {"egg", "rice"}, {""}, ".@__thumb"),
         # raw photos and films beside JPEGs
         ([*FLAT, "egg/1.CR2", "egg/2.DNG", "egg/3.MOV"], {"egg", "rice"}, {""},
-         "not read here: convert to JPEG"),
+         "not read here: export it as JPEG"),
     ],
 )  # fmt: skip
 def test_an_odd_folder_is_understood_and_what_is_left_is_said(
