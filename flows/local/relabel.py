@@ -7,11 +7,8 @@ is refused before anything is moved.
 <data>/.relabels.jsonl    what was moved, from where, when; oldest first
 """
 
-import errno
-import hashlib
 import json
 import os
-import shutil
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,11 +16,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from flows.local.photo_moves import Move, digest_of, fault_of, make, require_writable
 from photo_folder.errors import FolderError
 from photo_folder.folder import scan_folder
 from photo_folder.found import Found
-from photo_folder.names import kind_of, passed_over, printable
-from photo_folder.reading import content, reason
+from photo_folder.names import passed_over, printable
 from photo_folder.tables import path_in, read_table
 from terminal import UserError, say
 
@@ -32,17 +29,6 @@ _COLUMNS = {
     "photo": ("photo", "file", "path", "filename", "image"),
     "label": ("label", "corrected", "class"),
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Move:
-    """One photo's way into its class."""
-
-    source: Path
-    target: Path
-    label: str
-    before: str
-    """The label that it stood under; empty for a photo from outside the data set."""
 
 
 def read(path: Path) -> list[tuple[str, str]]:
@@ -95,7 +81,7 @@ def plan(
             if not there.was_moved(given, inside, label):
                 wrong.append(f"{name}: there is no such photo, in {data} or outside it")
             continue
-        if fault := _fault(source):
+        if fault := fault_of(source):
             wrong.append(f"{name}: {fault}")
             continue
         try:
@@ -118,11 +104,11 @@ def apply(moves: Sequence[Move], data: Path) -> None:
         UserError: The data set cannot be written to; if that is known before, nothing was moved.
     """
     root = data.absolute()
-    _require_writable(moves, root)
+    require_writable(moves, root)
     try:
         with (root / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as history:
             for move in moves:
-                _make(move)
+                make(move)
                 source = move.source.relative_to(root) if move.before else move.source
                 line = {
                     "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,13 +193,13 @@ class _DataSet:
             if target is None or target == source:
                 return None
             if target.exists():
-                target = target.with_stem(f"{target.stem}-{_digest(source)[:8]}")
+                target = target.with_stem(f"{target.stem}-{digest_of(source)[:8]}")
             return Move(source=source, target=target, label=label, before=photo.label)
-        digest = _digest(source)
+        digest = digest_of(source)
         others = [
             self.photos[name]
             for name in self.by_size[source.stat().st_size]
-            if _digest(self.root / name) == digest
+            if digest_of(self.root / name) == digest
         ]
         if others and all(other.label == label for other in others):
             return None  # it was added before
@@ -252,53 +238,3 @@ class _DataSet:
 
     def _folder(self, split: str, label: str) -> Path:
         return self.folders.get((split, label), self.root / self.homes[split] / label)
-
-
-def _fault(source: Path) -> str:
-    """Return why a file cannot be a photo of the data set; empty if it can."""
-    from service.pixels.preprocessing import ImageError, load_square
-
-    if kind_of(source.name) is not None:
-        return "no name of a photo; rename it, for example to .jpg"
-    try:
-        load_square(content(str(source)), 8)
-    except ImageError as error:
-        return str(error)
-    except OSError as error:
-        return f"cannot be read: {reason(error)}"
-    return ""
-
-
-def _require_writable(moves: Sequence[Move], root: Path) -> None:
-    needed = {root, *(move.source.parent for move in moves if move.before)}
-    for folder in {move.target.parent for move in moves}:
-        while not folder.exists():
-            folder = folder.parent
-        needed.add(folder)
-    for folder in sorted(needed if moves else ()):
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"nothing was moved: {folder} cannot be written by this user")
-
-
-def _make(move: Move) -> None:
-    from storage import sync
-    from training.files import replacing
-
-    move.target.parent.mkdir(parents=True, exist_ok=True)
-    if move.before:
-        try:
-            move.source.replace(move.target)
-            sync(move.target.parent)
-            return
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-    # From outside, or behind a link to another disk.
-    with replacing(move.target) as temporary:
-        shutil.copyfile(move.source, temporary)
-    if move.before:
-        move.source.unlink()
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(content(str(path))).hexdigest()

@@ -78,6 +78,24 @@ def classify(
     Example: hansang classify s3://photos/2026 --engine dask --repository s3://models --out
     s3://answers/2026
     """
+    _require_options(context, engine)
+    if engine:
+        if out is None:
+            raise typer.BadParameter("--engine needs --out, a folder or s3://bucket/prefix")
+        _offline(
+            [str(each) for each in photos], str(out), kind=engine, cluster=cluster, workers=workers,
+            repository=repository, model=model, version=version, top_k=top_k, part_size=part_size,
+            device=device, json_=json_,
+        )  # fmt: skip
+        return
+    _online(
+        _files(photos), address, out, model=model, version=version, top_k=top_k, json_=json_,
+        token=token, ca=ca, certificate=certificate, key=key,
+    )  # fmt: skip
+
+
+def _require_options(context: typer.Context, engine: str | None) -> None:
+    """Refuse options that mean nothing with, or without, an engine."""
     strange = _SERVED if engine else _OFFLINE
     for name in strange:
         source = context.get_parameter_source(name)
@@ -88,25 +106,31 @@ def classify(
                 if engine
                 else f"{option} goes with --engine dask or --engine ray"
             )
-    if engine:
-        if out is None:
-            raise typer.BadParameter("--engine needs --out, a folder or s3://bucket/prefix")
-        _offline(
-            [str(each) for each in photos], str(out), kind=engine, cluster=cluster, workers=workers,
-            repository=repository, model=model, version=version, top_k=top_k, part_size=part_size,
-            device=device, json_=json_,
-        )  # fmt: skip
-        return
+
+
+def _online(
+    files: list[Path],
+    address: str,
+    out: Path | None,
+    *,
+    model: str,
+    version: int,
+    top_k: int,
+    json_: bool,
+    **connection: Any,
+) -> None:
+    """Ask a service about photos; write the answers to `out`, or show them.
+
+    Raises:
+        UserError: Some photos could not be classified, or the service went away.
+    """
     from service.client.client import Classifier
     from service.errors import ServiceError
 
-    files = _files(photos)
     with contextlib.ExitStack() as opened:
         results = opened.enter_context(ResultsFile(out, top_k)) if out is not None else None
         left = [file for file in files if results is None or str(file) not in results]
-        client = opened.enter_context(
-            Classifier(address, token=token, ca=ca, certificate=certificate, key=key)
-        )
+        client = opened.enter_context(Classifier(address, **connection))
         report = opened.enter_context(progress("classify"))
         answers: list[tuple[Path, Result]] = []
         failed: list[tuple[Path, str]] = []
@@ -132,17 +156,35 @@ def classify(
         finally:
             if results is not None:
                 results.list_failed(failed)
+    _sum_up(files, results, answers, failed, done, json_=json_)
+
+
+def _sum_up(
+    files: list[Path],
+    results: ResultsFile | None,
+    answers: "list[tuple[Path, Result]]",
+    failed: list[tuple[Path, str]],
+    done: int,
+    *,
+    json_: bool,
+) -> None:
+    """Show the answers, or how many are in the file of results, and why others are not.
+
+    Raises:
+        UserError: Some photos could not be classified.
+    """
     if results is None:
         _show(answers, json_)
     else:
         summary = {
             "photos": len(files), "classified": done - len(failed), "failed": len(failed),
-            "out": str(out),
+            "out": str(results.path),
         }  # fmt: skip
         if json_:
             print_json(summary)
         else:
-            print(f"{summary['classified']} of {len(files)} photos are classified in {out}")
+            classified = summary["classified"]
+            print(f"{classified} of {len(files)} photos are classified in {results.path}")
     if failed:
         if results is not None:
             for file, why in failed[:10]:

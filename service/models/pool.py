@@ -1,9 +1,7 @@
 """The loaded models: of each the version that serves and, with `keep_versions`, earlier ones.
 
-The pool follows the repository. It loads a new version beside the old one, which still answers the
-calls that it began. If the new version cannot be loaded, it is refused and the old one serves on.
-At the start, when nothing is loaded yet, the newest version that loads serves instead. A model that
-leaves the repository serves on, too.
+The pool loads a new version beside the old one, which still answers the calls that it began. If it
+cannot be loaded, the old one serves on; at the start, the newest version that loads serves.
 
 repository ─► files changed? ─► loading (verify, open, warm up) ─► swap ─► close the old one
 """
@@ -29,8 +27,7 @@ class ModelPool:
 
     Attributes:
         repository: The model repository that is followed.
-        refusals: Model → why the version that the repository names does not serve: it was refused,
-            or the model has left the repository.
+        refusals: Model → why it is refused, or that it has left the repository.
         unloaded: Models that a caller unloaded, so they are not served.
     """
 
@@ -264,7 +261,7 @@ class ModelPool:
             self._retire(other)
 
     def _note_gone(self, there: Container[str], reason: str) -> None:
-        """Log, once, each loaded model that has left the repository; it serves on."""
+        """Log once that a loaded model has left the repository; it serves on."""
         for name in self._loaded.keys() | self.refusals.keys():
             if name in there:
                 continue

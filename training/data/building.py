@@ -108,35 +108,47 @@ def build(
                     unread += [name] if why.may_pass else []
         kept = readable(folder, bad)
         splits = _arrange(temporary, kept, rows)
-        manifest = {
-            "format": FORMAT,
-            "preprocessing": PREPROCESSING,
-            "image_size": wanted.image_size,
-            "labels": folder.labels,
-            "dataset_hash": hash_of(sorted(
-                [photo.split, folder.labels[photo.target], wanted.digests[folder.name(photo)]]
-                for photo in kept.photos
-            )),
-            "stamp": wanted.stamp,
-            "root": str(folder.root.resolve()),
-            "bad_files": bad,
-            "unread": unread,
-            "splits": {
-                split: {
-                    "files": [folder.name(photo) for photo in photos],
-                    "targets": [photo.target for photo in photos],
-                    "hashes": [wanted.digests[folder.name(photo)] for photo in photos],
-                    **_groups(photos),
-                }
-                for split, photos in splits.items()
-            },
-        }  # fmt: skip
+        manifest = _manifest(wanted, kept, splits, bad, unread)
         write_text(temporary / "manifest.json", json.dumps(manifest, ensure_ascii=False))
         remove(path)
         temporary.rename(path)
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _manifest(
+    wanted: Wanted,
+    kept: PhotoFolder,
+    splits: Mapping[str, Sequence[Photo]],
+    bad: Mapping[str, str],
+    unread: Sequence[str],
+) -> dict[str, Any]:
+    """Return what the cache says of itself; `kept` is the folder without its bad photos."""
+    folder = wanted.folder
+    return {
+        "format": FORMAT,
+        "preprocessing": PREPROCESSING,
+        "image_size": wanted.image_size,
+        "labels": folder.labels,
+        "dataset_hash": hash_of(sorted(
+            [photo.split, folder.labels[photo.target], wanted.digests[folder.name(photo)]]
+            for photo in kept.photos
+        )),
+        "stamp": wanted.stamp,
+        "root": str(folder.root.resolve()),
+        "bad_files": bad,
+        "unread": unread,
+        "splits": {
+            split: {
+                "files": [folder.name(photo) for photo in photos],
+                "targets": [photo.target for photo in photos],
+                "hashes": [wanted.digests[folder.name(photo)] for photo in photos],
+                **_groups(photos),
+            }
+            for split, photos in splits.items()
+        },
+    }  # fmt: skip
 
 
 def remove(path: Path) -> None:
