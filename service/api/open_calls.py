@@ -1,7 +1,7 @@
 """Bounds how many calls and streams are open, and reads the message of a call.
 
-Probes, which ask whether all is well, are bounded apart: nothing may keep an orchestrator from
-hearing it, and each client that balances keeps a Watch open.
+Health probes are bounded separately: an orchestrator must get an answer even if the server is full,
+and each client that balances keeps a Watch open.
 """
 
 from collections.abc import Iterator
@@ -16,19 +16,19 @@ from service.errors import InvalidArgumentError, OverloadedError
 from service.observability.metrics import Metrics
 
 HEALTH = "/grpc.health.v1.Health/"
-"""Begins the methods of health."""
+"""What the names of health's methods begin with."""
 
 _PROBES = ("/ServerLive", "/ServerReady", "/ModelReady")
-"""What Triton's clients ask instead; unlike health, it needs a token."""
+"""The probes of Triton's clients; unlike health, they need a token."""
 
 MAX_CALLS = 2048
-"""Calls of any kind at a time, probes apart: a bound for what the other limits do not count."""
+"""Calls at a time, except probes: a bound for what the other limits do not count."""
 
 _MAX_PROBES = 1024
 """Probes at a time."""
 
 _PROBES_READ = 4
-"""Messages of probes that are read at a time: they are tiny, but who sends them may lie."""
+"""Messages of probes that are read at a time. They should be tiny, but need not be."""
 
 
 class OpenCalls:
@@ -37,7 +37,7 @@ class OpenCalls:
     def __init__(
         self, metrics: Metrics, *, budget: ByteBudget, largest: int, max_streams: int
     ) -> None:
-        """Begin with none.
+        """Start with no calls.
 
         Args:
             metrics: Where refusals and streams are counted.
@@ -79,7 +79,7 @@ class OpenCalls:
 
     @contextmanager
     def stream(self, method: str) -> Iterator[None]:
-        """Count a stream while it is open; those of probes are calls, and no streams.
+        """Count a stream while it is open; a stream of probes does not count as one.
 
         Raises:
             OverloadedError: There are too many.

@@ -42,10 +42,10 @@ class Certificates:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Self | None:
-        """Return those that a server is told to use; None where it speaks plain text.
+        """Return the certificates that a server is configured with; None: no TLS.
 
         Raises:
-            InvalidArgumentError: As at birth.
+            InvalidArgumentError: As the constructor.
         """
         if config.tls_certificate is None or config.tls_key is None:
             return None
@@ -60,14 +60,14 @@ class Certificates:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Return what the HTTP port wraps its connections in; it follows the files, too."""
+        """Return the TLS context of the HTTP port, which follows the files, too."""
         self._context = self._new_context()
         outer = self._new_context()
         outer.sni_callback = self._choose
         return outer
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, outer: ssl.SSLContext) -> None:
-        """Give a connection the present certificates; called by ssl at every handshake."""
+        """Give a connection the current certificates; ssl calls this at every handshake."""
         del name, outer
         seen = self._state()
         if seen != self._context_seen:
@@ -121,7 +121,7 @@ class Certificates:
 
 
 def _check_pair(certificate: Path, key: Path) -> None:
-    """Refuse a key that is not the certificate's: half of a renewal may have been written."""
+    """Refuse a key that does not fit the certificate, such as during a renewal."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:
@@ -131,9 +131,9 @@ def _check_pair(certificate: Path, key: Path) -> None:
 
 
 def _out_of_date(certificate: Path, key: Path) -> str:
-    """Return what callers will say of the certificate's dates; empty if they are right.
+    """Return what is wrong with the certificate's dates; empty if nothing is.
 
-    Found by shaking hands with ourselves, as somebody who trusts this very certificate.
+    OpenSSL tells in a handshake with ourselves, in which the client trusts this certificate.
     """
     server, client = (
         ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT)

@@ -2,6 +2,6 @@
 
 connection (listener) ─► app ─► endpoints ─► calls ─► body (limits) ─► the gRPC method ─► JSON
 
-Nothing is decided here that gRPC decides: a request becomes the message that a gRPC client would
-have sent, and goes through the same interceptor to the same servicer.
+HTTP decides nothing that gRPC decides. A request becomes the message that a gRPC client would have
+sent, and goes through the same interceptor to the same servicer.
 """

@@ -10,18 +10,18 @@ from service.http.problems import HttpError
 
 _GRACE_S = 5.0
 _SLOWEST = 64 * 2**10
-"""Bytes a second that a body must keep up after the first seconds; a slower sender is cut off."""
+"""Lowest rate of a body in bytes a second, after the first seconds; a slower sender is cut off."""
 
 
 class Bodies:
     """Reads bodies; their sum is bounded by the server's budget of bytes."""
 
     def __init__(self, budget: ByteBudget, *, most: int) -> None:
-        """Begin with nothing.
+        """Share the budget with gRPC.
 
         Args:
             budget: Bounds the bytes of all bodies, and of what comes over gRPC.
-            most: Most bytes of one body; one that does not say its length counts as so many.
+            most: Most bytes of one body. A body of unknown length counts as so many.
         """
         self._budget = budget
         self._most = most
@@ -32,14 +32,14 @@ class Bodies:
         Raises:
             HttpError: It is too long, compressed, or too slow.
             OverloadedError: It does not fit beside those that are being read.
-            ClientDisconnect: The caller is gone.
+            ClientDisconnect: The caller has closed the connection.
         """
         if encoding := request.headers.get("content-encoding"):
             raise HttpError(
                 415, f"Content-Encoding {encoding!r} is not read; photos are compressed already"
             )
         chunked = "transfer-encoding" in request.headers
-        # The parser has made sure that it is a number.
+        # The parser has checked that it is a number.
         announced = int(request.headers.get("content-length", 0))
         self._check(announced)
         with self._budget.take(self._most if chunked else announced):

@@ -15,14 +15,14 @@ from service.http.problems import HttpError, problem
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 _UNREAD = 64 * 2**10
-"""Bytes of an unread body that are worth keeping a connection for."""
+"""If at most so many bytes of a body are unread, the connection is kept."""
 
 Read = Callable[[], Awaitable[Any]]
 """Reads a request's body, and returns the message that a gRPC client would have sent."""
 
 
 class HttpContext:
-    """What a method asks of its call: the part of gRPC's ServicerContext that is used."""
+    """The part of gRPC's ServicerContext that our methods use."""
 
     def __init__(self, request: Request) -> None:
         self._metadata = tuple(request.headers.items())
@@ -34,16 +34,16 @@ class HttpContext:
         return self._metadata
 
     def time_remaining(self) -> float | None:
-        """Return the seconds that the caller still waits, or None where it did not say."""
+        """Return how many seconds the caller still waits; None if it did not say."""
         return None if self._ends_s is None else self._ends_s - monotonic()
 
     def peer(self) -> str:
-        """Return who calls, in gRPC's form."""
+        """Return the caller's address, in gRPC's form."""
         return f"{self._client.host}:{self._client.port}" if self._client else ""
 
 
 class Calls:
-    """Answers requests by the methods of the gRPC services."""
+    """Answers requests with the methods of the gRPC services."""
 
     def __init__(self, interceptor: CallInterceptor) -> None:
         """Share the interceptor of the gRPC server."""
@@ -59,14 +59,14 @@ class Calls:
     ) -> Response:
         """Return the response to a request, or the problem with it.
 
-        A caller that goes cancels its call, as with gRPC.
+        If the caller leaves, its call is cancelled, as with gRPC.
 
         Args:
-            request: What came.
+            request: The request.
             method: The gRPC method's full name, by which the call is counted and traced.
             read: Reads the body; called once the caller is known and its call is admitted.
             handler: The method of the servicer.
-            write: Makes a response of its answer.
+            write: Makes a response of the answer.
         """
         watching: asyncio.Task[None] | None = None
         call = cast("asyncio.Task[Any]", asyncio.current_task())
@@ -104,7 +104,7 @@ class Calls:
 
 
 async def _watch(request: Request, call: "asyncio.Task[Any]") -> None:
-    """Cancel a call when its caller goes."""
+    """Cancel a call when its caller leaves."""
     with suppress(asyncio.CancelledError):
         while (await request.receive())["type"] != "http.disconnect":
             pass
@@ -112,14 +112,14 @@ async def _watch(request: Request, call: "asyncio.Task[Any]") -> None:
 
 
 def _deadline_s(request: Request) -> float | None:
-    told = request.headers.get(TIMEOUT_HEADER)
-    if told is None:
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
         return None
-    if not (told.isascii() and told.isdigit() and len(told) <= 9):
-        raise HttpError(400, f"{TIMEOUT_HEADER}: {told!r} is no number of milliseconds")
-    return monotonic() + int(told) / 1000
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise HttpError(400, f"{TIMEOUT_HEADER}: {text!r} is no number of milliseconds")
+    return monotonic() + int(text) / 1000
 
 
 def _is_long(request: Request) -> bool:
-    told = request.headers.get("content-length")
-    return "transfer-encoding" in request.headers or int(told or 0) > _UNREAD
+    text = request.headers.get("content-length")
+    return "transfer-encoding" in request.headers or int(text or 0) > _UNREAD

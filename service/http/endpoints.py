@@ -41,7 +41,7 @@ class Api:
             inference: Answers `/v2`.
             interceptor: Wraps every call, as over gRPC.
             bodies: Reads what is sent.
-            ready: Whether calls are taken.
+            ready: Returns whether the server takes calls.
         """
         self._classifier = classifier
         self._inference = inference
@@ -50,11 +50,11 @@ class Api:
         self._ready = ready
 
     def routes(self) -> list[Route]:
-        """Return them all; a path of `/v2` may have a version of the model, too."""
+        """Return the routes; the paths of a model in `/v2` exist with and without a version."""
         model = "/v2/models/{model}"
         found = [
             Route("/v1/models", self.models),
-            # No name has a colon, and none is taken for one.
+            # A model's name has no colon.
             Route("/v1/models/{model}:classify", self.classify, methods=["POST"]),
             Route("/v1/models/{model}", self.model),
             Route("/v2", self.server_metadata),
@@ -101,11 +101,11 @@ class Api:
         )
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002
-        """Say that the process answers; no token is asked for."""
+        """Tell whether the process answers; needs no token."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:  # noqa: ARG002
-        """Say whether calls are taken; no token is asked for."""
+        """Tell whether the server takes calls; needs no token."""
         if self._ready():
             return JSONResponse({"ready": True})
         return problem(UnavailableError("the server starts, drains, or a model of it fails"))
@@ -115,7 +115,7 @@ class Api:
         return await self._ask(request, "ServerMetadata", pb.ServerMetadataRequest())
 
     async def model_ready(self, request: Request) -> Response:
-        """Say whether a version of a model answers."""
+        """Tell whether a version of a model is loaded and works."""
 
         def write(answer: pb.ModelReadyResponse) -> Response:
             if answer.ready:
@@ -132,7 +132,7 @@ class Api:
         return await self._ask(request, "ModelMetadata", message)
 
     async def model_config(self, request: Request) -> Response:
-        """Describe a model as its config.pbtxt would."""
+        """Describe how a model is served, in the terms of config.pbtxt."""
 
         def write(answer: pb.ModelConfigResponse) -> Response:
             return JSONResponse(plain(answer.config))
@@ -141,7 +141,7 @@ class Api:
         return await self._ask(request, "ModelConfig", message, write)
 
     async def statistics(self, request: Request) -> Response:
-        """Count and time what was computed."""
+        """Return what loaded versions computed, and how long the stages took."""
         message = pb.ModelStatisticsRequest(**_which(request))
         return await self._ask(request, "ModelStatistics", message)
 
@@ -173,19 +173,19 @@ class Api:
         """List the models of the repository."""
 
         async def read() -> pb.RepositoryIndexRequest:
-            told = parse(await self._bodies.read(request))
-            return pb.RepositoryIndexRequest(ready=told.get("ready") is True)
+            given = parse(await self._bodies.read(request))
+            return pb.RepositoryIndexRequest(ready=given.get("ready") is True)
 
         return await self._ask(
             request, "RepositoryIndex", read, lambda answer: JSONResponse(plain(answer)["models"])
         )
 
     async def load(self, request: Request) -> Response:
-        """Load the version that the repository says serves."""
+        """Load the version that the repository says is to serve."""
 
         async def read() -> pb.RepositoryModelLoadRequest:
-            told = parse(await self._bodies.read(request))
-            if told.get("parameters"):
+            given = parse(await self._bodies.read(request))
+            if given.get("parameters"):
                 raise InvalidArgumentError(
                     "parameters: none is taken; what a model is stands in the repository"
                 )
@@ -241,7 +241,7 @@ def _which(request: Request) -> dict[str, str]:
 
 
 def _version(request: Request) -> int:
-    told = request.query_params.get("version", "0")
-    if not (told.isascii() and told.isdigit() and len(told) <= 18):
-        raise InvalidArgumentError(f"version: {told!r} is no number")
-    return int(told)
+    given = request.query_params.get("version", "0")
+    if not (given.isascii() and given.isdigit() and len(given) <= 18):
+        raise InvalidArgumentError(f"version: {given!r} is no number")
+    return int(given)

@@ -1,7 +1,7 @@
-"""The port: connections of uvicorn's on the loop of the gRPC server, bounded in number and time.
+"""The HTTP port: uvicorn's connections, bounded in number and time, on gRPC's event loop.
 
-Each connection must send the head of a request within seconds, and no more than 16 kB of it; bodies
-are `body.py`'s. A drain lets calls in flight end, as gRPC does.
+Each connection must send the head of a request, of at most 16 kB, within seconds; body.py bounds
+the bodies. A drain lets calls in flight end, as gRPC does.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _CUT_S = 1.0
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection whose next request must begin, and end its head, in time."""
+    """A connection that is closed unless the head of the next request comes in time."""
 
     _head: asyncio.TimerHandle | None = None
     _head_bytes = 0
@@ -80,7 +80,7 @@ class _Connection(HttpToolsProtocol):
 
 
 class Listener:
-    """One port, open from birth to `stop`.
+    """One port, which is open from construction to `stop`.
 
     Attributes:
         port: Where it listens.
@@ -89,7 +89,7 @@ class Listener:
     def __init__(
         self, app: ASGIApp, host: str, port: int, *, tls: ssl.SSLContext | None, shares: bool
     ) -> None:
-        """Take the port; `start` takes connections.
+        """Open the port; `start` accepts connections.
 
         Args:
             app: Answers requests.
@@ -99,7 +99,7 @@ class Listener:
             shares: Whether other processes listen on the same port.
 
         Raises:
-            UnavailableError: The port cannot be had.
+            UnavailableError: The port cannot be opened.
         """
         self._config = uvicorn.Config(
             app, http=_Connection, ws="none", lifespan="off", log_config=None, access_log=False,
@@ -117,23 +117,23 @@ class Listener:
         self._dating: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Take connections."""
+        """Accept connections."""
         self._server = await asyncio.get_running_loop().create_server(
             self._connection, sock=self._socket, ssl=self._tls, backlog=1024
         )
         self._dating = asyncio.create_task(self._date())
 
     def drain(self) -> None:
-        """Ask callers to connect anew with each answer, so that they find another server."""
+        """Close each connection after its next answer: callers then connect to another server."""
         self._draining = True
         self._set_headers()
 
-    async def stop(self, grace_s: float, hurried: asyncio.Event) -> None:
+    async def stop(self, grace_s: float, aborting: asyncio.Event) -> None:
         """Take no new requests, and let those in flight end.
 
         Args:
             grace_s: Seconds that they may take; then they are cut off.
-            hurried: Cuts them off once set.
+            aborting: Once set, they are cut off.
         """
         if self._server is None or self._dating is None:
             self._socket.close()
@@ -144,10 +144,10 @@ class Listener:
         for connection in list(self._state.connections):
             connection.shutdown()
         if tasks := set(self._state.tasks):
-            hurry = asyncio.ensure_future(hurried.wait())
+            aborted = asyncio.ensure_future(aborting.wait())
             ending = asyncio.ensure_future(asyncio.wait(tasks, timeout=grace_s))
-            await asyncio.wait({hurry, ending}, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
+            await asyncio.wait({aborted, ending}, return_when=asyncio.FIRST_COMPLETED)
+            aborted.cancel()
             ending.cancel()
             for task in tasks:
                 task.cancel()
@@ -164,7 +164,7 @@ class Listener:
             await asyncio.sleep(1)
 
     def _set_headers(self) -> None:
-        """Set what every response begins with."""
+        """Set the headers that every response has."""
         date = (b"date", formatdate(time.time(), usegmt=True).encode())
         self._state.default_headers = [date, *[(b"connection", b"close")] * self._draining]
 
@@ -173,7 +173,7 @@ def http_listener(config: ServerConfig, api: Api, *, shares_port: bool) -> Liste
     """Return the HTTP port of a server, which has its port already.
 
     Raises:
-        UnavailableError: The port cannot be had.
+        UnavailableError: The port cannot be opened.
         InvalidArgumentError: The certificates cannot be used.
     """
     certificates = Certificates.of(config)

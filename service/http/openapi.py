@@ -1,6 +1,6 @@
 """The OpenAPI document: paths from the routes, words from their docstrings, shapes from the protos.
 
-Nothing is described twice, so that nothing can drift: a new endpoint is in it by being a route.
+Nothing is described twice, so nothing can drift: a new route is in the document automatically.
 """
 
 import inspect

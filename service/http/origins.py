@@ -1,4 +1,4 @@
-"""What another site's page may do in a visitor's browser: nothing, unless its origin is named."""
+"""Refuses calls that a browser makes for pages of other sites, unless they are allowed."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -11,10 +11,10 @@ from service.http.problems import problem
 
 
 class SameOrigin:
-    """Refuses what a browser sends for a page of another origin.
+    """Refuses requests that a browser sends for a page of another origin.
 
-    CORS keeps a strange page from reading answers; this keeps it from calling at all, for instance
-    to unload a model of a server that only its visitor can reach.
+    CORS prevents another site's page from reading answers. This prevents its calls altogether, such
+    as unloading a model of a server that only the visitor of that page can reach.
     """
 
     def __init__(self, app: ASGIApp, others: Sequence[str] = ()) -> None:
@@ -22,7 +22,7 @@ class SameOrigin:
         self._others = frozenset(others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what no browser sends, and what the own pages send."""
+        """Pass on requests without an origin, of our own pages, and of allowed origins."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         origin = headers.get("origin")
         if origin is None or self._is_welcome(origin, headers.get("host", "")):

@@ -1,6 +1,6 @@
 """Pages and files for people: `/`, to try the service, and `/docs`, a page of `/openapi.json`.
 
-They are read once, ask no other host for anything, and run no script but their own.
+The files are read once. The pages load nothing from other hosts, and run only their own script.
 """
 
 import hashlib
@@ -39,16 +39,20 @@ _HEADERS = {
 
 
 def pages(api: Sequence[Route], *, with_try: bool) -> list[Route]:
-    """Return the routes of what people open.
+    """Return the routes of the pages and their files.
 
     Args:
         api: What is described.
         with_try: Whether `/` is the page to try the service.
     """
-    told = document(api)
+    spec = document(api)
     found = [
-        _file("/openapi.json", json.dumps(told, ensure_ascii=False).encode(), "application/json"),
-        _file("/docs", _described(told).encode(), _KINDS[".html"]),
+        _file(
+            "/openapi.json",
+            json.dumps(spec, ensure_ascii=False).encode(),
+            "application/json",
+        ),
+        _file("/docs", _described(spec).encode(), _KINDS[".html"]),
         *(_site(name) for name in ("style.css", "icon.svg")),
     ]
     if with_try:
@@ -73,12 +77,12 @@ def _file(path: str, content: bytes, kind: str) -> Route:
     return Route(path, send, name=path)
 
 
-def _described(told: dict[str, Any]) -> str:
+def _described(spec: dict[str, Any]) -> str:
     """Return the page of an OpenAPI document."""
     parts = [
         f"<section><h2><code>{method.upper()} {escape(path)}</code></h2>{_operation(path, about)}"
         "</section>"
-        for path, operations in told["paths"].items()
+        for path, operations in spec["paths"].items()
         for method, about in operations.items()
     ]
     return (
@@ -86,8 +90,8 @@ def _described(told: dict[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<title>Hansang over HTTP</title><link rel="icon" href="/icon.svg">'
         '<link rel="stylesheet" href="/style.css"></head><body>'
-        f"<header><h1>Hansang {escape(told['info']['version'])} over HTTP</h1></header><main>"
-        f"<p>{escape(told['info']['description'])} Errors are problems of RFC 9457. For tools:"
+        f"<header><h1>Hansang {escape(spec['info']['version'])} over HTTP</h1></header><main>"
+        f"<p>{escape(spec['info']['description'])} Errors are problems of RFC 9457. For tools:"
         ' <a href="/openapi.json">openapi.json</a>.</p>' + "".join(parts) + "</main></body></html>"
     )
 

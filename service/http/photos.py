@@ -16,21 +16,21 @@ from service.pb import classifier_pb2 as pb
 Query: TypeAlias = dict[str, str]
 
 QUERY = ("topK", "modelVersion", "priority")
-"""Fields of ClassifyRequest that may stand in the URL."""
+"""Fields of ClassifyRequest that a URL may set."""
 
 
 async def read_classify(request: Request, body: bytes) -> pb.ClassifyRequest:
-    """Return the message that a body and its URL make.
+    """Return the message that a body and its URL stand for.
 
     Raises:
-        InvalidArgumentError: They make none; the message tells why.
+        InvalidArgumentError: They cannot be read; the message tells why.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         message = _parsed(parse(body))
     elif kind == "multipart/form-data":
         message = pb.ClassifyRequest(images=await _parts(request.headers, body))
-    else:  # image/*, application/octet-stream, and what curl says by itself
+    else:  # image/*, application/octet-stream, and what curl sends by default
         message = pb.ClassifyRequest(images=[body])
     model = request.path_params["model"]
     if message.model not in ("", model):
@@ -40,29 +40,29 @@ async def read_classify(request: Request, body: bytes) -> pb.ClassifyRequest:
         raise InvalidArgumentError(
             f"{min(unknown)!r} is no parameter of the URL; there are {', '.join(QUERY)}"
         )
-    told = _parsed(dict(request.query_params))
-    told.model = model
-    message.MergeFrom(told)
+    given = _parsed(dict(request.query_params))
+    given.model = model
+    message.MergeFrom(given)
     return message
 
 
 def mapped(message: Any) -> Response:
-    """Return a message in protobuf's JSON mapping; what is 0 or empty is there as well."""
+    """Return a message in protobuf's JSON mapping, with fields that are 0 or empty."""
     text = json_format.MessageToJson(
         message, always_print_fields_with_no_presence=True, ensure_ascii=False, indent=None
     )
     return Response(text.encode(), media_type="application/json")
 
 
-def _parsed(told: dict[str, Any]) -> pb.ClassifyRequest:
+def _parsed(given: dict[str, Any]) -> pb.ClassifyRequest:
     try:
-        return json_format.ParseDict(told, pb.ClassifyRequest())
+        return json_format.ParseDict(given, pb.ClassifyRequest())
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise InvalidArgumentError(f"no ClassifyRequest: {error}") from error
 
 
 async def _parts(headers: Headers, body: bytes) -> list[bytes]:
-    """Return the photos of a form, whatever its fields are called."""
+    """Return the photos of a form; the names of its fields do not matter."""
 
     async def stream() -> Any:
         yield body
@@ -70,7 +70,7 @@ async def _parts(headers: Headers, body: bytes) -> list[bytes]:
     parser = MultiPartParser(
         headers, stream(), max_files=MAX_IMAGES_PER_CALL, max_fields=0, max_part_size=0
     )
-    # The body is in memory already, and bounded: nothing of it goes to the disk.
+    # The body is bounded and in memory already, so nothing is written to the disk.
     parser.spool_max_size = len(body)
     try:
         form = await parser.parse()

@@ -1,6 +1,6 @@
-"""Errors as HTTP knows them: RFC 9457 problems, with the sentences that gRPC callers get.
+"""Errors over HTTP: RFC 9457 problems with the same messages as over gRPC.
 
-`error` repeats `detail`, since clients of the Open Inference Protocol look there.
+`error` repeats `detail`, because clients of the Open Inference Protocol read that field.
 """
 
 import json
@@ -31,7 +31,7 @@ STATUS = {
 
 
 class HttpError(InvalidArgumentError):
-    """The request is wrong in a way that only HTTP has a status for."""
+    """A wrong request for which only HTTP has a status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class HttpError(InvalidArgumentError):
 
 
 def problem(error: ServiceError, *, close: bool = False) -> Response:
-    """Return an error as a response; `close` ends the connection, whose body is not read on."""
+    """Return an error as a response; `close` ends a connection whose body was not read."""
     status = error.status if isinstance(error, HttpError) else STATUS[error.code]
     headers: dict[str, str] = {}
     body: dict[str, Any] = {

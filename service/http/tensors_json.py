@@ -1,10 +1,10 @@
-"""The Open Inference Protocol over REST: its JSON and its binary extension, to messages and back.
+"""The Open Inference Protocol over REST: JSON and its binary extension, to messages and back.
 
     JSON                                       inputs have `data`
     JSON ─ binary of input 0 ─ input 1 ─ …     inputs have `parameters.binary_data_size`
 
-In the second form the header `Inference-Header-Content-Length` says where the JSON ends. In JSON a
-BYTES element is a photo in base64, since JSON has no bytes; in binary it is as over gRPC.
+In the second form the header `Inference-Header-Content-Length` says where the JSON ends. In JSON, a
+BYTES element is a photo in base64; in binary, it is as over gRPC.
 """
 
 import base64
@@ -23,7 +23,7 @@ from service.pb import inference_pb2 as pb
 
 LENGTH_HEADER = "inference-header-content-length"
 MAX_JSON_BYTES = 16 * 2**20
-"""Most bytes of JSON: the event loop stands still while they are parsed."""
+"""Most bytes of JSON: parsing blocks the event loop."""
 
 _KINDS: dict[str, tuple[type, str]] = {
     "inputs": (list, "array"),
@@ -35,50 +35,50 @@ _INT64 = 2**63
 
 
 class InferRequest:
-    """A request as read.
+    """A request that was read.
 
     Attributes:
         message: What a gRPC client would have sent.
-        binary: Whether the output is wanted in binary.
+        binary: Whether the output is to be binary.
     """
 
     def __init__(self, body: bytes, header_length: str | None, model: str, version: str) -> None:
         """Read a body.
 
         Raises:
-            InvalidArgumentError: It is not as the protocol says; the message tells where.
+            InvalidArgumentError: It breaks the protocol; the message tells where.
         """
         length = _length(header_length, len(body))
-        told = parse(body[:length])
+        given = parse(body[:length])
         for key, (kind, name) in _KINDS.items():
-            if key in told and not isinstance(told[key], kind):
+            if key in given and not isinstance(given[key], kind):
                 raise InvalidArgumentError(f"{key}: a JSON {name} is expected")
         self.message = pb.ModelInferRequest(
-            model_name=model, model_version=version, id=told.get("id", "")
+            model_name=model, model_version=version, id=given.get("id", "")
         )
-        parameters = told.get("parameters", {})
+        parameters = given.get("parameters", {})
         self.binary = bool(parameters.pop("binary_data_output", False))
         _set_parameters(self.message.parameters, parameters, "parameters")
         rest = memoryview(body)[length:]
-        for at, tensor in enumerate(told.get("inputs", [])):
+        for at, tensor in enumerate(given.get("inputs", [])):
             rest = self._read_input(_object(tensor, f"inputs[{at}]"), f"inputs[{at}]", rest)
         if rest:
             raise InvalidArgumentError(f"{len(rest)} bytes follow the last input")
-        for at, tensor in enumerate(told.get("outputs", [])):
+        for at, tensor in enumerate(given.get("outputs", [])):
             self._read_output(_object(tensor, f"outputs[{at}]"), f"outputs[{at}]")
 
-    def _read_input(self, told: dict[str, Any], where: str, rest: memoryview) -> memoryview:
-        """Add an input; return the bytes after its own."""
+    def _read_input(self, given: dict[str, Any], where: str, rest: memoryview) -> memoryview:
+        """Add an input; return the binary data after it."""
         tensor = self.message.inputs.add(
-            name=_text(told, "name", where),
-            datatype=_text(told, "datatype", where),
-            shape=_shape(told.get("shape"), where),
+            name=_text(given, "name", where),
+            datatype=_text(given, "datatype", where),
+            shape=_shape(given.get("shape"), where),
         )
-        parameters = _object(told.get("parameters", {}), f"{where}.parameters")
+        parameters = _object(given.get("parameters", {}), f"{where}.parameters")
         size = parameters.pop("binary_data_size", None)
         _set_parameters(tensor.parameters, parameters, f"{where}.parameters")
         if any(name.startswith("shared_memory") for name in parameters):
-            return rest  # refused with the sentence of gRPC
+            return rest  # gRPC refuses it, with its message
         if size is not None:
             if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(rest):
                 raise InvalidArgumentError(
@@ -86,31 +86,34 @@ class InferRequest:
                 )
             self.message.raw_input_contents.append(bytes(rest[:size]))
             return rest[size:]
-        data = told.get("data")
+        data = given.get("data")
         if not isinstance(data, list):
             raise InvalidArgumentError(
                 f"{where}: data, a JSON array, or parameters.binary_data_size is expected"
             )
         if tensor.datatype == "BYTES":
             tensor.contents.bytes_contents.extend(_photos(data, where))
-        elif tensor.datatype == "UINT8":  # others are refused with the sentence of gRPC
+        elif tensor.datatype == "UINT8":  # gRPC refuses other types, with its message
             tensor.contents.uint_contents.extend(_numbers(data, where))
         return rest
 
-    def _read_output(self, told: dict[str, Any], where: str) -> None:
-        parameters = _object(told.get("parameters", {}), f"{where}.parameters")
+    def _read_output(self, given: dict[str, Any], where: str) -> None:
+        parameters = _object(given.get("parameters", {}), f"{where}.parameters")
         self.binary = bool(parameters.pop("binary_data", self.binary))
-        output = self.message.outputs.add(name=_text(told, "name", where))
+        output = self.message.outputs.add(name=_text(given, "name", where))
         _set_parameters(output.parameters, parameters, f"{where}.parameters")
 
 
 def infer_response(answer: pb.ModelInferResponse, *, binary: bool) -> Response:
-    """Return the response that an answer makes, its tensors in binary or in JSON."""
-    told: dict[str, Any] = {"model_name": answer.model_name, "model_version": answer.model_version}
+    """Return an answer as a response, with its tensors in binary or in JSON."""
+    fields: dict[str, Any] = {
+        "model_name": answer.model_name,
+        "model_version": answer.model_version,
+    }
     if answer.id:
-        told["id"] = answer.id
+        fields["id"] = answer.id
     parts: list[bytes] = []
-    outputs = told["outputs"] = []
+    outputs = fields["outputs"] = []
     for at, tensor in enumerate(answer.outputs):
         raw = answer.raw_output_contents[at] if answer.raw_output_contents else None
         entry: dict[str, Any] = {
@@ -122,7 +125,7 @@ def infer_response(answer: pb.ModelInferResponse, *, binary: bool) -> Response:
         else:
             entry["data"] = _as_list(tensor, raw)
         outputs.append(entry)
-    header = json.dumps(told, ensure_ascii=False).encode()
+    header = json.dumps(fields, ensure_ascii=False).encode()
     if not binary:
         return Response(header, media_type="application/json")
     return Response(
@@ -145,10 +148,10 @@ def plain(message: Message) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body; nothing is an empty one.
+    """Return the JSON object of a body; an empty body is an empty object.
 
     Raises:
-        InvalidArgumentError: It is too large, or no JSON object.
+        InvalidArgumentError: It is too large, or not a JSON object.
     """
     if len(body) > MAX_JSON_BYTES:
         raise InvalidArgumentError(
@@ -172,12 +175,12 @@ def _plain(message: Message, field: Any) -> Any:
     return plain(value) if field.message_type else value
 
 
-def _length(told: str | None, size: int) -> int:
-    if told is None:
+def _length(given: str | None, size: int) -> int:
+    if given is None:
         return size
-    if not (told.isascii() and told.isdigit() and len(told) <= 12 and int(told) <= size):
-        raise InvalidArgumentError(f"{LENGTH_HEADER}: {told!r}, where the body has {size} bytes")
-    return int(told)
+    if not (given.isascii() and given.isdigit() and len(given) <= 12 and int(given) <= size):
+        raise InvalidArgumentError(f"{LENGTH_HEADER}: {given!r}, where the body has {size} bytes")
+    return int(given)
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
@@ -186,8 +189,8 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _text(told: dict[str, Any], key: str, where: str) -> str:
-    value = told.get(key)
+def _text(given: dict[str, Any], key: str, where: str) -> str:
+    value = given.get(key)
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{where}.{key}: a JSON string is expected")
     return value
@@ -226,12 +229,12 @@ def _numbers(data: list[Any], where: str) -> list[int]:
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    """Return the elements of an array that may be nested in rows, once."""
+    """Return the elements of an array, which may have one level of rows."""
     return [each for row in data for each in (row if isinstance(row, list) else [row])]
 
 
-def _set_parameters(into: Any, told: dict[str, Any], where: str) -> None:
-    for name, value in told.items():
+def _set_parameters(into: Any, given: dict[str, Any], where: str) -> None:
+    for name, value in given.items():
         parameter = into[name]
         if isinstance(value, bool):
             parameter.bool_param = value

@@ -66,11 +66,6 @@ class ModelPool:
         """Whether a model can answer, or all were unloaded on purpose."""
         return not self._loaded or any(not instance.fault for instance in self.instances)
 
-    @property
-    def loading(self) -> bool:
-        """Whether a version is being loaded."""
-        return self._changing.locked()
-
     def refusal(self, deadline_s: float) -> OverloadedError | None:
         """Return why every model would refuse a call of one image; None if one would admit it.
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 _SCRAPE_S = 1.0
-"""A replica that takes longer counts as it did at the scrape before."""
+"""A replica that takes longer counts with the values of the scrape before."""
 
 _MERGED_BY: dict[str, Callable[[Iterable[float]], float]] = {
     "hansang_ready": min,
@@ -26,20 +26,20 @@ _MERGED_BY: dict[str, Callable[[Iterable[float]], float]] = {
     "hansang_faulty_models": max,
     "hansang_out_of_step": max,
     "process_start_time_seconds": min,
-    # Descriptors end in the process that has most of them, not on average.
+    # The limit on descriptors is reached by the process that has the most of them.
     "process_open_fds": max,
     "process_max_fds": min,
 }
-"""What is not added up."""
+"""How series are merged that cannot be added up."""
 
 
 class MergedMetrics(Collector):
-    """The measures of this process and of its replicas.
+    """The metrics of this process and of its replicas.
 
-    What a replica that ended had counted at its last scrape stays: counters never fall.
+    The counters of a replica that has ended stay in the sum, because counters must never fall.
 
     Attributes:
-        registry: Has this collector alone.
+        registry: A registry with only this collector.
     """
 
     def __init__(self, own: CollectorRegistry) -> None:
@@ -52,12 +52,12 @@ class MergedMetrics(Collector):
         self.registry.register(self)
 
     def add(self, replica: int, port: int) -> None:
-        """Merge what a replica serves at a port of this machine, from now on."""
+        """Add a replica, which serves its metrics at a port of this machine."""
         with self._lock:
             self._ports[replica] = port
 
     def remove(self, replica: int) -> None:
-        """Keep the counters of a replica that ended, and forget its gauges."""
+        """Remove a replica that ended, but keep its counters."""
         with self._lock:
             self._ports.pop(replica, None)
             counted = (
@@ -68,7 +68,7 @@ class MergedMetrics(Collector):
             self._ended = _merged(chain(self._ended, counted))
 
     def collect(self) -> Iterator[Metric]:
-        """Ask every replica, and merge."""
+        """Scrape every replica, and yield the merged families."""
         with self._lock:
             ports = dict(self._ports)
         for replica, port in ports.items():
@@ -84,7 +84,7 @@ class MergedMetrics(Collector):
 
 
 def _scrape(port: int) -> list[Metric]:
-    # Not urllib, which would ask a proxy that the environment names.
+    # Not urllib, which would use a proxy that the environment names.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SCRAPE_S)
     try:
         connection.request("GET", "/metrics")
@@ -101,7 +101,7 @@ def _merged(families: Iterable[Metric]) -> list[Metric]:
         lambda: defaultdict(list)
     )
     for family in families:
-        # When a series began is asked by nobody, and means little of a sum.
+        # The time when a series began means little for a sum.
         if family.name.endswith("_created"):
             continue
         merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))

@@ -33,7 +33,7 @@ REJECTIONS = (
     "deadline_too_near", "deadline", "cancelled",
 )  # fmt: skip
 """Why an image was not computed; for `streams_full`, `calls_full` and `message_slow`, why a call
-was refused that had told of no images yet."""
+was refused before its images were known."""
 
 
 class FastGauge:

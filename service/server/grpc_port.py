@@ -11,11 +11,11 @@ from service.config import ServerConfig
 from service.errors import UnavailableError
 
 _MAX_CALLS_PER_CONNECTION = 512
-"""Calls of one connection at a time; its further ones wait at the caller."""
+"""Calls of one connection at a time; further ones wait in the client."""
 
 _MAX_PENDING = 8192
-"""Calls that wait for the event loop to look at them. gRPC cancels others without a word; by
-default some from 1,000 on."""
+"""Calls that may wait for the event loop to accept them. gRPC silently cancels more; its default
+begins at 1,000."""
 
 MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are cut off, whether calls are open or not."""
@@ -33,18 +33,18 @@ def new_server(
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),
             ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
-            # It counts calls that have ended until they are freed, and resets new ones meanwhile.
+            # gRPC counts ended calls until they are freed, and would reset new ones meanwhile.
             ("grpc.http.overload_protection", 0),
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-            # By default what is sent ahead of being read grows from 64 kB to some MB for each call.
+            # By default the window for unread data grows from 64 kB to some MB for each call.
             ("grpc.http2.bdp_probe", 0),
             # Callers fill the headers; a token and a trace fit well into this.
             ("grpc.max_metadata_size", 16 * 2**10),
             # Notice a peer that vanished, and cut off one that pings too often.
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
-            # Without this, only one ping in two hours is polite while no call is open.
+            # By default, gRPC accepts only one ping in two hours while no call is open.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             ("grpc.http2.max_ping_strikes", 2),
@@ -56,8 +56,8 @@ def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str)
     """Open a port, with TLS if it is configured, and return its number.
 
     Raises:
-        UnavailableError: It cannot be had; the message says why, and names `flag`, which chooses
-            another.
+        UnavailableError: It cannot be opened; the message says why, and names `flag`, which
+            chooses another.
         InvalidArgumentError: The certificates cannot be used.
     """
     try:

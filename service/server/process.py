@@ -146,10 +146,10 @@ def _signals(parent: socket.socket | None) -> "asyncio.Queue[int]":
 
 
 def signals_heeded() -> list[signal.Signals]:
-    """Return the signals that drain, and make this process ignore those that say nothing to it.
+    """Return the signals that drain, and have this process ignore SIGUSR1 and SIGUSR2.
 
-    A terminal that closes hangs up (SIGHUP), unless nohup says to ignore it. Files are followed
-    without a signal, so SIGUSR1 and SIGUSR2 ask for nothing; by default they would kill.
+    A terminal that closes sends SIGHUP, which counts unless nohup ignores it. SIGUSR1 and SIGUSR2
+    would end the process by default, and have no meaning here: files are followed without a signal.
     """
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         if signal.getsignal(number) is signal.SIG_DFL:

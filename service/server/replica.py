@@ -1,9 +1,9 @@
-"""One replica of `hansang serve --workers N`: an ordinary server that a parent keeps.
+"""One replica of `hansang serve --workers N`: an ordinary server that a parent supervises.
 
     python -m service.server.replica SOCKET CONFIG
 
-`replicas.py` starts it. SOCKET is the descriptor of the socket to the parent, CONFIG the settings
-as JSON; what goes over the socket, `process.run` says.
+`replicas.py` starts it. SOCKET is the descriptor of the socket to the parent, and CONFIG is the
+settings as JSON. `process.run` specifies what goes over the socket.
 """
 
 import json
@@ -15,8 +15,8 @@ import terminal
 
 
 def main() -> None:
-    """Serve until the parent says otherwise, or is gone."""
-    # What the parent sends meanwhile waits in the socket until the server listens to it.
+    """Serve until the parent sends a signal or ends."""
+    # The parent's signals wait in the socket until the server reads them.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     from service.config import ServerConfig

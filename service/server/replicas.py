@@ -1,12 +1,13 @@
-"""`hansang serve --workers N`: N ordinary servers on one port, and the parent that keeps them.
+"""`hansang serve --workers N`: N ordinary servers on one port, and the parent that supervises them.
 
     callers ─► SO_REUSEPORT ─┬─► replica: a whole server, with models of its own
                              └─► replica: another one
-    parent: passes signals on, starts a replica again that ended, serves one `/metrics`
+    parent: passes signals on, restarts replicas that ended, serves one `/metrics`
 
-The system gives each connection to one of the replicas that listen. A replica listens when its
-models are loaded, so whoever connects is answered. While one serves, others that end are started
-again, later each time; when none is left, the process ends, as a single server would.
+The system gives each connection to one of the replicas that listen. A replica listens once its
+models are loaded, so every connection is answered. While one replica serves, others that end are
+restarted, after longer and longer pauses. When none is left, the process ends, as a single server
+would.
 """
 
 import asyncio
@@ -32,13 +33,13 @@ from terminal import say
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
-"""How long a replica that ended is waited with: twice as long each time."""
+"""Pauses before a replica is restarted: twice as long each time."""
 
 _STEADY_S = 60.0
-"""A replica that ran for so long has earned the first wait again."""
+"""After a replica ran for so long, its next pause is the first one again."""
 
 _LATE_S = 5.0
-"""What has not ended so long after its drain is killed."""
+"""A replica that has not ended so long after its drain is killed."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,21 +48,21 @@ def supervise(config: ServerConfig, *, ready: Callable[[str], None] = say) -> in
     """Serve with `config.workers` replicas until SIGTERM or SIGINT; return the exit code.
 
     Args:
-        config: What to serve, and where; `share` says what of it each replica gets.
+        config: What to serve, and where. `share` divides it among replicas.
         ready: Called with one line for people, once all replicas serve.
 
     Returns:
-        0 after a signal; else the code of the replica that could not start, or was the last to
-        serve. A replica that signal N ended counts as 128 + N.
+        0 after a signal; else the code of the replica that could not start, or that served last. If
+        signal N ended a replica, its code is 128 + N.
 
     Raises:
-        UnavailableError: A port cannot be had.
+        UnavailableError: A port cannot be opened.
     """
     return asyncio.run(_Parent(config, ready).run())
 
 
 def share(config: ServerConfig) -> ServerConfig:
-    """Return the settings of one replica: what bounds memory is divided among them."""
+    """Return the settings of one replica, which gets its part of what bounds memory."""
     parts = config.workers
     return replace(
         config,
@@ -75,7 +76,7 @@ def share(config: ServerConfig) -> ServerConfig:
 
 
 class _Parent:
-    """Keeps the replicas of one server. Belongs to one event loop."""
+    """Supervises the replicas of one server. Belongs to one event loop."""
 
     def __init__(self, config: ServerConfig, ready: Callable[[str], None]) -> None:
         self._config = config
@@ -89,7 +90,7 @@ class _Parent:
         self._code = 0
 
     async def run(self) -> int:
-        """Keep the replicas until all have ended; return the exit code."""
+        """Supervise the replicas until all have ended; return the exit code."""
         config, loop = self._config, asyncio.get_running_loop()
         for number in signals_heeded():
             loop.add_signal_handler(number, self._stop, number)
@@ -111,7 +112,7 @@ class _Parent:
         return self._code
 
     async def _keep(self, number: int, config: ServerConfig) -> None:
-        """Run a replica, and again when it ends, until all are to end."""
+        """Run a replica, and restart it when it ends, until the server stops."""
         wait_s = _FIRST_WAIT_S
         while not self._stopping.is_set():
             start_s = monotonic()
@@ -143,24 +144,24 @@ class _Parent:
             process = await _start(theirs, config)
         reader, writer = await asyncio.open_connection(sock=ours)
         self._running[number] = process, writer
-        if self._stopping.is_set():  # since before it could be told
+        if self._stopping.is_set():  # since before it could be serving
             writer.write(bytes([signal.SIGINT]))
         if line := await reader.readline():
-            told = json.loads(line)
-            if told["metrics_port"]:
-                self._merged.add(number, told["metrics_port"])
+            report = json.loads(line)
+            if report["metrics_port"]:
+                self._merged.add(number, report["metrics_port"])
             self._serving.add(number)
-            self._turn(told["says"])
+            self._update_ready(report["says"])
         code = await process.wait()
         del self._running[number]
         writer.close()
         self._serving.discard(number)
         self._merged.remove(number)
-        self._turn()
+        self._update_ready()
         return code if code >= 0 else 128 - code
 
-    def _turn(self, says: str = "") -> None:
-        """Note whether all serve, and say so the first time."""
+    def _update_ready(self, says: str = "") -> None:
+        """Update whether all replicas serve, and say so the first time."""
         whole = len(self._serving) == self._config.workers
         self._metrics.ready.set(whole and not self._stopping.is_set())
         if whole and not self._began:
@@ -168,7 +169,7 @@ class _Parent:
             self._ready(says)
 
     def _stop(self, number: int) -> None:
-        """Pass a signal on; what does not end in time is killed."""
+        """Pass a signal on, and kill replicas that do not end in time."""
         if not self._stopping.is_set():
             most_s = self._config.drain_delay_s + self._config.drain_s + _LATE_S
             asyncio.get_running_loop().call_later(most_s, self._kill)
@@ -184,7 +185,7 @@ class _Parent:
 
 
 async def _start(theirs: socket.socket, config: ServerConfig) -> asyncio.subprocess.Process:
-    """Start a replica at the other end of a socket."""
+    """Start a replica that has the other end of a socket."""
     here = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     return await asyncio.create_subprocess_exec(
@@ -197,20 +198,20 @@ async def _start(theirs: socket.socket, config: ServerConfig) -> asyncio.subproc
 
 
 def _reserve(host: str, port: int, flag: str) -> socket.socket:
-    """Keep a port for the replicas, without listening on it.
+    """Reserve a port for the replicas, without listening on it.
 
     Raises:
-        UnavailableError: It cannot be had; the message says why.
+        UnavailableError: It cannot be opened; the message says why.
     """
     if sys.platform != "linux":
-        # Elsewhere the system does not spread connections over those who share a port.
+        # Other systems do not spread connections over processes that share a port.
         raise UnavailableError("--workers needs Linux; start without it")
     found = None
     try:
         name = host.strip("[]")
         family, kind, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as alone:
-            # One that shares the port would be let in beside a stranger that does, too.
+            # SO_REUSEPORT would hide another program on the port that has set it, too.
             alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             alone.bind(address)
             address = alone.getsockname()

@@ -5,8 +5,8 @@ a run raises ─► probe ─┬─ works: only that run failed
                                                     └─ all are, for `fault_exit_s`: exit 70
 a run, or the event loop, takes longer than `run_timeout_s` ─► exit non-zero
 
-Time is counted in ticks. While the process stands still (SIGSTOP, `docker pause`, a machine that
-sleeps) no tick comes, and the gap counts as one: a standstill is no hang.
+Time is counted in ticks. While the process is stopped (SIGSTOP, `docker pause`, a machine that
+sleeps) there is no tick, and the gap counts as one. So a stopped process does not count as hanging.
 
 Health is SERVING while one model works; a model's own readiness is what ModelReady says. A process
 that cannot compute at all is useless, and an orchestrator can start a new one. After a sticky CUDA
@@ -38,14 +38,14 @@ _TICK_S = 0.25
 
 
 class _Ticks:
-    """Tells how much time passed from tick to tick while this process ran."""
+    """Measures the time between ticks in which this process ran."""
 
     def __init__(self, tick_s: float) -> None:
         self.tick_s = tick_s
         self._last_s = monotonic()
 
     def passed_s(self) -> float:
-        """Return the seconds since the last call; two ticks at most, whatever stood still."""
+        """Return the seconds since the last call, but at most two ticks."""
         last_s, self._last_s = self._last_s, monotonic()
         return min(self._last_s - last_s, 2 * self.tick_s)
 
@@ -131,7 +131,7 @@ class Watchdog:
             await asyncio.sleep(ticks.tick_s)
 
     async def _within_timeout(self, work: Coroutine[Any, Any, None]) -> None:
-        """Wait for something; raise TimeoutError when it takes longer than `run_timeout_s`."""
+        """Await something; raise TimeoutError if it takes longer than `run_timeout_s`."""
         ticks = _Ticks(min(_TICK_S, self._config.run_timeout_s / 4))
         task, seconds = asyncio.ensure_future(work), 0.0
         while not task.done():
@@ -156,9 +156,9 @@ class Watchdog:
 async def watch_event_loop(timeout_s: float) -> None:
     """End the process when the event loop hangs for `timeout_s`, with every stack on stderr.
 
-    A thread counts the time without a turn of the loop. If the loop's thread computes and never
-    releases the GIL, that thread cannot count; the system then does, by the CPU time of the
-    process (SIGPROF). A thread that holds the GIL and sleeps is left to the orchestrator's probes.
+    A thread measures how long the loop has not run. If the loop's thread computes and never
+    releases the GIL, that thread cannot run; then the system measures the CPU time of the process
+    (SIGPROF). A thread that sleeps and holds the GIL is only noticed by the orchestrator's probes.
     """
     beats, ended = [0], threading.Event()
     tick_s = min(_TICK_S, timeout_s / 4)
