@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from photo_folder.names import shell
 from terminal import say
 from training.config import flatten
 from training.files import write_text
@@ -272,4 +273,4 @@ def report_or_warn(run_dir: Path) -> None:
 
         say(f"report: {write_report(run_dir)}")
     except Exception as error:
-        say(f"no report ({error}); make it with: hansang report {run_dir}")
+        say(f"no report ({error}); make it with: hansang report {shell(run_dir)}")

@@ -103,3 +103,49 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, words):
 
     with pytest.raises(UserError, match=words):
         relabel.read(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("photo;label\r\n{};{}\r\n", "utf-8-sig"),
+        ("Photo\tLabel\n{}\t{}\n", "utf-16"),
+        ("sep=;\nphoto;label\n{};{}\n", "cp949"),
+    ],
+)
+def test_tables_of_spreadsheets_are_read(data, tmp_path, text, encoding):
+    """Separators, capitals and encodings, with Hangul in the label and a backslash in the path."""
+    source = next(path for path in (data / "val").iterdir())
+    (data / "val" / "김치").mkdir()
+    photo = next(source.iterdir())
+    table = tmp_path / "fixed.csv"
+    table.write_bytes(text.format(f"val\\{source.name}\\{photo.name}", "김치").encode(encoding))
+
+    (move,) = relabel.plan(relabel.read(table), data)
+
+    assert (source.name, "김치") == (move.before, move.label)
+
+
+def test_a_photo_in_a_folder_below_its_class_keeps_that_folder(data):
+    """Its class is the first folder; it moves to the same place in the other class."""
+    first, second, _ = sorted(path.name for path in (data / "val").iterdir())
+    photo = next((data / "val" / first).iterdir())
+    (photo.parent / "2026-01").mkdir()
+    photo = photo.rename(photo.parent / "2026-01" / photo.name)
+
+    (move,) = relabel.plan([(f"val/{first}/2026-01/{photo.name}", second)], data)
+    relabel.apply([move], data)
+
+    assert (data / "val" / second / "2026-01" / photo.name).is_file()
+    assert first == move.before
+
+
+def test_the_last_photo_of_a_class_leaves_a_class_behind(data):
+    """A folder that was emptied by a correction is a class still: its photos may come back."""
+    first, second, _ = sorted(path.name for path in (data / "val").iterdir())
+    for folder in (data / split / first for split in ("train", "val", "test")):
+        rows = [(f"{folder.parent.name}/{first}/{p.name}", second) for p in folder.iterdir()]
+        relabel.apply(relabel.plan(rows, data), data)
+    photo = next((data / "val" / second).iterdir())
+    (move,) = relabel.plan([(f"val/{second}/{photo.name}", first)], data)
+    assert first == move.label
