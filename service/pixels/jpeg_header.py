@@ -22,7 +22,7 @@ _APP1, _APP2 = 0xE1, 0xE2
 _EXIF, _ICC, _XMP = b"Exif\0\0", b"ICC_PROFILE\0", b"http://ns.adobe.com/xap/1.0/\0"
 _FILL = re.compile(rb"\xff*")
 
-_MAX_SEGMENTS = 4096
+_MAX_SEGMENTS = 1024
 """Cameras write 20; the longest colour profile and XMP together take 600."""
 _SMALL_SEGMENTS = 64
 _SMALL_BYTES = 2**18

@@ -22,6 +22,11 @@ from terminal import say
 _ABORT_S = 1.0
 """How long calls that are cut off may take to end."""
 
+_SWITCH_S = 0.001
+"""How long a thread keeps the interpreter's lock while others want it. A call takes the lock some
+times over, and each decode thread may be in Python: at the usual 5 ms, 64 images that are made to
+be refused slowly held up a health check for 90 ms."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +54,7 @@ def run(
         ServiceError: It cannot start.
     """
     limit_heaps()
+    sys.setswitchinterval(_SWITCH_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             code, ended = runner.run(_serve(config, ready, parent))

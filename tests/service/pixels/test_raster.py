@@ -113,7 +113,7 @@ def test_a_compressed_bmp_is_refused():
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
 def test_formats_that_are_handed_over_whole_are_smaller(kind, monkeypatch):
-    """Their pixels are copied under the interpreter's lock: 50 million for 50 ms."""
+    """Their pixels are copied under the interpreter's lock, so how many is bounded."""
     monkeypatch.setattr(raster, "_MAX_COPIED_PIXELS", 10_000)
     load_square(encode(gradient(100, 100), kind), 64)
 
