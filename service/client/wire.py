@@ -30,8 +30,9 @@ from service.errors import (
 )
 from service.pb import classifier_pb2 as pb
 
-MAX_CALL_BYTES = 48 * 2**20
-"""Most bytes of images in one request. A larger image is not sent, and its result is an error."""
+MAX_CALL_BYTES = 15 * 2**20
+"""Most bytes of images in one request, within the 16 MiB that a server reads by default. A larger
+image is not sent, and its result is an error."""
 
 _MAX_MESSAGE_BYTES = 64 * 2**20
 _FIRST_PAUSE_S = 0.1
@@ -260,7 +261,7 @@ def sendable(image: bytes) -> Result | bytes:
     if len(image) <= MAX_CALL_BYTES:
         return image
     return Result(
-        error=f"the image has {len(image)} bytes; at most {MAX_CALL_BYTES} are sent",
+        error=f"the image has {len(image)} bytes; at most {MAX_CALL_BYTES} are sent: shrink it",
         code=InvalidArgumentError.code,
     )
 

@@ -153,7 +153,8 @@ def _by_suffix() -> dict[str, Format]:
 def _plugins() -> frozenset[str]:
     """Return what can be read here: two kinds depend on what is installed."""
     found = {"JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"}
-    if find_spec("PIL._avif"):
+    # Whoever only calls a service has no Pillow.
+    if find_spec("PIL") and find_spec("PIL._avif"):
         found.add("AVIF")
     if find_spec("pillow_heif"):
         found.add("HEIF")

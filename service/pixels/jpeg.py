@@ -63,7 +63,8 @@ class Jpeg:
             )
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except ValueError as error:
+        # A KeyError is of a colour subsampling that libjpeg knows and simplejpeg has no name for.
+        except (ValueError, KeyError) as error:
             raise ImageError(f"the image is broken: {error}") from error
         if (width, height) != (self.width, self.height):
             raise ImageError(

@@ -53,7 +53,7 @@ def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> "DatasetCache":
+def dishes_cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> "DatasetCache":
     """The drawn dishes at 32 px; nobody changes it."""
     from training.data.prepare import prepare
 
@@ -61,14 +61,20 @@ def cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> "DatasetCac
 
 
 @pytest.fixture(scope="session")
-def run_dir(cache: "DatasetCache", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(dishes_cache: "DatasetCache") -> "DatasetCache":
+    """The cache of the dishes; a folder of tests may override it, and the run stays as it is."""
+    return dishes_cache
+
+
+@pytest.fixture(scope="session")
+def run_dir(dishes_cache: "DatasetCache", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of six epochs on the drawn dishes, with its predictions."""
     from training.config import TrainConfig
     from training.loop.trainer import train
 
     run_dir = tmp_path_factory.mktemp("report") / "runs" / "first"
     config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
-    train(config, cache, run_dir, device="cpu")
+    train(config, dishes_cache, run_dir, device="cpu")
     return run_dir
 
 
