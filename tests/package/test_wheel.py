@@ -130,7 +130,6 @@ def test_without_an_extra_it_helps_and_says_which_is_missing(light):
     assert "127.0.0.1:1" in refused.stderr
     for verb, extra, arguments in (
         ("serve", "serve", ()),
-        ("rollback", "serve", ("food",)),
         ("train", "train", (light.folder,)),
         ("sample", "train", ("photos",)),
         ("release", "train", (light.folder,)),

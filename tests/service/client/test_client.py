@@ -91,7 +91,7 @@ async def test_wrong_requests_are_the_services_errors(client, photo):
 
 async def test_overload_is_told(client, photo):
     """Of two calls for a queue that holds one, one is answered, and one is an OverloadedError."""
-    classifier = await client(build={"loops": 3_000}, max_batch=1, queue_size=64)
+    classifier = await client(build={"loops": 3_000}, max_batch=1, queue_size=64, retries=0)
     calls = [asyncio.to_thread(classifier.classify, [photo("red")] * 64) for _ in range(2)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {list, OverloadedError} == {type(outcome) for outcome in outcomes}
