@@ -4,6 +4,7 @@ photos.csv    path,label,split,group           one photo a row; paths from where
 photos.toml   [[photo]] path = … label = …     the same in TOML
 """
 
+import os
 import stat
 import tomllib
 import unicodedata
@@ -58,7 +59,6 @@ def scan_manifest(table: Path, *, labels: bool = True) -> Scanned:
     root = table.parent
     left_out, photos, refusal = LeftOut(), [], refused_name(str(table.resolve()), root)
     said: dict[str, tuple[int, str]] = {}
-    missing = 0
     for line, row in _rows(table, ["path", "label"] if labels else ["path"]):
         name, label = path_in(root, row["path"]), row.get("label", "")
         where = f"{table}, line {line}"
@@ -73,15 +73,8 @@ def scan_manifest(table: Path, *, labels: bool = True) -> Scanned:
                     f"{where}: {name} is {label!r}, and in line {before[0]} {before[1]!r}; keep one"
                 )
             continue
-        try:
-            about = retried((root / name).stat)
-        except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            left_out.add(name, Kind.UNREADABLE, why)
-            missing += 1
-            continue
-        if not stat.S_ISREG(about.st_mode):
-            left_out.add(name, Kind.SPECIAL)
+        about = _file(root, name, left_out)
+        if about is None:
             continue
         split = split_of(row.get("split", "")) or ""
         if row.get("split", "").strip() and not split:
@@ -94,6 +87,7 @@ def scan_manifest(table: Path, *, labels: bool = True) -> Scanned:
             about.st_size, about.st_mtime_ns,
         ))  # fmt: skip
     if not photos:
+        missing = left_out.count(Kind.UNREADABLE)
         raise FolderError(
             f"{table} names no photo that is there"
             f"{f': {missing} are missing; paths begin at {root.resolve()}' if missing else ''}"
@@ -109,6 +103,20 @@ def scan_manifest(table: Path, *, labels: bool = True) -> Scanned:
         notes=tuple(look_alike_notes(sorted({photo.label for photo in photos}))),
         refusal=refusal,
     )
+
+
+def _file(root: Path, name: str, left_out: LeftOut) -> os.stat_result | None:
+    """Return what the system says of a file that can be read; else None, and it is left out."""
+    try:
+        about = retried((root / name).stat)
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        left_out.add(name, Kind.UNREADABLE, why)
+        return None
+    if not stat.S_ISREG(about.st_mode):
+        left_out.add(name, Kind.SPECIAL)
+        return None
+    return about
 
 
 def _rows(table: Path, needed: list[str]) -> Iterator[tuple[int, dict[str, str]]]:

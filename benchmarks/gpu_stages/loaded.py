@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.gpu_stages.models import Serving
@@ -41,15 +42,7 @@ def loaded(
         )
         for _ in range(clients)
     ]  # fmt: skip
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "ready"
-    at = time.time() + _START_S
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write(f"{at}\n")
-        process.stdin.flush()
-    time.sleep(max(at - time.time(), 0))
+    _begin_together(started)
     before, each_before = _measures(server), server.each_cpu_s()
     time.sleep(scale.seconds)
     after, each_after = _measures(server), server.each_cpu_s()
@@ -78,6 +71,19 @@ def loaded(
         "server_cores": round(sum(cores), 2),
         "busiest_process_cores": max(cores),
     }
+
+
+def _begin_together(started: Sequence[subprocess.Popen[str]]) -> None:
+    """Return when all of them are ready and have begun."""
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+    at = time.time() + _START_S
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write(f"{at}\n")
+        process.stdin.flush()
+    time.sleep(max(at - time.time(), 0))
 
 
 def _measures(server: Serving) -> dict[str, float]:

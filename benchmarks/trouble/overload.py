@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 from benchmarks import rig
@@ -35,27 +36,10 @@ async def overload(
             for _ in range(CONNECTIONS)
         ]
 
-        async def saturation() -> tuple[float, float]:
-            """Return images per second, and the server's CPU seconds for each."""
-            tally, over = rig.Tally(), asyncio.Event()
+        async def call() -> None:
+            await tally.call(rng.choice(stubs), rng.choice(requests), timeout_s=deadline_s)
 
-            async def work(rng: random.Random) -> None:
-                await tally.call(rng.choice(stubs), rng.choice(requests))
-
-            load = asyncio.create_task(rig.closed_loop(work, 64, over))
-            await asyncio.sleep(min(2, seconds / 4))
-            while tally.codes["OK"] < 64:  # not before every caller has had its first answer
-                await asyncio.sleep(0.1)
-            begun, cpu_s, start_s = tally.codes["OK"], server.cpu_s(), time.monotonic()
-            await asyncio.sleep(max(seconds / 4, 2))
-            while tally.codes["OK"] < begun + 64:
-                await asyncio.sleep(0.1)
-            images, cpu_s = tally.codes["OK"] - begun, server.cpu_s() - cpu_s
-            rate = images / (time.monotonic() - start_s)
-            over.set()
-            await load
-            return rate, cpu_s / images
-
+        saturation = partial(_saturation, server, stubs, requests, seconds)
         before, cpu_each_s = await saturation()
         rss_before, cpu_before = server.rss_mb(), server.cpu_s()
         tally, calls, rss_mb = rig.Tally(), set(), 0.0
@@ -64,11 +48,8 @@ async def overload(
         while (now_s := time.monotonic() - start_s) < seconds:
             late_s = max(late_s, now_s - (sent + 1) / (TIMES * before))
             while sent < TIMES * before * now_s:
-                call = asyncio.create_task(
-                    tally.call(rng.choice(stubs), rng.choice(requests), timeout_s=deadline_s)
-                )
-                calls.add(call)
-                call.add_done_callback(calls.discard)
+                calls.add(sending := asyncio.create_task(call()))
+                sending.add_done_callback(calls.discard)
                 sent += 1
             rss_mb = max(rss_mb, server.rss_mb())
             await asyncio.sleep(0.002)
@@ -83,31 +64,71 @@ async def overload(
         after, _ = await saturation()
         late = server.metric('hansang_rejected_images_total{reason="deadline"}')
         code = server.stop()
-    accepted = tally.codes["OK"] + tally.codes["DEADLINE_EXCEEDED"]
-    refused = tally.codes["RESOURCE_EXHAUSTED"]
-    usual = (before + after) / 2
     return {
         "cores": {"server": len(cores), "load": 1},
-        "saturation_per_s": round(usual, 1),
         "saturation_before_after": [round(before, 1), round(after, 1)],
         "offered_per_s": round(sent / seconds, 1),
         "load_cores": round(own_s, 2),
         "load_late_ms": round(1000 * late_s, 1),
+        "dropped_in_the_queue": late,
+        "rss_mb": [round(rss_before), round(rss_mb)],
+        "first_call_afterwards_ms": round(1000 * recovery_s, 1),
+        "exit_code": code,
+        **_shares(tally, goodput, (before + after) / 2, cpu_s, cpu_each_s),
+    }
+
+
+async def _saturation(
+    server: rig.Server, stubs: list[Any], requests: list[Any], seconds: float
+) -> tuple[float, float]:
+    """Return images per second of 64 callers, and the server's CPU seconds for each."""
+    tally, over = rig.Tally(), asyncio.Event()
+
+    async def work(rng: random.Random) -> None:
+        await tally.call(rng.choice(stubs), rng.choice(requests))
+
+    load = asyncio.create_task(rig.closed_loop(work, 64, over))
+    await asyncio.sleep(min(2, seconds / 4))
+    while tally.codes["OK"] < 64:  # not before every caller has had its first answer
+        await asyncio.sleep(0.1)
+    begun, cpu_s, start_s = tally.codes["OK"], server.cpu_s(), time.monotonic()
+    await asyncio.sleep(max(seconds / 4, 2))
+    while tally.codes["OK"] < begun + 64:
+        await asyncio.sleep(0.1)
+    images, cpu_s = tally.codes["OK"] - begun, server.cpu_s() - cpu_s
+    rate = images / (time.monotonic() - start_s)
+    over.set()
+    await load
+    return rate, cpu_s / images
+
+
+def _shares(
+    tally: rig.Tally, goodput: float, usual: float, cpu_s: float, cpu_each_s: float
+) -> dict[str, Any]:
+    """Return what was answered and refused, and what each cost.
+
+    Args:
+        tally: Of the overload.
+        goodput: Answers a second under it.
+        usual: Answers a second at saturation.
+        cpu_s: CPU seconds of the server under it.
+        cpu_each_s: CPU seconds of one answer at saturation.
+    """
+    accepted = tally.codes["OK"] + tally.codes["DEADLINE_EXCEEDED"]
+    refused = tally.codes["RESOURCE_EXHAUSTED"]
+    return {
+        "saturation_per_s": round(usual, 1),
         "goodput_per_s": round(goodput, 1),
         "goodput_part": round(goodput / usual, 3),
         # The same by CPU time, which the neighbours on a machine do not change.
         "goodput_part_by_cpu": round(tally.codes["OK"] * cpu_each_s / cpu_s, 3),
         "codes": dict(tally.codes),
         "accepted_that_kept_the_deadline": round(tally.codes["OK"] / max(accepted, 1), 4),
-        "dropped_in_the_queue": late,
         "refusals_with_retry_info": tally.hinted,
         "refusal_p50_ms": round(1000 * rig.percentile(tally.refused_s, 0.5), 1),
         "refusal_p99_ms": round(1000 * rig.percentile(tally.refused_s, 0.99), 1),
         "refusal_cpu_us": round(1e6 * (cpu_s - tally.codes["OK"] * cpu_each_s) / max(refused, 1)),
         "answer_cpu_us": round(1e6 * cpu_each_s),
         "answer_p99_ms": round(1000 * rig.percentile(tally.ok_s, 0.99), 1),
-        "rss_mb": [round(rss_before), round(rss_mb)],
         "server_cpu_s": round(cpu_s, 1),
-        "first_call_afterwards_ms": round(1000 * recovery_s, 1),
-        "exit_code": code,
     }

@@ -26,6 +26,15 @@ def probabilities(model: Path, images: list[bytes]) -> list[list[float]]:
     return rows
 
 
+async def _beat(to: Any, over: asyncio.Event, beats_s: list[float]) -> None:
+    """Note what calls take that cost no compute: for how long the event loop stands still."""
+    while not over.is_set():
+        start_s = time.monotonic()
+        await to.GetModel(pb.GetModelRequest())
+        beats_s.append(time.monotonic() - start_s)
+        await asyncio.sleep(0.005)
+
+
 async def swap(
     store: ModelRepository, models: list[Path], *, swaps: int, callers: int, photos: list[bytes]
 ) -> dict[str, Any]:
@@ -34,7 +43,8 @@ async def swap(
     of_version = {version: version - 1 for version in store.versions("food")}
     wrong: list[str] = []
     tally, over = rig.Tally(), asyncio.Event()
-    rss_mb, beats_s = [], []
+    rss_mb: list[int] = []
+    beats_s: list[float] = []
     with rig.Server(store.root) as server:
         async with rig.stub(f"127.0.0.1:{server.port}") as to:
 
@@ -50,14 +60,6 @@ async def swap(
                 request = pb.ClassifyRequest(images=[photos[at]], top_k=100)
                 await tally.call(to, request, check=check)
 
-            async def beat() -> None:
-                # What costs no compute shows for how long the event loop stands still.
-                while not over.is_set():
-                    start_s = time.monotonic()
-                    await to.GetModel(pb.GetModelRequest())
-                    beats_s.append(time.monotonic() - start_s)
-                    await asyncio.sleep(0.005)
-
             async def serving(version: int) -> None:
                 while (await to.GetModel(pb.GetModelRequest())).version != version:
                     await asyncio.sleep(0.02)
@@ -65,7 +67,7 @@ async def swap(
                 rss_mb.append(round(server.rss_mb()))
 
             load = asyncio.create_task(rig.closed_loop(work, callers, over))
-            beating = asyncio.create_task(beat())
+            beating = asyncio.create_task(_beat(to, over, beats_s))
             await asyncio.sleep(1)
             for number in range(swaps):
                 if number % 4 == 3:

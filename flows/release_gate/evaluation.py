@@ -66,23 +66,22 @@ def evaluate(
     champion, unusable = _open_champion(model, version, repository)
     # Before the export: photos that are gone are known at once, and not after minutes.
     photos = held_out(run_dir, champion)
-    (run_dir / EXPORT).parent.mkdir(parents=True, exist_ok=True)
-    exported = export_onnx(run_dir, run_dir / EXPORT, precision=precision, progress=progress)
-    challenger = Model(exported.path, device="cpu")
+    onnx = run_dir / EXPORT
+    onnx.parent.mkdir(parents=True, exist_ok=True)
+    exported = export_onnx(run_dir, onnx, precision=precision, progress=progress)
+    challenger = Model(onnx, device="cpu")
     answered, verdict = _compare(challenger, champion, photos, rules, progress)
-    smoke_photos = smoke(exported.path, photos.files)
+    smoke_photos = smoke(onnx, photos.files)
     times, slow = _measure_speed(challenger, champion, rules)
-    promote, reason = verdict.promote, verdict.reason + unusable
-    if slow:
-        promote, reason = False, slow if promote else f"{reason}; {slow}"
+    why = [] if slow and verdict.promote else [verdict.reason + unusable]
     told = card(run_dir)
     return Candidate(
         model=model,
         run_dir=str(run_dir),
-        onnx=str(exported.path),
+        onnx=str(onnx),
         champion=version,
-        promote=promote,
-        reason=reason,
+        promote=verdict.promote and not slow,
+        reason="; ".join([*why, slow] if slow else why),
         epoch=exported.epoch,
         val_top1=exported.val_top1,
         photos_checked=exported.photos_checked,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -81,39 +81,59 @@ def classify(
     for line in plan.left_out:
         tell(line)
     job = Job(plan=plan, out=_place(out), repository=_place(repository), device=device)
-    answered, failing = _parts(storage, "answers"), _parts(storage, "failed")
-    # Those with failures once more: what could not be read may be there by now.
-    left = [part for part in range(plan.num_parts) if part not in answered - failing]
-    done = plan.num_photos - sum(_size(plan, part) for part in left)
     start_s = time.monotonic()
-    progress(done, plan.num_photos)
-    faults: dict[int, str] = {}
-    failed = worked = 0
-    if left:
-        with engine(kind, place) as workers:
-            for part, outcome in workers.run(partial(answer, job), left):
-                if isinstance(outcome, Exception):
-                    faults[part] = _reason(outcome)
-                    _give_up(outcome, len(faults), worked > 0)
-                    continue
-                done, failed = done + outcome.photos, failed + outcome.failed
-                worked += outcome.worked
-                progress(done, plan.num_photos, f"{failed} failed" if failed else "")
+    counts = _run(job, _unanswered(storage, plan), kind, place, progress)
     seconds = time.monotonic() - start_s
-    unfinished = sum(_size(plan, part) for part in faults)
+    unfinished = sum(_size(plan, part) for part in counts.faults)
     return Summary(
         photos=plan.num_photos,
-        classified=plan.num_photos - unfinished - failed,
-        failed=failed,
+        classified=plan.num_photos - unfinished - counts.failed,
+        failed=counts.failed,
         unfinished=unfinished,
         model=plan.wish.model,
         model_version=plan.wish.version,
         parts=plan.num_parts,
         out=storage.url,
         seconds=seconds,
-        photos_per_s=worked / max(seconds, 1e-9),
-        faults=tuple(f"part {part}: {why}" for part, why in sorted(faults.items())),
+        photos_per_s=counts.worked / max(seconds, 1e-9),
+        faults=tuple(f"part {part}: {why}" for part, why in sorted(counts.faults.items())),
     )
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What the workers reported so far."""
+
+    failed: int = 0
+    """Photos that could not be read."""
+    worked: int = 0
+    """Photos that were read now, not found from before."""
+    faults: dict[int, str] = field(default_factory=dict)
+    """Parts that could not be ended, each with the reason."""
+
+
+def _run(job: Job, parts: Sequence[int], kind: str, place: Place, progress: Progress) -> _Counts:
+    """Classify these parts on the workers.
+
+    Raises:
+        UserError: A part failed in a way in which all others would.
+    """
+    plan, counts = job.plan, _Counts()
+    done = plan.num_photos - sum(_size(plan, part) for part in parts)
+    progress(done, plan.num_photos)
+    if not parts:
+        return counts
+    with engine(kind, place) as workers:
+        for part, outcome in workers.run(partial(answer, job), parts):
+            if isinstance(outcome, Exception):
+                counts.faults[part] = _reason(outcome)
+                _give_up(outcome, len(counts.faults), counts.worked > 0)
+                continue
+            done += outcome.photos
+            counts.failed += outcome.failed
+            counts.worked += outcome.worked
+            progress(done, plan.num_photos, f"{counts.failed} failed" if counts.failed else "")
+    return counts
 
 
 def _plan(
@@ -164,6 +184,12 @@ def _version(repository: Path, model: str, version: int) -> tuple[str, int]:
 def _place(path: Path | str) -> str:
     """Return a name that workers understand as well, wherever they were started."""
     return bucket_url(path) or str(Path(path).absolute())
+
+
+def _unanswered(out: Storage, plan: Plan) -> list[int]:
+    """Return the parts to do: those with failures again, since their photos may be there by now."""
+    whole = _parts(out, "answers") - _parts(out, "failed")
+    return [part for part in range(plan.num_parts) if part not in whole]
 
 
 def _parts(out: Storage, folder: str) -> set[int]:

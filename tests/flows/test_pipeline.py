@@ -32,8 +32,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
             run_id=run_id,
             **changes,
             training={
-                "epochs": 2,
-                "image_size": 32,
+                "epochs": 2, "image_size": 32,
                 "overrides": {"batch_size": "16", "threads": "1"},
             },
             places={
@@ -41,7 +40,7 @@ def test_pipeline_walks_the_whole_road_and_goes_on_when_repeated(
                 "cache_dir": tmp_path / "cache",
                 "repository": tmp_path / "models",
             },
-        )
+        )  # fmt: skip
 
     released = run()
 

@@ -1,6 +1,5 @@
 """Every kind of folder that people brought: made by the shared script, looked at by every verb."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,36 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.local import relabel
 from photo_folder.left_out import LeftOut
 from photo_folder.scan import photos_in, scan
-from terminal import UserError
 from tests.paths import ROOT
 from training.data.dataset import scan as scan_to_train
 from training.data.prepare import prepare
 from training.datasheet.inspection import inspect
 from training.errors import DataError
-
-SCRIPT = ROOT.parent / "shared" / "cases" / "photos.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no shared/cases beside the project")
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory):
-    """`case("A3")` makes the folders of a case, once, and gives where they lie."""
-    spec = importlib.util.spec_from_file_location("cases", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    root = tmp_path_factory.mktemp("cases")
-
-    def make(name: str) -> Path:
-        if not (root / name).exists():
-            (root / name).mkdir()
-            module.N[0] = 0
-            module.CASES[name](root / name)
-        return root / name
-
-    return make
 
 
 def names(folder: Path) -> set[Path]:
@@ -239,31 +215,6 @@ def test_two_photos_are_enough(case, tmp_path):
     """A19: one to train and one to validate."""
     for folder in ("two", "three"):
         assert 5 == len(prepare(case("A19") / folder, 32, cache_root=tmp_path).labels)
-
-
-@pytest.mark.parametrize("table", ["semi", "bom", "caps", "back"])
-def test_tables_of_spreadsheets_are_read(case, table):
-    """A21: semicolons, a byte-order mark, capitals, backslashes."""
-    data = case("A21") / "p"
-    moves = relabel.plan(relabel.read(case("A21") / f"{table}.csv"), data)
-    assert moves
-    assert {"rice", "pizza"} >= {move.label for move in moves}
-
-
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        ("cp949", "no class '김치'"), ("dup", "two labels"), ("half", "no such photo"),
-        ("blank", "line 2"), ("esc", "no class"), ("abs", "no name of a photo"),
-    ],
-)  # fmt: skip
-def test_a_table_that_is_wrong_moves_nothing(case, table, words):
-    """A21: what is wrong is said, and the data set stays as it is."""
-    data = case("A21") / "p"
-    before = names(data)
-    with pytest.raises(UserError, match=words):
-        relabel.plan(relabel.read(case("A21") / f"{table}.csv"), data)
-    assert before == names(data)
 
 
 @pytest.mark.parametrize("name", ["J1", "J5"])

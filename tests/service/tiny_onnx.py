@@ -61,19 +61,9 @@ def build(
         nodes.append(_node("Loop", ["turns", "", mean], ["features"], _attribute("body", _body())))
     logits = "logits" if softmax else "probabilities"
     if padding:
-        # Zeros, times what is there, added to it: nothing that is known beforehand.
-        side = math.isqrt(padding // 4)
-        initializers += [
-            _zeros("wider", (3, side)),
-            _zeros("padding", (side, side)),
-            _zeros("narrower", (side, 3)),
-        ]
-        nodes += [
-            _node("MatMul", ["features", "wider"], ["wide"]),
-            _node("MatMul", ["wide", "padding"], ["still_wide"]),
-            _node("MatMul", ["still_wide", "narrower"], ["nothing"]),
-            _node("Add", ["features", "nothing"], ["padded"]),
-        ]
+        zeros, additions = _padding(padding)
+        initializers += zeros
+        nodes += additions
     features = "padded" if padding else "features"
     nodes.append(_node("MatMul", [features, "weights"], [logits]))
     if softmax:
@@ -85,18 +75,39 @@ def build(
         (11, _value("images", input_type, [batch, image_size, image_size, 3])),
         (12, _value("probabilities", _FLOAT, [batch, len(labels)])),
     )
-    model = _message(
+    path.write_bytes(_file(graph, {**_properties(labels, image_size), **(properties or {})}))
+    return path
+
+
+def _padding(size: int) -> tuple[list[bytes], list[bytes]]:
+    """Return tensors of `size` bytes and nodes from "features" to "padded", which is the same."""
+    # Zeros, times what is there, added to it: nothing that is known beforehand.
+    side = math.isqrt(size // 4)
+    zeros = [
+        _zeros("wider", (3, side)),
+        _zeros("padding", (side, side)),
+        _zeros("narrower", (side, 3)),
+    ]
+    additions = [
+        _node("MatMul", ["features", "wider"], ["wide"]),
+        _node("MatMul", ["wide", "padding"], ["still_wide"]),
+        _node("MatMul", ["still_wide", "narrower"], ["nothing"]),
+        _node("Add", ["features", "nothing"], ["padded"]),
+    ]
+    return zeros, additions
+
+
+def _file(graph: bytes, properties: Mapping[str, str | None]) -> bytes:
+    return _message(
         (1, 8),  # ir_version
         (7, graph),
         (8, _message((2, 17))),  # opset
         *(
             (14, _message((1, key), (2, value)))
-            for key, value in {**_properties(labels, image_size), **(properties or {})}.items()
+            for key, value in properties.items()
             if value is not None
         ),
     )
-    path.write_bytes(model)
-    return path
 
 
 def _properties(labels: Sequence[str], image_size: int) -> dict[str, str]:

@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import tritonclient.grpc as client
@@ -100,33 +101,36 @@ def describe(triton):
     }
 
 
-def refusals(triton):
-    """Requests that cannot be answered, each with its status."""
+def infer_raw(triton, **changes):
+    """Send one image with these changes to the message; return the status and the sentence."""
     from tritonclient.grpc import service_pb2
 
-    def raw(**changes):
-        request = service_pb2.ModelInferRequest(model_name="food")
-        tensor = request.inputs.add(name="images", datatype="BYTES", shape=[1, 1])
-        request.raw_input_contents.append(b"\x01\x00\x00\x00x")
-        for name, value in changes.items():
-            if name in ("datatype", "name"):
-                setattr(tensor, name, value)
-            elif name == "shape":
-                tensor.shape[:] = value
-            elif name == "raw":
-                request.raw_input_contents[:] = value
-            elif name == "contents":
-                tensor.contents.bytes_contents.extend(value)
-            elif name == "uints":
-                tensor.contents.uint_contents.extend(value)
-            else:
-                setattr(request, name, value)
-        try:
-            triton._client_stub.ModelInfer(request)
-        except Exception as error:
-            return [error.code().name, error.details()]
-        return ["OK", ""]
+    request = service_pb2.ModelInferRequest(model_name="food")
+    tensor = request.inputs.add(name="images", datatype="BYTES", shape=[1, 1])
+    request.raw_input_contents.append(b"\x01\x00\x00\x00x")
+    for name, value in changes.items():
+        if name in ("datatype", "name"):
+            setattr(tensor, name, value)
+        elif name == "shape":
+            tensor.shape[:] = value
+        elif name == "raw":
+            request.raw_input_contents[:] = value
+        elif name == "contents":
+            tensor.contents.bytes_contents.extend(value)
+        elif name == "uints":
+            tensor.contents.uint_contents.extend(value)
+        else:
+            setattr(request, name, value)
+    try:
+        triton._client_stub.ModelInfer(request)
+    except Exception as error:
+        return [error.code().name, error.details()]
+    return ["OK", ""]
 
+
+def refusals(triton):
+    """Requests that cannot be answered, each with its status."""
+    raw = partial(infer_raw, triton)
     one = jpeg("red")
     framed = len(one).to_bytes(4, "little") + one
     two_inputs = refusal(
