@@ -1,6 +1,6 @@
 """The versions in a model's folder: their numbers, and adding and removing them as a whole.
 
-The caller holds the model's lock. What is not complete yet, or removed, is named `.tmp-…`.
+The caller holds the model's lock. What is not complete yet, or removed, is named `.tmp-<version>`.
 """
 
 import re
@@ -15,6 +15,10 @@ from storage import sync
 CLAIM = ".claimed"
 """File in a bucket by which one publisher took a number."""
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_LEFTOVER = re.compile(
+    rf"\.tmp-({VERSION.pattern}|[0-9a-f]{{12}}-(\.last|\.pending\.json|history\.jsonl|config\.pbtxt))"
+)
+"""What a publisher writes to before it is there: a version, or a file that it replaces."""
 
 
 def labels_text(labels: Sequence[str]) -> str:
@@ -70,9 +74,13 @@ def remove(folder: Path, version: int) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed publisher left."""
+    """Remove what a killed publisher left: only the lock's holder writes to such names.
+
+    Others, such as `hansang drift`, write beside them without the lock, to names of their own.
+    """
     for left in folder.glob(".tmp-*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if _LEFTOVER.fullmatch(left.name):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def of_version(model: str, name: str) -> bool:

@@ -158,6 +158,19 @@ def test_old_versions_are_pruned(publish, store, tiny_onnx, tmp_path):
     assert {"5", "config.pbtxt", "history.jsonl", ".lock", ".last"} == names(store.root / "food")
 
 
+def test_a_release_removes_what_publishers_left_and_nothing_that_others_write(publish, store):
+    """A killed publisher's version and files go; what `hansang drift` is writing stays."""
+    publish("food")
+    folder = store.root / "food"
+    (folder / ".tmp-2").mkdir()
+    left = [".tmp-0123456789ab-config.pbtxt", ".tmp-0123456789ab-history.jsonl"]
+    written = ".tmp-0123456789ab-.traffic.jsonl"
+    for name in (*left, written):
+        (folder / name).write_text("")
+    assert 2 == publish("food")
+    assert {written} == {name for name in names(folder) if name.startswith(".tmp-")}
+
+
 @pytest.mark.parametrize(
     "broken",
     [{"batch": 4}, {"input_type": 1}, {"properties": {"labels": None}}],
