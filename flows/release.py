@@ -81,13 +81,13 @@ def released(
         ConflictError: Other releases were quicker, twice.
     """
     for attempt in range(_ATTEMPTS):
-        # An input of the task: against another champion, the kept result does not hold.
+        # This flow run's own, also after a restart; against another champion it is another one.
         champion = serving_version(model, places.repository)
-        candidate = Candidate(
-            **tasks.evaluate(run_dir, model, places.repository, rules, champion, precision)
-        )
+        weighing = f"{runtime.flow_run.id}-{champion or 0}"
+        candidate = tasks.evaluate(run_dir, model, places.repository, rules, precision, weighing)
         approved = refused = ""
-        if ask and (candidate.promote or force):
+        # What serves by an earlier release of this very epoch was asked about then.
+        if ask and candidate.champion == champion and (candidate.promote or force):
             answer = _ask(candidate)
             said = ", ".join(filter(None, (answer.reason, answer.who))) or "by a person"
             approved, refused = (said, "") if answer.release else ("", said)

@@ -14,7 +14,16 @@ class Candidate:
 
     model: str
     run_dir: str
+    weighing: str
+    """Names this measuring, in the run's folder and in the history: it is decided once."""
     onnx: str
+    """The exported file, in a folder of this weighing alone."""
+    sha256: str
+    """Of the exported file: nothing else is published under these numbers."""
+    checkpoint: str
+    """SHA-256 of the checkpoint that was exported."""
+    asked: str
+    """The precision that was asked for, which may be `auto`."""
     champion: int | None
     """The version that serves, which it was measured against; None if there is none."""
     promote: bool
@@ -49,6 +58,7 @@ class Candidate:
         named = ("photos", "challenger_top1", "champion_top1", "gained", "lost", "p_value")
         return {
             "reason": self.reason,
+            "weighing": self.weighing,
             "run": self.run_dir,
             "epoch": self.epoch,
             "dataset_hash": self.dataset_hash,

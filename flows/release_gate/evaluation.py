@@ -1,13 +1,14 @@
 """The first step of a release: a run's best epoch is exported and measured, and nothing changes.
 
 run directory ─► held-out photos ─► export ─► both models' answers ─► gate's rules
-              ─► a call over gRPC ─► speed ─► Candidate
+              ─► a call over gRPC ─► speed ─► Candidate (kept by weighings.py)
 """
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flows.release_gate import weighings
 from flows.release_gate.candidate import Candidate
 from flows.release_gate.gate import Rules, Verdict, judge
 from flows.release_gate.traffic import reference
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from flows.release_gate.held_out import HeldOut
     from flows.release_gate.measure import Answers
     from service.models.model import Model
-
-EXPORT = "export/model.onnx"
-"""Where in a run directory the exported model lies."""
 
 
 def serving_version(model: str, repository: Path) -> int | None:
@@ -44,59 +42,100 @@ def evaluate(
     repository: Path = Path("models"),
     rules: Rules | None = None,
     precision: str = "fp32",
+    weighing: str = "",
     progress: Progress = no_progress,
 ) -> Candidate:
     """Export the best epoch of a run and measure it beside the version that serves.
 
-    Nothing of the model repository is changed.
+    Nothing of the model repository is changed. What was measured under the same name before, by a
+    process that was killed since, is returned as it is; and so is what was measured when the
+    serving version was released, if it is this very epoch in this precision.
+
+    Args:
+        run_dir: The run directory.
+        model: Name of the model.
+        repository: The model repository.
+        rules: What a model must reach; the defaults if None.
+        precision: `fp32`, `fp16`, `int8` or `auto`.
+        weighing: Names a folder in the run for the export and the numbers; a new one if empty.
+        progress: Is called with the photos that are measured.
 
     Raises:
         TrainingError: The run has no best epoch, or the parity gate refused the exported file.
         UserError: The photos are gone, or a server does not answer with the file as it should.
     """
+    from training.export.onnx_export import best_digest
+
+    version = serving_version(model, repository)
+    checkpoint = best_digest(run_dir)
+    folder = weighings.folder(run_dir, weighing)
+    same: dict[str, Any] = {"checkpoint": checkpoint, "asked": precision}
+    done = weighings.of_version(version, model, repository, **same)
+    if done := done or weighings.find(folder, **same):
+        return done
+    measured = _weigh(
+        run_dir, model, version, repository, rules or Rules(), precision, folder, progress
+    )
+    candidate = Candidate(
+        model=model, run_dir=str(run_dir), weighing=folder.name, checkpoint=checkpoint,
+        asked=precision, champion=version, **measured,
+    )  # fmt: skip
+    weighings.keep(folder, candidate)
+    return candidate
+
+
+def _weigh(
+    run_dir: Path,
+    model: str,
+    version: int | None,
+    repository: Path,
+    rules: Rules,
+    precision: str,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return what is measured of a run's best epoch, as fields of `Candidate`."""
     # These load onnxruntime and torch; the command line and the flows import this module first.
     from flows.release_gate.held_out import held_out
     from flows.release_gate.measure import smoke
+    from service.files import sha256
     from service.models.model import Model
     from training.export.onnx_export import export_onnx
     from training.reports.card import as_json, as_markdown, card
 
-    rules = rules or Rules()
-    version = serving_version(model, repository)
     champion, unusable = _open_champion(model, version, repository)
     # Before the export: photos that are gone are known at once, and not after minutes.
     photos = held_out(run_dir, champion)
-    onnx = run_dir / EXPORT
+    onnx = folder / weighings.EXPORT
     onnx.parent.mkdir(parents=True, exist_ok=True)
     exported = export_onnx(run_dir, onnx, precision=precision, progress=progress)
+    digest = sha256(onnx)
     challenger = Model(onnx, device="cpu")
     answered, verdict = _compare(challenger, champion, photos, rules, progress)
     smoke_photos = smoke(onnx, photos.files)
     times, slow = _measure_speed(challenger, champion, rules)
     why = [] if slow and verdict.promote else [verdict.reason + unusable]
     told = card(run_dir)
-    return Candidate(
-        model=model,
-        run_dir=str(run_dir),
-        onnx=str(onnx),
-        champion=version,
-        promote=verdict.promote and not slow,
-        reason="; ".join([*why, slow] if slow else why),
-        epoch=exported.epoch,
-        val_top1=exported.val_top1,
-        photos_checked=exported.photos_checked,
-        max_difference=exported.max_difference,
-        split=photos.split,
-        left_out=photos.left_out,
-        dataset_hash=photos.dataset_hash,
-        image_sizes=_sizes(challenger, champion),
-        verdict=verdict.to_dict(),
-        speed_ms=(times[0], times[1] if len(times) > 1 else None),
-        smoke_photos=smoke_photos,
-        reference=reference(answered.predicted, answered.confidence),
-        precision=asdict(exported.cost),
-        card={"CARD.md": as_markdown(told), "card.json": as_json(told)},
-    )
+    return {
+        "onnx": str(onnx),
+        "sha256": digest,
+        "promote": verdict.promote and not slow,
+        "reason": "; ".join([*why, slow] if slow else why),
+        "epoch": exported.epoch,
+        "val_top1": exported.val_top1,
+        "photos_checked": exported.photos_checked,
+        "max_difference": exported.max_difference,
+        "split": photos.split,
+        "left_out": photos.left_out,
+        "dataset_hash": photos.dataset_hash,
+        "image_sizes": _sizes(challenger, champion),
+        "verdict": verdict.to_dict(),
+        "speed_ms": (times[0], times[1] if len(times) > 1 else None),
+        "smoke_photos": smoke_photos,
+        "reference": reference(answered.predicted, answered.confidence),
+        "precision": asdict(exported.cost),
+        "card": {"CARD.md": as_markdown(told), "card.json": as_json(told)},
+    }
 
 
 def _open_champion(model: str, version: int | None, repository: Path) -> tuple["Model | None", str]:

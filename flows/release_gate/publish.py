@@ -21,6 +21,9 @@ def decide(
 ) -> Release:
     """Publish a candidate if the rules promote it, and record what was decided and why.
 
+    A candidate is released once, and kept out once: decided again after a crash, what was decided
+    is returned, and nothing changes.
+
     Args:
         candidate: What `evaluate` returned.
         repository: The model repository.
@@ -31,6 +34,7 @@ def decide(
 
     Raises:
         ConflictError: Another version began to serve since it was measured.
+        ModelContractError: The exported file is no longer the one that was measured.
         ServiceError: The model repository refused it.
     """
     from service.models.repository import ModelRepository
@@ -44,6 +48,8 @@ def decide(
     if refused:
         reason = f"refused: {refused} (the rules: {reason})"
     released = (candidate.promote or bool(force)) and not refused
+    if before := _decided(candidate, repository, released):
+        return before
     record = {**candidate.summary(), "reason": reason}
     version = candidate.champion
     if released:
@@ -54,6 +60,7 @@ def decide(
             record=record,
             files=_files(candidate),
             instead_of=candidate.champion,
+            sha256=candidate.sha256,
         )
     else:
         store.note(candidate.model, "kept", {"version": version, **record})
@@ -66,6 +73,27 @@ def decide(
         repository=repository,
         candidate=candidate,
     )
+
+
+def _decided(candidate: Candidate, repository: Path, released: bool) -> Release | None:
+    """Return what was decided of a candidate before; None if nothing, or it is released now."""
+    from service.models.repository import ModelRepository
+
+    store = ModelRepository(repository)
+    for line in store.history(candidate.model):
+        was = line["event"] == "released"
+        if line.get("weighing") == candidate.weighing and (was or not released):
+            version = line["version"]
+            return Release(
+                model=candidate.model,
+                released=was,
+                reason=line["reason"],
+                version=version,
+                path=store.path(candidate.model, version) if version else None,
+                repository=repository,
+                candidate=candidate,
+            )
+    return None
 
 
 def _files(candidate: Candidate) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Prefect tasks: thin wrappers that pass paths and plain values, never tensors."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,30 +93,19 @@ def similarity(data: Path, source: str, image_size: int | None, places: Places) 
     return found
 
 
-@task(persist_result=True, result_serializer="json", task_run_name="evaluate {run_dir}")
+@task(task_run_name="evaluate {run_dir}")
 def evaluate(
-    run_dir: Path,
-    model: str,
-    repository: Path,
-    rules: Rules,
-    champion: int | None,  # noqa: ARG001
-    precision: str = "fp32",
-) -> dict[str, Any]:
-    """Export the best epoch and measure it beside `champion`, the version that serves.
+    run_dir: Path, model: str, repository: Path, rules: Rules, precision: str, weighing: str
+) -> Candidate:
+    """Export the best epoch and measure it beside the version that serves.
 
-    The result is kept: a flow that waited for a person does not measure again.
+    What was measured lies in the run: a flow that waited for a person does not measure again.
     """
     with working_copy(repository) as folder:
-        return asdict(
-            evaluation.evaluate(
-                run_dir,
-                model=model,
-                repository=folder,
-                rules=rules,
-                precision=precision,
-                progress=_log_every(25),
-            )
-        )
+        return evaluation.evaluate(
+            run_dir, model=model, repository=folder, rules=rules, precision=precision,
+            weighing=weighing, progress=_log_every(25),
+        )  # fmt: skip
 
 
 @task

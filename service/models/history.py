@@ -23,22 +23,19 @@ _HISTORY = "history.jsonl"
 _PENDING = ".pending.json"
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines, oldest first.
+def read(folder: Path, serving: int | None) -> list[dict[str, Any]]:
+    """Return the lines, oldest first, with a pending one if its version serves.
+
+    Nothing is written, so no lock is needed.
 
     Raises:
         ModelContractError: The file is damaged.
     """
-    try:
-        lines = (folder / _HISTORY).read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    try:
-        return [dict(json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
-        raise ModelContractError(
-            f"{folder / _HISTORY} is damaged: {error}; move it away, it is for people alone"
-        ) from error
+    pending = _pending(folder)
+    lines = _lines(folder)
+    if pending is not None and pending["version"] == serving and pending not in lines:
+        lines.append(pending)
+    return lines
 
 
 def add(folder: Path, event: str, record: Mapping[str, Any]) -> None:
@@ -53,14 +50,33 @@ def begin(folder: Path, event: str, record: Mapping[str, Any]) -> None:
 
 def finish(folder: Path, serving: int | None) -> None:
     """Add the pending line, if any, to the history if its version serves, and drop it if not."""
-    pending = folder / _PENDING
-    try:
-        line = json.loads(pending.read_text("utf-8"))
-    except FileNotFoundError:
+    pending = _pending(folder)
+    if pending is None:
         return
-    if line["version"] == serving and line not in read(folder):
-        _append(folder, line)
-    pending.unlink()
+    if pending["version"] == serving and pending not in _lines(folder):
+        _append(folder, pending)
+    (folder / _PENDING).unlink()
+
+
+def _pending(folder: Path) -> dict[str, Any] | None:
+    try:
+        line: dict[str, Any] = json.loads((folder / _PENDING).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    return line
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (folder / _HISTORY).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise ModelContractError(
+            f"{folder / _HISTORY} is damaged: {error}; move it away, it is for people alone"
+        ) from error
 
 
 def _append(folder: Path, line: Mapping[str, Any]) -> None:

@@ -136,11 +136,7 @@ class ModelRepository:
         Raises:
             ModelContractError: The file is damaged.
         """
-        folder = self._folder(model)
-        if folder.is_dir():
-            with self._changing(model):
-                pass  # on entry, an event that a kill left pending is finished
-        return history.read(folder)
+        return history.read(self._folder(model), self._serving_or_none(model))
 
     def note(self, model: str, event: str, record: Mapping[str, Any]) -> None:
         """Add an event to the history that did not change what serves, such as a refusal.
@@ -160,6 +156,7 @@ class ModelRepository:
         record: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
         instead_of: int | None = -1,
+        sha256: str = "",
     ) -> int:
         """Copy a file in as the next version, make it serve, and return its number.
 
@@ -173,12 +170,13 @@ class ModelRepository:
             record: What the history says of it, besides the time and the versions.
             files: Name → text of further files of the version, such as release.json.
             instead_of: The version that must be serving, None for none; -1: any.
+            sha256: What the file must have; empty: any.
 
         Raises:
             InvalidArgumentError: The name is not allowed.
             ConflictError: Another version than `instead_of` serves by now.
-            ModelContractError: The file breaks docs/reference/model-contract.md, or config.pbtxt
-                cannot be read.
+            ModelContractError: The file breaks docs/reference/model-contract.md or has not this
+                SHA-256, or config.pbtxt cannot be read.
             ServiceError: The repository cannot be written.
         """
         from service.models.model import Model
@@ -198,13 +196,17 @@ class ModelRepository:
             others = self.versions(model)
             before = [*self._before(model), replaced] if replaced else []
             version = versions.next_number(folder)
-            versions.add(folder, version, onnx, files or {})
+            versions.add(folder, version, onnx, files or {}, sha256)
             event = {"version": version, "replaced": replaced, **(record or {})}
             self._switch(model, config, "released", event, before)
             # A rollback needs the versions that served before, which may not be the newest ones.
             ranked = list(dict.fromkeys([version, *reversed(before), *reversed(others)]))
-            for old in ranked[keep:]:
-                versions.remove(folder, old)
+            try:
+                for old in ranked[keep:]:
+                    versions.remove(folder, old)
+            except OSError as error:
+                # The new one serves; the next release tries again.
+                logger.warning("an old version stays in %s: %s", folder, error)
         return version
 
     def rollback(self, model: str, *, reason: str = "") -> int:

@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from service.files import replace, write
+from service.errors import ModelContractError
+from service.files import replace, sha256, write
 from service.models import checksums
 from storage import sync
 
@@ -39,11 +40,11 @@ def next_number(folder: Path) -> int:
     return version
 
 
-def add(folder: Path, version: int, onnx: Path, files: Mapping[str, str]) -> None:
+def add(folder: Path, version: int, onnx: Path, files: Mapping[str, str], digest: str = "") -> None:
     """Add a version: a copy of a model file, and other `files`. It is complete or absent.
 
     Raises:
-        ModelContractError: The copy breaks the contract.
+        ModelContractError: The copy breaks the contract, or has not the SHA-256 `digest`.
     """
     from service.models.model import Model
 
@@ -51,6 +52,11 @@ def add(folder: Path, version: int, onnx: Path, files: Mapping[str, str]) -> Non
     new.mkdir()
     try:
         shutil.copyfile(onnx, new / "model.onnx")
+        if digest not in ("", sha256(new / "model.onnx")):
+            raise ModelContractError(
+                f"{onnx} is not the file that was measured: it was replaced since; release the run"
+                " again"
+            )
         # Opening the copy finds weights that lie in a second file, which was not copied.
         labels = Model(new / "model.onnx", device="cpu").metadata.labels
         write(new / "labels.txt", labels_text(labels))
@@ -60,7 +66,8 @@ def add(folder: Path, version: int, onnx: Path, files: Mapping[str, str]) -> Non
         checksums.seal(new)
         sync(new)
     except BaseException:
-        shutil.rmtree(new)
+        # What cannot be removed either, the next release does.
+        shutil.rmtree(new, ignore_errors=True)
         raise
     new.rename(folder / str(version))
     sync(folder)

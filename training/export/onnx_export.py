@@ -4,6 +4,8 @@ uint8 `images` (N, S, S, 3) → float32 `probabilities` (N, K), as in
 docs/reference/model-contract.md.
 """
 
+import hashlib
+import itertools
 import json
 import logging
 import warnings
@@ -45,6 +47,24 @@ class Export:
     """What its precision costs and gains."""
 
 
+def best_digest(run_dir: Path) -> str:
+    """Return the SHA-256 of the checkpoint of a run's best epoch.
+
+    Raises:
+        RunError: The run has no best epoch.
+    """
+    with _best(run_dir)[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _best(run_dir: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint of a run's best epoch, and what config.json says of the run."""
+    best, about = run_dir / "checkpoints" / checkpoint.BEST, run_directory.read(run_dir)
+    if about is None or not best.exists():
+        raise RunError(f"{run_dir} has no best epoch to release; train it first: hansang train")
+    return best, about
+
+
 def export_onnx(
     run_dir: Path, out: Path, *, precision: str = "fp32", progress: Progress = no_progress
 ) -> Export:
@@ -63,10 +83,7 @@ def export_onnx(
         ExportError: onnxruntime does not answer as torch does; the message names the photo. Or the
             precision changes too much.
     """
-    about = run_directory.read(run_dir)
-    best = run_dir / "checkpoints" / checkpoint.BEST
-    if about is None or not best.exists():
-        raise RunError(f"{run_dir} has no best epoch to release; train it first: hansang train")
+    best, about = _best(run_dir)
     cache = DatasetCache.open(Path(about["cache"]))
     if cache.dataset_hash != about["dataset_hash"]:
         raise RunError(f"the dataset cache {cache.path} is not the one that {run_dir} learnt from")
@@ -124,6 +141,9 @@ def write_onnx(served: nn.Module, image_size: int, path: Path, properties: dict[
         raise ExportError("torch gave no ONNX program")
     proto = program.model_proto
     onnx.helper.set_model_props(proto, properties)
+    # torch notes where in the code a node comes from: paths of the machine that exported.
+    for node in itertools.chain(proto.graph.node, *(each.node for each in proto.functions)):
+        del node.metadata_props[:]
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from flows.release_gate.candidate import Release
 from flows.release_gate.gate import Rules
 from flows.release_gate.held_out import held_out
 from flows.release_gate.publish import decide, release
-from service.errors import ConflictError
+from service.errors import ConflictError, ModelContractError
 from service.models.repository import ModelRepository
 from terminal import UserError
 from tests.paths import ROOT
@@ -79,19 +80,65 @@ def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, fir
     assert json.loads((run / "result.json").read_text())["test_top1"] == pytest.approx(right)
 
 
-def test_the_same_run_again_is_kept_out_unless_forced(run, first):
-    """It is no better than itself; a person's reason overrides, and both are in the history."""
-    kept = release(run, repository=first.repository)
-    forced = decide(kept.candidate, repository=first.repository, force="a full disk")
+def test_what_serves_already_is_not_weighed_or_released_again(run, first):
+    """A second run after a crash finds its work done, with a reason to force it and without."""
+    again = release(run, repository=first.repository)
+    forced = release(run, repository=first.repository, force="a full disk")
+
+    assert (True, 1, first.reason) == (again.released, again.version, again.reason)
+    assert (True, 1) == (forced.released, forced.version)
+    assert first.candidate.weighing == again.candidate.weighing
+    assert 1 == len(ModelRepository(first.repository).history("food42"))
+
+
+def test_what_is_no_better_is_kept_out_unless_forced(run, labels, tmp_path):
+    """Kept once, however often it is decided; a person's reason overrides, and both are noted."""
+    serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0)
+    rules = Rules(min_top1=1, max_slowdown=1e9)
+    kept = release(run, repository=tmp_path / "models", rules=rules)
+    assert not decide(kept.candidate, repository=tmp_path / "models").released
+    forced = [
+        decide(kept.candidate, repository=tmp_path / "models", force="a full disk")
+        for _ in range(2)
+    ]
 
     assert (False, 1) == (kept.released, kept.version)
-    assert "not better beyond chance: +0 -0 photos" in kept.reason
-    assert (True, 2) == (forced.released, forced.version)
-    history = ModelRepository(first.repository).history("food42")
+    assert [(True, 2)] * 2 == [(each.released, each.version) for each in forced]
+    history = ModelRepository(tmp_path / "models").history("food42")
     assert [("released", 1), ("kept", 1), ("released", 2)] == [
         (line["event"], line["version"]) for line in history
     ]
-    assert "forced: a full disk (the rules: not better" in history[-1]["reason"]
+    assert "forced: a full disk (the rules: " in history[-1]["reason"]
+
+
+def test_a_restart_finds_what_was_measured_and_publishes_that_file_alone(
+    run, tmp_path, monkeypatch
+):
+    """A person looks at the numbers meanwhile: exports of the same run are other files."""
+    from training.export.onnx_export import export_onnx
+
+    models = tmp_path / "models"
+    candidate = evaluation.evaluate(run, repository=models, weighing="tonight-0")
+    other = evaluation.evaluate(run, repository=models, precision="int8")
+    assert Path(candidate.onnx).parent != Path(other.onnx).parent
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_weigh", None)
+        again = evaluation.evaluate(run, repository=models, weighing="tonight-0")
+    assert json.dumps(asdict(candidate)) == json.dumps(asdict(again))
+
+    whole = Path(candidate.onnx).read_bytes()
+    export_onnx(run, Path(candidate.onnx), precision="int8")
+    with pytest.raises(ModelContractError, match="not the file that was measured"):
+        decide(again, repository=models)
+    assert [] == ModelRepository(models).models()
+    anew = evaluation.evaluate(run, repository=models, weighing="tonight-0")
+    assert (candidate.sha256, whole) == (anew.sha256, Path(anew.onnx).read_bytes())
+    assert decide(anew, repository=models).released
+
+
+def test_a_published_file_names_no_folder_of_the_machine_that_made_it(first):
+    """PyTorch notes for each node where in the code it comes from."""
+    assert str(ROOT).encode() not in first.path.read_bytes()
 
 
 def test_another_image_size_is_measured_on_the_same_photos_and_a_slow_model_kept_out(
@@ -234,6 +281,7 @@ def test_killed_at_any_line_one_whole_version_serves_and_the_history_is_true(
         serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=always)
     known = {
         "model": "food42", "run_dir": "runs/x", "onnx": str(tmp_path / "x.onnx"), "champion": 2,
+        "weighing": "tonight", "sha256": "", "checkpoint": "", "asked": "fp32",
         "promote": True, "reason": "better", "epoch": 1, "val_top1": 1.0, "photos_checked": 1,
         "max_difference": 0.0, "split": "val", "left_out": {}, "dataset_hash": "", "speed_ms":
         [[1.0, 1.0], None], "smoke_photos": 1, "image_sizes": [8, 8], "verdict": dict.fromkeys(

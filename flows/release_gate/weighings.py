@@ -1,0 +1,65 @@
+"""What was measured of a run lies in the run, where a restart finds it.
+
+<run>/export/<weighing>/model.onnx        the file that was measured, and is published
+<run>/export/<weighing>/candidate.json    what was measured; written last
+"""
+
+import json
+import uuid
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.release_gate.candidate import Candidate
+from training.files import write_text
+
+EXPORT = "model.onnx"
+_MEASURED = "candidate.json"
+
+
+def folder(run_dir: Path, weighing: str = "") -> Path:
+    """Return the folder of a weighing; of a new one if it has no name."""
+    new = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}"
+    return run_dir / "export" / (weighing or new)
+
+
+def keep(where: Path, candidate: Candidate) -> None:
+    """Write down what was measured."""
+    write_text(where / _MEASURED, json.dumps(asdict(candidate), ensure_ascii=False))
+
+
+def find(where: Path, *, checkpoint: str, asked: str) -> Candidate | None:
+    """Return what was measured there of this checkpoint in this precision.
+
+    None if nothing was, or the exported file is another one now.
+    """
+    from service.files import sha256
+
+    found = _read(where / _MEASURED, checkpoint, asked)
+    try:
+        return found if found and sha256(where / EXPORT) == found.sha256 else None
+    except OSError:
+        return None
+
+
+def of_version(
+    version: int | None, model: str, repository: Path, *, checkpoint: str, asked: str
+) -> Candidate | None:
+    """Return the candidate that a version was, if it is of this checkpoint and precision."""
+    from service.models.repository import ModelRepository
+
+    if version is None:
+        return None
+    path = ModelRepository(repository).path(model, version).with_name("release.json")
+    return _read(path, checkpoint, asked)
+
+
+def _read(path: Path, checkpoint: str, asked: str) -> Candidate | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        same = (found["checkpoint"], found["asked"]) == (checkpoint, asked)
+        return Candidate(**found) if same else None
+    except (OSError, ValueError, TypeError, KeyError):
+        # A model published by hand, or a file of a version of before.
+        return None
