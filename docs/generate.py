@@ -149,8 +149,9 @@ def shown(value: Any) -> str:
 
 def recipes() -> Iterator[str]:
     """Give every recipe: its command, what it measured, and how it differs from the defaults."""
-    from training.config import TrainConfig, flatten
+    from training.config import TrainConfig
     from training.recipes import RECIPES
+    from training.setting_names import flatten
 
     plain = flatten(TrainConfig().to_dict())
     for name, make in RECIPES.items():

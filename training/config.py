@@ -1,7 +1,6 @@
 """Everything that decides what a run learns: frozen, documented per field, checked when made."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from training.errors import ConfigError
+from training.setting_names import flatten, renamed, require_known
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -98,12 +98,18 @@ class AugmentConfig:
     cutmix: NotNegative = 0.0
     """Alpha of CutMix (Yun et al. 2019); with mixup on as well, each photo gets one of the two."""
 
-    off_epochs: Annotated[int, Field(ge=0)] = 0
-    """Number of last epochs without trivial, erasing, mixup and cutmix."""
+    off_share: Fraction = 0.0
+    """Part of the run, its last epochs, without trivial, erasing, mixup and cutmix; rounded to
+    whole epochs."""
 
     classes: Positions = ()
     """Classes whose photos are augmented, by their position among the labels; empty is all. Of the
     other photos the centre is taken, as in validation."""
+
+    @property
+    def mixes(self) -> bool:
+        """Return whether photos are mixed with their neighbours."""
+        return bool(self.mixup or self.cutmix)
 
 
 Strategy = Literal[
@@ -221,8 +227,16 @@ class TrainConfig:
                 f"micro_batch_size ({self.micro_batch_size}) must divide batch_size"
                 f" ({self.batch_size})"
             )
-        if (self.augment.mixup or self.augment.cutmix) and self.batch_size % 2:
-            raise ValueError("mixup and cutmix pair neighbours: batch_size must be even")
+        if self.micro_batch_size == 1:
+            raise ValueError("micro_batch_size must be 2 or more: BatchNorm compares photos")
+        if self.augment.mixes and (self.batch_size % 2 or self.micro_batch_size % 2):
+            raise ValueError(
+                "mixup and cutmix pair neighbours: batch_size and micro_batch_size must be even"
+            )
+
+    def is_late(self, epoch: int) -> bool:
+        """Return whether an epoch (from 0) is one of the last, which `augment.off_share` names."""
+        return epoch >= self.epochs - round(self.augment.off_share * self.epochs)
 
     def size_at(self, epoch: int) -> int:
         """Return the side that is trained at in an epoch (from 0), in steps of 16 pixels."""
@@ -243,11 +257,13 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Return the config of what `to_dict` returned; values may also be strings.
 
+        Settings that had another name when a run began are understood.
+
         Raises:
             ConfigError: Settings are unknown or out of range; the message names each.
         """
         try:
-            return TypeAdapter(cls).validate_python(dict(values))
+            return TypeAdapter(cls).validate_python(renamed(values, cls().epochs))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
@@ -278,23 +294,4 @@ def require_settings(names: Iterable[str]) -> None:
     Raises:
         ConfigError: A name is unknown; the message names the most similar one, and all others.
     """
-    known = list(flatten(TrainConfig().to_dict()))
-    for name in names:
-        if name in known:
-            continue
-        # "lr", or "optimiser.lr".
-        alike = [each for each in known if each.rpartition(".")[2] == name]
-        alike = alike or difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
-        raise ConfigError(f"no setting {name!r}{hint}; there are {', '.join(known)}")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one mapping by dotted name, e.g. `optimizer.lr`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+    require_known(names, list(flatten(TrainConfig().to_dict())))

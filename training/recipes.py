@@ -20,7 +20,7 @@ def scratch() -> TrainConfig:
         start_scale=0.667,
         optimizer=OptimizerConfig(lr=0.05, weight_decay=1e-3, ema=0.998),
         scheduler=SchedulerConfig(warmup_epochs=2),
-        augment=AugmentConfig(rotation=15, trivial=0.5, erasing=0.25, off_epochs=5),
+        augment=AugmentConfig(rotation=15, trivial=0.5, erasing=0.25, off_share=0.1),
     )
 
 
@@ -38,7 +38,7 @@ def long() -> TrainConfig:
         plain,
         recipe="long",
         epochs=200,
-        augment=dataclasses.replace(plain.augment, mixup=0.2, cutmix=1.0, off_epochs=20),
+        augment=dataclasses.replace(plain.augment, mixup=0.2, cutmix=1.0),
     )
 
 
@@ -71,7 +71,6 @@ def finetune() -> TrainConfig:
         epochs=30,
         start_scale=1.0,
         scheduler=dataclasses.replace(plain.scheduler, warmup_epochs=1),
-        augment=dataclasses.replace(plain.augment, off_epochs=3),
     )
 
 

@@ -121,7 +121,7 @@ def _even_augmentation(
     from training.errors import ConfigError
     from training.tuning.policies import POLICIES, augmentation
 
-    even = base.augment if policy == "recipe" else augmentation(policy, epochs=base.epochs)
+    even = base.augment if policy == "recipe" else augmentation(policy)
     if question is Question.augmentation and even == augmentation("none"):
         raise ConfigError(
             f"--recipe {recipe} --policy {policy} augments nothing: there is nothing to compare."

@@ -18,8 +18,7 @@ from training.config import AugmentConfig
 class Column:
     """What each of a photo's uniform numbers decides.
 
-    Turning one augmentation on leaves the numbers of the others alone. The rectangle of CutMix lies
-    where that of random erasing would, so the two share `RECTANGLE_X` and `RECTANGLE_Y`.
+    Turning one augmentation on leaves the numbers of the others alone.
     """
 
     CROP_AREA = 0
@@ -35,8 +34,8 @@ class Column:
     """TrivialAugment's; the next two are its strength and direction."""
     STRENGTH = 10
     SIGN = 11
-    RECTANGLE_X = 12
-    RECTANGLE_Y = 13
+    ERASING_X = 12
+    ERASING_Y = 13
     ERASING_RATIO = 14
     UNUSED = 15
     """Kept, since a row of another length would give every run other numbers."""
@@ -60,21 +59,27 @@ class AugmentParameters:
     """[B], the part of a mixed photo that is its own; 1 where nothing is mixed."""
     cut: Tensor
     """[B], whether the other part is a rectangle (CutMix) or a blend (mixup)."""
+    corner: Tensor
+    """[B, 2], where the rectangle of CutMix lies, from 0 to 1 across and down."""
 
     def __getitem__(self, rows: slice | Tensor) -> "AugmentParameters":
-        return AugmentParameters(self.uniform[rows], self.share[rows], self.cut[rows])
+        return AugmentParameters(
+            self.uniform[rows], self.share[rows], self.cut[rows], self.corner[rows]
+        )
 
 
 def sample_parameters(
     batch: int, config: AugmentConfig, *, seed: int, step: int, late: bool = False
 ) -> AugmentParameters:
-    """Return the parameters of a step; `late` mixes no photos, as in the last `off_epochs`."""
+    """Return the parameters of a step; `late` mixes no photos, as in the last epochs."""
     random = np.random.Generator(np.random.Philox(key=[seed, step]))
     uniform = torch.from_numpy(random.random((batch, Column.COUNT), np.float32))
     share, cut = torch.ones(batch), torch.zeros(batch, dtype=torch.bool)
-    if (config.mixup or config.cutmix) and not late:
+    corner = torch.zeros(batch, 2)
+    if config.mixes and not late:
         both = bool(config.mixup and config.cutmix)
         cut = uniform[:, Column.CUTMIX] < 0.5 if both else torch.full((batch,), bool(config.cutmix))
         alpha = np.where(cut.numpy(), config.cutmix or 1, config.mixup or 1)
         share = torch.from_numpy(random.beta(alpha, alpha).astype(np.float32))
-    return AugmentParameters(uniform, share, cut)
+        corner = torch.from_numpy(random.random((batch, 2), np.float32))
+    return AugmentParameters(uniform, share, cut, corner)

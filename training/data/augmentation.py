@@ -38,13 +38,14 @@ def augment(
         image_size: The side that is validated at; a smaller `size` shrinks the photos first.
         config: What is done, and how strongly.
         parameters: The random parameters of these photos.
-        late: Leave out TrivialAugment, erasing and mixing, as in the last `off_epochs`.
+        late: Leave out TrivialAugment, erasing and mixing, as in the last epochs.
         chosen: (B,), which photos are augmented; the others are the centre, as in validation.
         compiled: Fuse the operations on colour, which else pass over all pixels several times.
 
     Returns:
         float (B, 3, S, S) from 0 to 255, and (B,) from 0 to 1. A photo is mixed with its neighbour
-        (0 with 1, 2 with 3, …), so a cut into micro-batches of even size parts no pair.
+        (0 with 1, 2 with 3, …), so a cut into micro-batches of even size parts no pair. The last of
+        an odd number is mixed with itself.
     """
     device = images.device
     uniform = to_device(device, parameters.uniform)
@@ -67,14 +68,17 @@ def augment(
     if chosen is not None:
         pixels = torch.where(chosen[:, None, None, None], pixels, plain)
         share = torch.where(chosen, share, 1.0)
-    if (config.mixup or config.cutmix) and not late:
-        return _mix(pixels, share, to_device(device, parameters.cut), uniform)
+    if config.mixes and not late:
+        cut, corner = (to_device(device, each) for each in (parameters.cut, parameters.corner))
+        return _mix(pixels, share, cut, corner)
     return pixels, torch.ones(len(pixels), device=device)
 
 
 def partners(values: Tensor) -> Tensor:
     """Return, for each row of (B, …), the row of the photo that it is mixed with."""
-    return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)
+    paired = values[: len(values) // 2 * 2]
+    swapped = paired.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(paired.shape)
+    return swapped if len(paired) == len(values) else torch.cat([swapped, values[-1:]])
 
 
 def _geometry(
@@ -145,7 +149,8 @@ def _compiled_colour() -> Callable[..., Tensor]:
 def _erase(pixels: Tensor, uniform: Tensor, probability: float) -> Tensor:
     """Blank a rectangle of 2 to 33 % of some photos (Zhong et al. 2017)."""
     area = 0.02 + 0.31 * uniform[:, Column.ERASING_AREA]
-    erased = _rectangles(uniform, uniform[:, Column.ERASING_RATIO], area, pixels.shape[-1])
+    corner = uniform[:, Column.ERASING_X : Column.ERASING_Y + 1]
+    erased = _rectangles(corner, uniform[:, Column.ERASING_RATIO], area, pixels.shape[-1])
     erased &= (uniform[:, Column.ERASING] < probability)[:, None, None, None]
     # The mean, which is 0 once normalised. A tensor of three means would make CUDA wait.
     return torch.stack(
@@ -157,26 +162,27 @@ def _erase(pixels: Tensor, uniform: Tensor, probability: float) -> Tensor:
     )
 
 
-def _rectangles(uniform: Tensor, ratio: Tensor, area: Tensor, size: int) -> Tensor:
+def _rectangles(corner: Tensor, ratio: Tensor, area: Tensor, size: int) -> Tensor:
     """Return masks (B, 1, S, S) of a rectangle each, of `area` as a part of the photo.
 
-    `ratio` (B,) from 0 to 1 decides width by height, from 0.3 to 3.3; 0.5 is a square.
+    `corner` (B, 2) from 0 to 1 says where it lies, across and down. `ratio` (B,) from 0 to 1
+    decides width by height, from 0.3 to 3.3; 0.5 is a square.
     """
     root = torch.exp((2 * ratio - 1) * _LOG_ERASING_RATIO / 2)
     width = (area.sqrt() * root).clamp(max=1) * size
     height = (area.sqrt() / root).clamp(max=1) * size
-    left = uniform[:, Column.RECTANGLE_X] * (size - width)
-    top = uniform[:, Column.RECTANGLE_Y] * (size - height)
-    at = torch.arange(size, device=uniform.device) + 0.5
+    left = corner[:, 0] * (size - width)
+    top = corner[:, 1] * (size - height)
+    at = torch.arange(size, device=corner.device) + 0.5
     across = (at > left[:, None]) & (at < (left + width)[:, None])
     down = (at > top[:, None]) & (at < (top + height)[:, None])
     return (down[:, :, None] & across[:, None, :])[:, None]
 
 
-def _mix(pixels: Tensor, share: Tensor, cut: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def _mix(pixels: Tensor, share: Tensor, cut: Tensor, corner: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each photo with its partner; the share of a cut photo is what the rectangle leaves."""
     # Squares, since a long rectangle would be cut at the edge and lose some of its area.
-    other = _rectangles(uniform, torch.full_like(share, 0.5), 1 - share, pixels.shape[-1]).float()
+    other = _rectangles(corner, torch.full_like(share, 0.5), 1 - share, pixels.shape[-1]).float()
     other = torch.where(cut[:, None, None, None], other, (1 - share)[:, None, None, None])
     share = torch.where(cut, 1 - other[:, 0].mean((-2, -1)), share)
     return torch.lerp(pixels, partners(pixels), other), share

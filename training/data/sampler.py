@@ -59,6 +59,20 @@ class Sampler:
         return random.permutation(rows)
 
 
+def micro_batches(num_photos: int, size: int) -> list[slice]:
+    """Return the parts that a batch is computed in, of `size` photos each; 0 is all at once.
+
+    A single photo that is left joins the part before it: BatchNorm cannot learn from one.
+
+    >>> micro_batches(9, 4)
+    [slice(0, 4, None), slice(4, 9, None)]
+    """
+    starts = list(range(0, num_photos, size or num_photos))
+    if len(starts) > 1 and num_photos - starts[-1] == 1:
+        starts.pop()
+    return [slice(*each) for each in zip(starts, [*starts[1:], num_photos], strict=True)]
+
+
 def class_weights(
     targets: NDArray[np.int64], num_classes: int, power: float
 ) -> NDArray[np.float32]:

@@ -46,7 +46,7 @@ def annealed_preview(
             schedule_step = first + (step - first + 0.5) * speed
             passed = (schedule_step - first) / (last - first)
             schedule_epoch = min(int(epoch + passed), config.epochs - 1)
-            late = schedule_epoch >= config.epochs - config.augment.off_epochs
+            late = config.is_late(schedule_epoch)
             parameters = sample_parameters(
                 sampler.batch_size, config.augment, seed=config.seed, step=step, late=late
             )

@@ -11,6 +11,7 @@ from training.data.augment_parameters import sample_parameters
 from training.data.cache import DatasetCache
 from training.data.loader import resident_bytes
 from training.distributed.world import World
+from training.loop.batches import require_pairs
 from training.loop.learner import Learner, StepData
 from training.model.device import device_for, largest_micro_batch
 
@@ -24,7 +25,9 @@ def find_micro_batch(
 
     Raises:
         RunError: Not even two photos fit.
+        ConfigError: The processes cannot share the batch, see `require_pairs`.
     """
+    require_pairs(config, config.batch_size, world)
     device = device_for(device_name, world.local_rank)
 
     def fits(size: int) -> bool:

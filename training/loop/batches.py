@@ -20,9 +20,33 @@ from training.data.cache import DatasetCache
 from training.data.loader import Loader, Placement, loader_for
 from training.data.sampler import Sampler
 from training.distributed.world import World
+from training.errors import ConfigError
 from training.loop.learner import Learner, StepData
 from training.model.cached_features import cached_features, view_parameters
 from training.model.stages import Phase, phase_at
+
+
+def require_pairs(config: TrainConfig, batch_size: int, world: World) -> None:
+    """Check that every process computes two photos or more at a time, and mixes whole pairs.
+
+    Raises:
+        ConfigError: It does not; the message says what would do.
+    """
+    at_a_time = (config.micro_batch_size or batch_size) // world.size
+    if at_a_time < 2:
+        raise ConfigError(
+            f"{world.size} processes would compute {at_a_time} photos at a time, and BatchNorm"
+            f" learns from two or more; use --batch-size {2 * world.size} or more, or fewer"
+            " processes"
+        )
+    # The last photo of an odd data set alone may stay unmixed.
+    shared = config.micro_batch_size or world.size > 1
+    if config.augment.mixes and shared and at_a_time % 2:
+        raise ConfigError(
+            f"mixup and cutmix pair neighbours, and {world.size} processes would compute"
+            f" {at_a_time} photos at a time; use a --batch-size or a micro_batch_size that is"
+            f" divided by {2 * world.size}"
+        )
 
 
 class BatchPlan:
@@ -53,6 +77,7 @@ class BatchPlan:
         self._world = world
         self._use_features = use_features
         self._after_batch = after_batch
+        require_pairs(config, sampler.batch_size, world)
         self._part = world.part(sampler.batch_size)
         self._num_photos = len(cache.splits["train"].targets)
         self.photos = loader_for(cache.splits["train"], learner.device, placement)
@@ -93,8 +118,7 @@ class BatchPlan:
             yield StepData(images, targets, parameters, size=size, late=late)
 
     def _is_late(self, epoch: int) -> bool:
-        off = self._config.augment.off_epochs
-        return self._views is None and epoch >= self._config.epochs - off
+        return self._views is None and self._config.is_late(epoch)
 
     def _parameters(self, step: int, late: bool) -> AugmentParameters:
         if self._views is not None:

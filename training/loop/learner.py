@@ -20,6 +20,7 @@ from training.config import TrainConfig
 from training.data.augment_parameters import AugmentParameters
 from training.data.augmentation import augment, partners
 from training.data.loader import Loader
+from training.data.sampler import micro_batches
 from training.distributed.world import ALONE, World
 from training.errors import ConfigError
 from training.evaluation.evaluation import Evaluation
@@ -47,7 +48,7 @@ class StepData:
     size: int
     """S, the side in pixels that the model is trained at."""
     late: bool = False
-    """Without heavy augmentation, as in the last `off_epochs`."""
+    """Without heavy augmentation, as in the last epochs."""
 
 
 class Learner:
@@ -172,13 +173,11 @@ class Learner:
         set_modes(self.model, self.phase.learning)
         self.optimizer.zero_grad(set_to_none=not self._cuda_graphs)
         num_photos = len(data.targets)
-        micro_batch = self.config.micro_batch_size // self.world.size or num_photos
         total = torch.zeros((), device=self.device)
-        for start in range(0, num_photos, micro_batch):
-            last = start + micro_batch >= num_photos
+        for rows in micro_batches(num_photos, self.config.micro_batch_size // self.world.size):
             # Processes exchange gradients once a step, not once a micro-batch.
-            with contextlib.nullcontext() if last else self._no_sync():
-                loss = self._loss(data, slice(start, start + micro_batch)) / num_photos
+            with contextlib.nullcontext() if rows.stop == num_photos else self._no_sync():
+                loss = self._loss(data, rows) / num_photos
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         settings = self.config.optimizer
@@ -220,7 +219,7 @@ class Learner:
                 label_smoothing=config.label_smoothing,
             )  # fmt: skip
 
-        if not (self.augment.mixup or self.augment.cutmix) or data.late:
+        if not self.augment.mixes or data.late:
             return against(targets).sum()
         return torch.lerp(against(partners(targets)), against(targets), share).sum()
 

@@ -27,7 +27,8 @@ def learning_rate(
     if scheduler.name == "onecycle":
         return _one_cycle(peak, step / total)
     if step < warmup:
-        return peak * (step + 1) / warmup
+        # The last step of a warm-up that is no whole number of steps would lie above the peak.
+        return peak * min((step + 1) / warmup, 1.0)
     if scheduler.name == "step":
         return peak * scheduler.gamma ** int(step / (scheduler.step_epochs * steps_per_epoch))
     # Cosine annealing without restarts (Loshchilov and Hutter 2017).

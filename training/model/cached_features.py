@@ -46,6 +46,7 @@ def view_parameters(num_photos: int, views: int, config: AugmentConfig) -> Augme
         torch.cat([of.uniform for of in made]),
         torch.cat([of.share for of in made]),
         torch.cat([of.cut for of in made]),
+        torch.cat([of.corner for of in made]),
     )
 
 

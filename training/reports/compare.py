@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import flatten
 from training.errors import RunError
 from training.evaluation.intervals import mcnemar, paired_interval, wilson_of
 from training.evaluation.metrics import Predictions
 from training.pages import page
 from training.reports.run_numbers import RunNumbers, numbers_of
 from training.runs.run_record import RunRecord
+from training.setting_names import flatten
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

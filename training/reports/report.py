@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from training.config import flatten
 from training.errors import ConfigError
 from training.evaluation import metrics
 from training.evaluation.convergence import DEFINITIONS, Convergence
@@ -19,6 +18,7 @@ from training.reports import plots
 from training.reports.mistakes import mistakes
 from training.reports.run_numbers import RunNumbers, class_rows, confusions, numbers_of
 from training.runs.run_record import RunRecord
+from training.setting_names import flatten
 
 _SHOWN_CLASSES = 500
 """The most classes in the page's table."""

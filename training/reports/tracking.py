@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from photo_folder.names import shell
 from terminal import say
-from training.config import flatten
 from training.files import write_text
 from training.runs.run_record import RunRecord
+from training.setting_names import flatten
 
 logger = logging.getLogger(__name__)
 

@@ -75,6 +75,11 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
+def newest_step(folder: Path) -> int:
+    """Return the steps of the newest checkpoint, which may be damaged; 0 if there are none."""
+    return max(map(_step, _numbered(folder)), default=0)
+
+
 def newest_good(folder: Path) -> str | None:
     """Return the name of the newest checkpoint that is not damaged; None if there are none.
 

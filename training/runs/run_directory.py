@@ -16,13 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainConfig, flatten
+from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.errors import BusyError, RunError
 from training.files import write_text
-
-FORMAT = 3
-"""Of checkpoints and of how steps are counted. A run can only continue with the same format."""
+from training.runs import checkpoint
+from training.runs.older import FORMAT, require_same_steps
+from training.setting_names import flatten
 
 
 @contextmanager
@@ -93,10 +93,10 @@ def open_or_create(
     Returns what `config.json` holds now.
 
     Raises:
-        RunError: The run has another config, dataset or class list; the message lists them.
+        RunError: The run has another config, dataset or class list (the message lists them), or an
+            older version began it, and this one would go on otherwise.
     """
     wanted = {
-        "format": FORMAT,
         "config": config.to_dict(),
         "labels": list(cache.labels),
         "dataset_hash": cache.dataset_hash,
@@ -104,6 +104,7 @@ def open_or_create(
     about = read(run_dir)
     if about is None:
         about = {
+            "format": FORMAT,
             **wanted,
             "cache": str(cache.path.resolve()),
             "threads": threads,
@@ -113,6 +114,11 @@ def open_or_create(
         }
         _write(run_dir, about)
         return about
+    num_photos = len(cache.splits["train"].targets)
+    require_same_steps(
+        about, str(run_dir), config, checkpoint.newest_step(run_dir / "checkpoints"),
+        num_photos / min(config.batch_size, num_photos),
+    )  # fmt: skip
     # A run from before a setting existed was trained with its default.
     known = TrainConfig.from_dict(about["config"]).to_dict()
     old = flatten({**{name: about.get(name) for name in wanted}, "config": known})

@@ -52,13 +52,12 @@ class Final:
 def stretched(config: TrainConfig, epochs: int) -> TrainConfig:
     """Return a config for another number of epochs; settings in epochs change in proportion."""
     times = epochs / config.epochs
-    scheduler, augment = config.scheduler, config.augment
+    scheduler = config.scheduler
     return dataclasses.replace(
         config, epochs=epochs,
         scheduler=dataclasses.replace(
             scheduler, step_epochs=max(round(scheduler.step_epochs * times), 1)
         ),
-        augment=dataclasses.replace(augment, off_epochs=round(augment.off_epochs * times)),
     )  # fmt: skip
 
 

@@ -8,12 +8,12 @@ from training.errors import ConfigError
 
 Policy = Literal["none", "light", "standard", "trivialaugment", "mixup", "cutmix"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-_OFF_SHARE = 0.25
+_OFF_SHARE = 0.1
 """Share of the epochs, the last ones, without the strongest distortions."""
 
 
-def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> AugmentConfig:
-    """Return the settings of a policy for a run of so many epochs.
+def augmentation(name: str, strength: float = 0.5) -> AugmentConfig:
+    """Return the settings of a policy.
 
     none            the centre, as in validation
     light           mirrored, up to 40 % of the area cut away, colours within 20 %
@@ -22,7 +22,7 @@ def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> Augme
     mixup, cutmix   standard at 0.5, and mixing with alpha 0.4 or 2 times the strength
 
     At strength 0.5, `standard` is what `AugmentConfig` begins with and `trivialaugment` what the
-    recipe `scratch` has at 20 epochs.
+    recipe `scratch` has.
 
     Raises:
         ConfigError: There is no such policy (the message lists them), or the strength is not within
@@ -36,7 +36,6 @@ def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> Augme
         crop_area=round(max(1 - 1.3 * cropping, 0.08), 4),
         brightness=colour, contrast=colour, saturation=colour,
     )  # fmt: skip
-    off_epochs = round(_OFF_SHARE * epochs)
     if name == "none":
         return AugmentConfig(crop_area=1, flip=0, brightness=0, contrast=0, saturation=0)
     if name == "light":
@@ -49,10 +48,10 @@ def augmentation(name: str, strength: float = 0.5, *, epochs: int = 20) -> Augme
         return standard
     if name == "trivialaugment":
         return replace(
-            standard, rotation=15, trivial=strength, erasing=strength / 2, off_epochs=off_epochs
+            standard, rotation=15, trivial=strength, erasing=strength / 2, off_share=_OFF_SHARE
         )
     if name == "mixup":
-        return replace(standard, mixup=0.4 * strength, off_epochs=off_epochs)
+        return replace(standard, mixup=0.4 * strength, off_share=_OFF_SHARE)
     if name == "cutmix":
-        return replace(standard, cutmix=2 * strength, off_epochs=off_epochs)
+        return replace(standard, cutmix=2 * strength, off_share=_OFF_SHARE)
     raise ConfigError(f"no augmentation policy {name!r}; there are {', '.join(POLICIES)}")

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from training.config import TrainConfig, flatten
+from training.config import TrainConfig
+from training.setting_names import flatten
 from training.tuning.policies import augmentation
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Space:
         config = self.base
         policy, strength = settings.pop(POLICY, None), settings.pop(STRENGTH, 0.5)
         if policy is not None:
-            augment = augmentation(str(policy), float(strength), epochs=config.epochs)
+            augment = augmentation(str(policy), float(strength))
             config = dataclasses.replace(config, augment=augment)
         return config.with_overrides(settings)
 

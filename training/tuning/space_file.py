@@ -13,8 +13,9 @@ from typing import Any
 
 import optuna
 
-from training.config import TrainConfig, flatten
+from training.config import TrainConfig
 from training.errors import ConfigError
+from training.setting_names import flatten
 from training.tuning.policies import POLICIES
 from training.tuning.space import POLICY, STRENGTH, Entry, Space, Value
 

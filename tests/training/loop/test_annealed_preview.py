@@ -14,7 +14,7 @@ def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
     config = TrainConfig(image_size=32, epochs=3, batch_size=16, threads=1).with_overrides(
         {"optimizer.name": "adamw", "optimizer.lr": 0.002, "optimizer.ema": 0.9,
          "scheduler.name": "plateau", "scheduler.step_epochs": 1, "augment.mixup": 0.2,
-         "augment.off_epochs": 1, "augment.classes": "0,2"}
+         "augment.off_share": 1 / 3, "augment.classes": "0,2"}
     )  # fmt: skip
     plain = train(config, cache, tmp_path / "plain", device="cpu")
     guesses = []
@@ -79,7 +79,7 @@ def test_a_guess_goes_through_the_rest_of_the_schedule(cache, tmp_path):
 
     original = annealed_preview.sample_parameters
     config = TrainConfig(image_size=32, epochs=8, batch_size=16, threads=1)
-    seen = config.with_overrides({"augment.trivial": 1.0, "augment.off_epochs": 2})
+    seen = config.with_overrides({"augment.trivial": 1.0, "augment.off_share": 0.25})
 
     def watched(*arguments, **options):
         rates.append(options["late"])

@@ -97,11 +97,9 @@ def test_arms_differ_in_what_is_asked_alone():
 
 def test_a_longer_run_is_the_same_schedule_stretched():
     """What counts epochs grows with them; the rest stays."""
-    config = TrainConfig(epochs=20).with_overrides(
-        {"scheduler.step_epochs": 6, "augment.off_epochs": 5}
-    )
+    config = TrainConfig(epochs=20).with_overrides({"scheduler.step_epochs": 6})
     longer = stretched(config, 50)
-    assert (50, 15, 12) == (longer.epochs, longer.scheduler.step_epochs, longer.augment.off_epochs)
+    assert (50, 15) == (longer.epochs, longer.scheduler.step_epochs)
     assert config.optimizer == longer.optimizer
 
 
