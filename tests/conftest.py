@@ -1,14 +1,16 @@
-"""Fixtures of every room's tests: a real S3 server, and a network to it that fails."""
+"""For every room's tests: a real S3 server, a network to it that fails, and a list of skips."""
 
 import asyncio
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,57 @@ import pytest
 # several at a time, and threads that spin for a core that another one has cost most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --listed-skips."""
+    parser.addoption(
+        "--listed-skips",
+        type=Path,
+        metavar="FILE",
+        help="Fail if a test is skipped for a reason that no regular expression in FILE matches.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch for skips where a list of them was given."""
+    # The worker processes of pytest-xdist send what they skip to the first process.
+    if (file := config.getoption("listed_skips")) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(ListedSkips(file))
+
+
+class ListedSkips:
+    """Fails a test run in which a test was skipped for a reason that is not listed."""
+
+    def __init__(self, file: Path) -> None:
+        lines = file.read_text().splitlines()
+        self._listed = re.compile("|".join(line for line in lines if line and line[0] != "#"))
+        self._unlisted: dict[str, str] = {}
+        """The reason → a test that was skipped for it."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note why a test was skipped."""
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note why a whole file was skipped."""
+        self._note(report)
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            if not self._listed.search(why):
+                self._unlisted.setdefault(why, report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Name the skips that are not listed."""
+        for why, test in self._unlisted.items():
+            terminalreporter.write_line(f"not a listed skip: {why} (such as {test})", red=True)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail if there were any."""
+        if self._unlisted and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
