@@ -88,6 +88,65 @@ def test_call_from_python_and_watch(trained: tuple[Path, str], server: tuple[int
     assert re.search(r"^decode +\d+ times, [\d.]+ ms each$", seen, re.MULTILINE)
 
 
+def test_notebook(both_ports: tuple[int, int, Path], tmp_path: Path) -> None:
+    """Its cells run from the first to the last, and name what is on the photo."""
+    port, _, photo = both_ports
+    cells = json.loads((EXAMPLES / "classify.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HANSANG_ADDRESS": f"localhost:{port}", "HANSANG_PHOTO": str(photo),
+             "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert 0 == ran.returncode, ran.stderr
+    model, *classes = ran.stdout.splitlines()
+    assert "food, version 1: 3 classes" == model
+    assert classes[0].endswith("%  red")
+
+
+GO_PACKAGES = Path("/usr/share/gocode")
+"""Where Debian's packages of Go libraries lie."""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("go", "protoc-gen-go", "protoc-gen-go-grpc")))
+    or not (GO_PACKAGES / "src/google.golang.org/grpc").is_dir(),
+    reason="Go and its gRPC packages are not installed (docs/guides/other-languages.md)",
+)
+def test_go(both_ports: tuple[int, int, Path], tmp_path: Path) -> None:
+    """The stubs that protoc makes of proto/ and the example compile, and are answered."""
+    port, _, photo = both_ports
+    source, package = tmp_path / "src", "example.org/hansang"
+    shutil.copytree(EXAMPLES / "go", source / package / "classify")
+    stubs = f"Mhansang/v1/classifier.proto={package}/pb"
+    protoc = [
+        sys.executable, "-m", "grpc_tools.protoc", "-I", ROOT / "proto",
+        f"--go_out={source}", f"--go-grpc_out={source}", f"--go_opt={stubs}",
+        f"--go-grpc_opt={stubs}", "hansang/v1/classifier.proto",
+    ]  # fmt: skip
+    built = tmp_path / "built"
+    environment = {**os.environ, "GO111MODULE": "off", "GOPATH": f"{tmp_path}:{GO_PACKAGES}",
+                   "GOCACHE": str(tmp_path / "cache"), "GOFLAGS": "-p=1"}  # fmt: skip
+    for command in (protoc, ["go", "build", "-o", built, f"{package}/classify"]):
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert 0 == ran.returncode, ran.stderr
+
+    ran = subprocess.run(
+        [built, f"localhost:{port}", photo, __file__], capture_output=True, text=True
+    )
+    assert 0 == ran.returncode, ran.stderr
+    red, error, model = ran.stdout.splitlines()
+    assert red.startswith(f"{photo}: red ")
+    assert "JPEG" in error
+    assert "model food, version 1" == model
+
+    away = subprocess.run([built, "localhost:1", photo], capture_output=True, text=True)
+    assert 1 == away.returncode
+    assert away.stderr.startswith("Unavailable: ")
+
+
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short(script: Path) -> None:
     """A page that one screen shows."""

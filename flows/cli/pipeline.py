@@ -199,6 +199,7 @@ def demo(
     photo = next((photos / "val").glob("*/*"))
     print("\nNext:")
     print(f"  hansang serve --repository {shell(repository)}")
+    print("    and open http://localhost:8080/ to try photos, also from a phone")
     print(f"  hansang classify {shell(photo)}    # in a second terminal")
     print("  hansang pipeline PHOTOS --run first --epochs 20 --image-size 64    # your own photos")
 

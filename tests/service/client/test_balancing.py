@@ -1,12 +1,14 @@
 """Several replicas: behind Envoy, or balanced by the client; one is killed, and one is drained."""
 
 import asyncio
+import base64
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ import pytest
 
 from benchmarks import rig
 from service.client.client import AsyncClassifier
+from service.pb import classifier_pb2 as pb
 from tests.paths import ROOT
 
 yaml = pytest.importorskip("yaml")
@@ -55,6 +58,7 @@ def envoy(replicas, tmp_path):
     with (tmp_path / "envoy.log").open("w") as log:
         process = subprocess.Popen(
             ["envoy", "-c", path, "--concurrency", "1", "--disable-hot-restart"],
+            cwd=ROOT,
             stdout=log,
             stderr=log,
         )
@@ -153,11 +157,52 @@ async def test_one_of_two_is_drained_and_the_client_balances(replicas, photo):
     assert {"OK"} == set(tally), tally
 
 
+def post(address: str, kind: str, body: bytes, **headers: str) -> tuple[int, bytes]:
+    """Send an HTTP POST to Classify; return the status and the body."""
+    request = urllib.request.Request(
+        f"http://{address}/hansang.v1.Classifier/Classify",
+        body,
+        {"content-type": kind, **headers},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_json_is_transcoded_by_envoy(replicas, envoy, photo):
+    """A photo as base64 in JSON is answered in JSON, and a refusal is JSON, too."""
+    images = [base64.b64encode(photo(colour)).decode() for colour in ("red", "blue")]
+    status, answer = post(envoy, "application/json", json.dumps({"images": images}).encode())
+    assert 200 == status, answer
+    results = json.loads(answer)["results"]
+    assert ["red", "blue"] == [result["classes"][0]["label"] for result in results]
+    status, answer = post(envoy, "application/json", json.dumps({"images": []}).encode())
+    assert 400 == status
+    assert "images" in json.loads(answer)["message"]
+
+
+def test_browsers_speak_grpc_web_to_envoy(replicas, envoy, photo):
+    """One message in a frame, and the status in a frame of trailers behind it."""
+    message = pb.ClassifyRequest(images=[photo("green")], top_k=1).SerializeToString()
+    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    status, answer = post(envoy, "application/grpc-web+proto", frame, **{"x-grpc-web": "1"})
+    assert 200 == status
+    assert b"\0" == answer[:1]
+    end = 5 + int.from_bytes(answer[1:5], "big")
+    found = pb.ClassifyResponse.FromString(answer[5:end])
+    assert "green" == found.results[0].classes[0].label
+    assert b"\x80" == answer[end : end + 1]
+    assert b"grpc-status:0" in answer[end + 5 :].replace(b" ", b"")
+
+
 def test_envoy_accepts_the_file_as_it_stands():
     """Envoy's own validation of deploy/envoy/envoy.yaml."""
     if shutil.which("envoy") is None:
         pytest.skip("envoy is not installed (make test-deploy)")
     ran = subprocess.run(
-        ["envoy", "--mode", "validate", "-c", ENVOY], capture_output=True, text=True, timeout=60
-    )
+        ["envoy", "--mode", "validate", "-c", ENVOY],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert 0 == ran.returncode, ran.stderr
