@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from service.batching.priority_queue import Priority, PriorityQueue
 from service.errors import DeadlineError, ImageError, ServiceError
 from service.observability.metrics import Metrics
+from service.pixels.apart import Apart
 from service.pixels.budget import Budget, NoRoomNow
-from service.pixels.preprocessing import preprocess
+from service.pixels.preprocessing import LoadSquare, preprocess
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Decoder:
         """
         self._metrics = metrics
         self._budget = budget
+        self._apart = Apart()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         # One job waits behind each running one, so that no thread idles for a turn of the loop.
         self._most = self._free = 2 * threads
@@ -78,6 +80,7 @@ class Decoder:
     def close(self) -> None:
         """End the threads; what waits is dropped."""
         self._threads.shutdown(cancel_futures=True)
+        self._apart.close()
 
     def _dispatch(self) -> None:
         while self._free and (job := self._next()):
@@ -90,6 +93,7 @@ class Decoder:
                 budget=self._budget,
                 # What was put aside is asked for again only when there is room for it.
                 waits=job.num_bytes is not None,
+                apart=self._apart.load_square,
             )
             # Without a task for each image: they are the many.
             work.add_done_callback(self._told(job))
@@ -148,7 +152,13 @@ class Decoder:
 
 
 def decoded(
-    data: bytes, image_size: int, metrics: Metrics, *, budget: Budget, waits: bool = True
+    data: bytes,
+    image_size: int,
+    metrics: Metrics,
+    *,
+    budget: Budget,
+    waits: bool = True,
+    apart: LoadSquare | None = None,
 ) -> Pixels | ServiceError:
     """Return the pixels that the model sees, (S, S, 3), or what is wrong with these bytes.
 
@@ -158,6 +168,7 @@ def decoded(
         metrics: Where it is timed and counted.
         budget: As in `preprocess`.
         waits: As in `preprocess`.
+        apart: As in `preprocess`.
 
     Raises:
         NoRoomNow: As in `preprocess`; nothing is counted.
@@ -165,7 +176,7 @@ def decoded(
     start_s = monotonic()
     found: Pixels | ServiceError
     try:
-        found = preprocess(data, image_size, budget=budget, waits=waits)
+        found = preprocess(data, image_size, budget=budget, waits=waits, apart=apart)
     except NoRoomNow:
         raise
     except ImageError as error:

@@ -18,6 +18,9 @@ from service.errors import ImageError
 SMALL_BYTES = 8 * 2**20
 """What a decode may take without being counted: a phone's usual photo takes half of it."""
 
+HELPER_BYTES = 64 * 2**20
+"""What a helper process takes beside its picture: the interpreter, numpy and Pillow (56 MB)."""
+
 _SHARE = 4
 """The part of the memory that decoders get unless they are told otherwise: one in so many."""
 

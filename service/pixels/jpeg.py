@@ -36,6 +36,7 @@ class Jpeg:
     animated = False
     """What follows the picture, as in an MPO, is another file."""
     transparent = False
+    holds_lock = False
     bits = 8
 
     def __init__(self, data: bytes) -> None:

@@ -15,6 +15,7 @@ Shapes: H height, W width, C channels.
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from PIL import Image
 
 from service.errors import ImageError
 from service.pixels import colour, formats, orientation
-from service.pixels.budget import SMALL_BYTES, Budget, mib, of_process
+from service.pixels.budget import HELPER_BYTES, SMALL_BYTES, Budget, mib, of_process
 from service.pixels.jpeg import Jpeg
 from service.pixels.raster import Raster
 
@@ -40,6 +41,9 @@ COMPATIBLE = frozenset({PREPROCESSING, "scaled-jpeg-bilinear-256/224-centre-2"})
 Rule 2 took the numbers of a wide-gamut photo for sRGB, and refused some photos."""
 
 MAX_BYTES = 128 * 2**20
+
+LoadSquare = Callable[[bytes, int], NDArray[np.uint8]]
+"""`load_square` in another process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,12 @@ def resize_size(image_size: int) -> int:
 
 
 def preprocess(
-    data: bytes, image_size: int, *, budget: Budget | None = None, waits: bool = True
+    data: bytes,
+    image_size: int,
+    *,
+    budget: Budget | None = None,
+    waits: bool = True,
+    apart: LoadSquare | None = None,
 ) -> NDArray[np.uint8]:
     """Return the pixels that the model sees, uint8 RGB of shape (image_size, image_size, 3).
 
@@ -80,13 +89,15 @@ def preprocess(
         image_size: Side of the square, in pixels.
         budget: The memory for decoding. None: this process's own, a quarter of the machine's.
         waits: Whether to wait for memory that is not free now.
+        apart: Decodes what would keep the interpreter's lock for long. None: it is decoded here.
 
     Raises:
         ImageError: These bytes are no picture that is accepted.
         NoRoomNow: Its memory is not free now, and is not waited for.
     """
     side = resize_size(image_size)
-    return centre_crop(load_square(data, side, budget=budget, waits=waits), image_size)
+    square_HWC = load_square(data, side, budget=budget, waits=waits, apart=apart)
+    return centre_crop(square_HWC, image_size)
 
 
 def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -97,7 +108,12 @@ def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def load_square(
-    data: bytes, side: int, *, budget: Budget | None = None, waits: bool = True
+    data: bytes,
+    side: int,
+    *,
+    budget: Budget | None = None,
+    waits: bool = True,
+    apart: LoadSquare | None = None,
 ) -> NDArray[np.uint8]:
     """Decode, turn upright and resize; return the central square, uint8 RGB (side, side, 3).
 
@@ -109,14 +125,16 @@ def load_square(
         side: Side of the square, in pixels.
         budget: As in `preprocess`.
         waits: As in `preprocess`.
+        apart: As in `preprocess`.
 
     Raises:
         ImageError: Of no kind that is read, too large, cut off or broken.
         NoRoomNow: As in `preprocess`.
     """
     picture = _opened(data)
-    with _room(picture, side, budget, waits):
-        return np.asarray(_square(picture, side))
+    helper = apart if picture.holds_lock else None
+    with _room(picture, side, budget, waits, more_bytes=HELPER_BYTES if helper else 0):
+        return helper(data, side) if helper else np.asarray(_square(picture, side))
 
 
 def examine(data: bytes, side: int) -> tuple[NDArray[np.uint8], Facts]:
@@ -161,10 +179,15 @@ def _opened(data: bytes) -> Jpeg | Raster:
 
 
 def _room(
-    picture: Jpeg | Raster, side: int, budget: Budget | None, waits: bool
+    picture: Jpeg | Raster,
+    side: int,
+    budget: Budget | None,
+    waits: bool,
+    *,
+    more_bytes: int = 0,
 ) -> AbstractContextManager[None]:
-    """Hold the memory that decoding takes, unless that is little."""
-    peak_bytes = picture.peak_bytes(side)
+    """Hold the memory that decoding takes, and more bytes with it, unless that is little."""
+    peak_bytes = picture.peak_bytes(side) + more_bytes
     if peak_bytes <= SMALL_BYTES:
         return nullcontext()
 

@@ -51,10 +51,11 @@ _HELD_BYTES = 8
 _BUFFERS_BYTES = 2 * 2**20
 _MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 
-_MAX_COPIED_PIXELS = 50_000_000
-"""Decoders of these formats hand over all pixels in one copy, under the interpreter's lock: about
-4 ms for each million (130 to 230 ms for 49 million, measured), while every other thread stands."""
 _COPIED = (WEBP, AVIF, HEIC)
+_FEW_PIXELS = 2_100_000
+"""Full HD. Decoders of these formats hand over all pixels in one copy, under the interpreter's
+lock: 2 to 4 ms for each million, while every other thread stands. Those of other formats keep it
+for less than 20 ms, whatever the size (49 million pixels, measured)."""
 
 
 class _Pieces(io.BytesIO):
@@ -105,18 +106,17 @@ class Raster:
         self._check(data)
 
     def _check(self, data: bytes) -> None:
-        if self._kind in _COPIED and self.width * self.height > _MAX_COPIED_PIXELS:
-            raise ImageError(
-                f"the image has {self.width} x {self.height} pixels; at most {_MAX_COPIED_PIXELS}"
-                f" are accepted of {self.name}: shrink it",
-                kind="too_many_pixels",
-            )
         if self._kind is PNG and self._image.size != struct.unpack_from(">II", data, 16):
             raise ImageError("this PNG is broken: it has two sizes")
         tile: Any = self._image.tile
         if tile and tile[0][0] == "bmp_rle":
             # Decoded in Python, a run at a time.
             raise ImageError("this BMP is compressed (RLE); save it as PNG", kind="format")
+
+    @property
+    def holds_lock(self) -> bool:
+        """Return whether decoding it keeps the interpreter's lock for long."""
+        return self._kind in _COPIED and self.width * self.height > _FEW_PIXELS
 
     def peak_bytes(self, side: int) -> int:
         """Return what decoding takes at its highest, in bytes, with another copy of the file."""

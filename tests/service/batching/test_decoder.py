@@ -27,7 +27,7 @@ class Pictures:
         self.gates: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, data, image_size, *, budget, waits):
+    def __call__(self, data, image_size, *, budget, waits, **_):
         name, num_bytes, seconds = data.decode().split(":")
         room = contextlib.nullcontext()
         if int(num_bytes):

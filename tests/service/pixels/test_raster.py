@@ -7,7 +7,6 @@ import zlib
 import pytest
 
 from service.errors import ImageError
-from service.pixels import raster
 from service.pixels.budget import Budget
 from service.pixels.formats import TIFF
 from service.pixels.preprocessing import load_square
@@ -109,15 +108,6 @@ def test_a_compressed_bmp_is_refused():
     data = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start) + info + bytes(1024) + rows
 
     refused(data, "compressed.*save it as PNG")
-
-
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
-def test_formats_that_are_handed_over_whole_are_smaller(kind, monkeypatch):
-    """Their pixels are copied under the interpreter's lock, so how many is bounded."""
-    monkeypatch.setattr(raster, "_MAX_COPIED_PIXELS", 10_000)
-    load_square(encode(gradient(100, 100), kind), 64)
-
-    refused(encode(gradient(100, 101), kind), "100 x 101 pixels; at most 10000 are accepted of")
 
 
 def test_a_png_of_200_kb_that_takes_400_mb_is_refused_by_its_header():
