@@ -165,7 +165,7 @@ def post(address: str, kind: str, body: bytes, **headers: str) -> tuple[int, byt
         {"content-type": kind, **headers},
     )
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own Envoy
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
