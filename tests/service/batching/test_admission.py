@@ -218,7 +218,7 @@ async def test_decoding_is_dropped_when_nobody_waits(monkeypatch):
     gate = threading.Event()
     seen = []
 
-    def slow(data, image_size, *, **_):
+    def slow(data, image_size, **_):
         seen.append(data)
         assert gate.wait(20)
         return np.zeros((2, 2, 3), np.uint8)
