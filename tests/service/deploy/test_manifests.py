@@ -119,6 +119,41 @@ def test_s3_overlay_wants_no_volume():
     assert {("everywhere", 53), ("everywhere", 443), ("169.254.169.254/32", 80)} == opened
 
 
+def test_kserve_starts_what_the_deployment_does(tmp_path):
+    """The runtime has the Deployment's rights and probes, and its container passes as a Pod's."""
+    runtime, model = rendered("kserve")
+    if shutil.which("kubernetes-validate") is None:
+        pytest.skip("kubernetes-validate is not installed (make test-deploy)")
+    assert ("InferenceService", "ServingRuntime") == (model["kind"], runtime["kind"])
+    asked = model["spec"]["predictor"]["model"]
+    assert runtime["metadata"]["name"] == asked["runtime"]
+    offered = runtime["spec"]["supportedModelFormats"]
+    assert [asked["modelFormat"]["name"]] == [each["name"] for each in offered]
+    assert asked["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+    (container,) = runtime["spec"]["containers"]
+    pod = one(rendered("service"), "Deployment")["spec"]["template"]["spec"]
+    (ours,) = pod["containers"]
+    assert ours["securityContext"].items() <= container["securityContext"].items()
+    assert pod["terminationGracePeriodSeconds"] == (
+        model["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    )
+    assert set(ours["args"]) - set(container["args"]) == {"--repository=/models"}
+    assert "--repository=/mnt/models" in container["args"]
+    for probe in ("startupProbe", "readinessProbe"):
+        assert ours[probe] == container[probe]
+
+    path = tmp_path / "pod.yaml"
+    spec = {"containers": [container], "volumes": runtime["spec"]["volumes"]}
+    path.write_text(yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kserve"}, "spec": spec}
+    ))  # fmt: skip
+    ran = subprocess.run(
+        ["kubernetes-validate", "--strict", path], capture_output=True, text=True, timeout=60
+    )
+    assert 0 == ran.returncode, ran.stdout + ran.stderr
+
+
 def test_flags_in_manifests_are_flags_of_the_server():
     """A flag that was renamed is found here, and not in production."""
     import typer
@@ -130,6 +165,7 @@ def test_flags_in_manifests_are_flags_of_the_server():
     app.command()(serve)
     known = {name for parameter in get_command(app).params for name in parameter.opts}
     text = (KUBERNETES / "service" / "deployment.yaml").read_text()
+    text += (KUBERNETES / "kserve" / "runtime.yaml").read_text()
     text += (KUBERNETES / "gpu" / "kustomization.yaml").read_text()
     text += (KUBERNETES / "s3" / "kustomization.yaml").read_text()
     text += " ".join(SERVICES["service"]["command"])
