@@ -198,7 +198,13 @@ class ModelRepository:
             version = versions.next_number(folder)
             versions.add(folder, version, onnx, files or {}, sha256)
             event = {"version": version, "replaced": replaced, **(record or {})}
-            self._switch(model, config, "released", event, before)
+            try:
+                self._switch(model, config, "released", event, before)
+            except OSError:
+                # A full disk must not be filled further by each try.
+                if self._serving_or_none(model) != version:
+                    versions.remove(folder, version)
+                raise
             # A rollback needs the versions that served before, which may not be the newest ones.
             ranked = list(dict.fromkeys([version, *reversed(before), *reversed(others)]))
             try:
