@@ -29,7 +29,7 @@ VERBS = {
     "finetune": "flows.cli.finetune:finetune",
     "report": "training.cli.reports:report",
     "compare": "training.cli.reports:compare",
-    "export": "training.cli.export:export",
+    "export": "flows.cli.export:export",
     "release": "flows.cli.pipeline:release",
     "rollback": "service.cli.serve:rollback",
     "serve": "service.cli.serve:serve",

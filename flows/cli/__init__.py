@@ -3,5 +3,6 @@
 Each verb imports what is heavy only when it runs, so that `hansang --help` stays quick.
 
     pipeline (release, pipeline, demo) ─► flows.pipeline, release_gate, local.demo
-    finetune ─► training.finetuning          operations (deploy, up, drift, relabel)
+    finetune ─► training.finetuning          export ─► training.export, storage.oci
+    operations (deploy, up, drift, relabel)
 """

@@ -24,20 +24,38 @@ def start_from(
 
     if source == "torchvision" or source.startswith(hub.PREFIXES) or Path(source).exists():
         return pretrained.read(source)
-    model, _, number = source.partition(":")
-    models = ModelRepository(repository).models() if repository.is_dir() else []
-    if model in models:
-        store = ModelRepository(repository)
-        version = int(number) if number.isdecimal() else store.serving(model)
-        known = store.versions(model)
-        if (number and not number.isdecimal()) or version not in known:
-            raise UserError(
-                f"{model} has no version {number or version}; there are"
-                f" {', '.join(map(str, known))}"
-            )
-        return pretrained.released(store.path(model, version), f"{model}:{version}", runs_dir)
-    raise UserError(
-        f"nothing to start from at {source!r}: no run directory, no file, and no model in"
-        f" {repository} ({', '.join(models) or 'which has none'}); or give torchvision, or"
-        " hf-hub:OWNER/NAME"
+    model, version = released_version(
+        source, repository, else_say="; or give torchvision, or hf-hub:OWNER/NAME"
     )
+    path = ModelRepository(repository).path(model, version)
+    return pretrained.released(path, f"{model}:{version}", runs_dir)
+
+
+def released_version(name: str, repository: Path, *, else_say: str = "") -> tuple[str, int]:
+    """Return the model and the version that MODEL[:VERSION] names; without one, the serving one.
+
+    Args:
+        name: What a person gave, where there is no file of that name.
+        repository: The model repository.
+        else_say: What else a person may give, for the error.
+
+    Raises:
+        UserError: There is no such model or version.
+    """
+    from service.models.repository import ModelRepository
+
+    model, _, number = name.partition(":")
+    store = ModelRepository(repository)
+    models = store.models()
+    if model not in models:
+        raise UserError(
+            f"there is nothing at {name!r}: no run directory, no file, and no model in"
+            f" {repository} ({', '.join(models) or 'which has none'}){else_say}"
+        )
+    version = int(number) if number.isdecimal() else store.serving(model)
+    known = store.versions(model)
+    if (number and not number.isdecimal()) or version not in known:
+        raise UserError(
+            f"{model} has no version {number or version}; there are {', '.join(map(str, known))}"
+        )
+    return model, version

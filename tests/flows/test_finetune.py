@@ -104,7 +104,7 @@ def test_a_released_model_is_fine_tuned_from_its_run(home: Path, tmp_path: Path)
     assert run.sha256 == start_from("food42:1", **places).sha256
     with pytest.raises(UserError, match="food42 has no version 7; there are 1"):
         start_from("food42:7", **places)
-    with pytest.raises(UserError, match=r"nothing to start from at 'food43'.*food42"):
+    with pytest.raises(UserError, match=r"there is nothing at 'food43'.*food42"):
         start_from("food43", **places)
     with pytest.raises(RunError, match="can be served but not trained on"):
         start_from("food42", repository=home / "models", runs_dir=tmp_path)

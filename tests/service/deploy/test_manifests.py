@@ -135,8 +135,9 @@ def test_kserve_starts_what_the_deployment_does(tmp_path):
     pod = one(rendered("service"), "Deployment")["spec"]["template"]["spec"]
     (ours,) = pod["containers"]
     assert ours["securityContext"].items() <= container["securityContext"].items()
-    assert pod["terminationGracePeriodSeconds"] == (
-        model["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    assert (
+        pod["terminationGracePeriodSeconds"]
+        == (model["spec"]["predictor"]["terminationGracePeriodSeconds"])
     )
     assert set(ours["args"]) - set(container["args"]) == {"--repository=/models"}
     assert "--repository=/mnt/models" in container["args"]
