@@ -63,7 +63,7 @@ STOPSIGNAL SIGTERM
 WORKDIR /tmp
 
 FROM runtime AS service
-COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py /app/
+COPY --chmod=0644 LICENSE NOTICE hansang.py machine.py terminal.py /app/
 COPY service /app/service
 COPY photo_folder /app/photo_folder
 COPY storage /app/storage
@@ -94,7 +94,7 @@ ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
 COPY --from=packages-train /opt/hansang /opt/hansang
 # Flows run in /app, and find by their usual names what lies on volumes. /prefect is for a server.
 RUN install -d -o 10001 -g 10001 /prefect && install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
-COPY --chmod=0644 LICENSE NOTICE hansang.py terminal.py prefect.yaml /app/
+COPY --chmod=0644 LICENSE NOTICE hansang.py machine.py terminal.py prefect.yaml /app/
 COPY service /app/service
 COPY photo_folder /app/photo_folder
 COPY storage /app/storage

@@ -24,6 +24,8 @@ from typing import Annotated
 
 import typer
 
+from machine import num_cores
+
 _DECODED = 1000
 
 
@@ -55,7 +57,7 @@ def main(
         kind: {name: statistics.median(turn[name] for turn in found) for name in found[0]}
         for kind, found in turns.items()
     }
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     built = medians["cache"]["photos_per_s"]
     ratios = {
         "cache_over_limit": built / (cores * medians["limit"]["photos_per_s"]),
@@ -84,7 +86,7 @@ def _limit(data: Path, image_size: int) -> dict[str, float]:
 
 def _together(data: Path, image_size: int) -> dict[str, float]:
     """Return what one process on each core decodes a second, all in all."""
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     with ProcessPoolExecutor(cores) as pool:
         rates = list(pool.map(_limit, [data] * cores, [image_size] * cores))
     return {"photos_per_s": sum(rate["photos_per_s"] for rate in rates)}

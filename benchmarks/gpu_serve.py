@@ -33,7 +33,7 @@ from benchmarks.gpu_stages import rig
 from benchmarks.gpu_stages.loaded import busiest, loaded
 from benchmarks.gpu_stages.models import NUM_CLASSES, Served, Serving, decoded_tensor, random_model
 from benchmarks.rig import percentile, photos
-from service.config import num_cores
+from machine import num_cores
 from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSession
 from service.models.model import CPU, CUDA, Model
 from service.pixels.preprocessing import preprocess

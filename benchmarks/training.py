@@ -32,6 +32,8 @@ from typing import Annotated, Any
 
 import typer
 
+from machine import num_cores
+
 ROOT = Path(__file__).resolve().parents[1]
 if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     # Run as a script, its folder comes first, and this file would be taken for the package.
@@ -275,7 +277,7 @@ def _machine() -> dict[str, Any]:
     ).stdout.strip()
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "commit": commit,

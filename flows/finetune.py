@@ -51,14 +51,14 @@ def finetune(
             named([
                 *shared, "--strategy", job.strategy, "--epochs", str(job.epochs),
                 "--seed", str(job.seed), "--runs-dir", str(job.run_dir.parent),
-                "--run", job.run_dir.name,
+                "--run", job.run_dir.name, "--study", str(study_dir),
             ])  # fmt: skip
             publish(job.run_dir)
 
     numbers = list(range(search.seeds))
     similarity: Any = None
     if search.strategy == "auto":
-        similarity = tasks.similarity(data, source, search.image_size, places)
+        similarity = tasks.similarity(data, source, search.image_size, places, study_dir)
         jobs = finetuning.search(study_dir, epochs, numbers, run_all, keep=search.keep)
     else:
         jobs = finetuning.single(study_dir, search.strategy, epochs, numbers)

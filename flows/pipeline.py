@@ -45,16 +45,16 @@ def pipeline(
     run_id = run_id or str(runtime.flow_run.id)
     # A run that another machine started is fetched here; training fetches again, and uploads.
     run_dir = mirror.pull(places.runs_dir / run_id)
-    sheet = run_dir / "sheet"
-    found = tasks.inspect(data, sheet)
-    publish_sheet(found, sheet / "index.html")
-    if nightly.strict:
-        changes.require_clean(found)
-    # Training prepares the cache itself; here it is a step of its own, with its own log and time.
-    cache = tasks.prepare(data, training.image_size, places.cache_dir)
-    change = changes.since_last_run(cache, model, places.repository)
-    begun = (run_dir / "config.json").exists()
-    if change.share < nightly.min_changed and not begun:
-        return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
+    # A run that has begun goes on with its photos: what has changed since waits for the next one.
+    if not (run_dir / "config.json").exists():
+        found = tasks.inspect(data, run_dir / "sheet")
+        publish_sheet(found, run_dir / "sheet" / "index.html")
+        if nightly.strict:
+            changes.require_clean(found)
+        # Training prepares the cache as well; here it is a step with its own log and time.
+        cache = tasks.prepare(data, training.image_size, places.cache_dir)
+        change = changes.since_last_run(cache, model, places.repository)
+        if change.share < nightly.min_changed:
+            return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
     trained(data, training, run_id, places)
     return outcome(released(run_dir, model, places=places, rules=rules, force=force, ask=ask))

@@ -39,7 +39,9 @@ def tune(
 ) -> dict[str, Any]:
     """Search for better settings. Cancelled or killed, the same study resumes where it was."""
     name = study or f"{data.resolve().name}-tune"
-    tasks.prepare(data, search.image_size, places.cache_dir)
+    # A study that goes on needs no more than the cache that it began with.
+    if not (places.runs_dir / name / "study.json").exists():
+        tasks.prepare(data, search.image_size, places.cache_dir)
     arguments = [
         str(data), "--study", name, *search.arguments(),
         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),

@@ -5,13 +5,13 @@ docs/generate.py the table of docs/reference/server-settings.md.
 """
 
 import json
-import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
+
+from machine import num_cores
 
 MAX_IMAGES_PER_CALL = 64
 
@@ -263,34 +263,3 @@ class ServerConfig:
             if not (port.isascii() and port.isdigit() and ":" in self.reflection):
                 return f"reflection must be on, off or HOST:PORT, not {self.reflection!r}"
         return ""
-
-
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use, which may be fewer than the machine has.
-
-    A container's share of CPU time counts as well: half a core is one, two and a half are three.
-    """
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    return min(cores, _quota() or cores)
-
-
-def _quota() -> int | None:
-    """Return how many cores the control group (version 2 or 1) allows; None if it sets no limit."""
-    try:
-        quota, period = (_CGROUP / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota, period = (
-                (_CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
-            )
-        except OSError:
-            return None
-    try:
-        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
-    except (ValueError, ZeroDivisionError):  # "max"
-        return None

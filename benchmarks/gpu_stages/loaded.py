@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu_stages.models import Serving
 from benchmarks.gpu_stages.rig import ROOT
 from benchmarks.rig import ENVIRONMENT, percentile
-from service.config import num_cores
+from machine import num_cores
 from service.models.cuda import SESSIONS_PER_MODEL
 
 Found = dict[str, Any]

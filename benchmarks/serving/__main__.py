@@ -15,7 +15,7 @@ from benchmarks.serving.measure import measure
 from benchmarks.serving.open_loop import draw, latency
 from benchmarks.serving.subject import OURS, PEERS
 from benchmarks.serving.table import ratios, table
-from service.config import num_cores
+from machine import num_cores
 
 SIZES = (64, 224)
 

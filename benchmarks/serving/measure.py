@@ -14,7 +14,7 @@ from benchmarks import rig
 from benchmarks.serving.load import closed, connect
 from benchmarks.serving.subject import Subject, start
 from benchmarks.serving.table import CALLERS, LIMIT
-from service.config import num_cores
+from machine import num_cores
 
 
 def limit(model: Path, size: int, photos: list[bytes], seconds: float) -> dict[str, float]:

@@ -9,7 +9,7 @@ from benchmarks import rig
 from benchmarks.serving.load import connect, opened
 from benchmarks.serving.measure import limit
 from benchmarks.serving.subject import start
-from service.config import num_cores
+from machine import num_cores
 
 
 async def latency(

@@ -1,5 +1,6 @@
 """`hansang finetune`: the weights of one set of photos, taken to another."""
 
+import glob
 import json
 import threading
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from photo_folder.names import shell
 from storage import require_writable
 from terminal import UserError, print_json, say, settings
 from training.cli.options import (
+    AcceptChanges,
     CacheDir,
     Device,
     Json,
@@ -23,7 +25,7 @@ from training.cli.options import (
     Tensorboard,
     Threads,
 )
-from training.cli.photos import look, new_id, prepared, title_of
+from training.cli.photos import look, look_again, new_id, prepared, title_of
 
 if TYPE_CHECKING:
     from training.data.cache import DatasetCache
@@ -84,6 +86,9 @@ OldPhotos = Annotated[
 Features = Annotated[
     bool, typer.Option(help="Keep what frozen parts make of photos; without, the same but slower.")
 ]
+StudyFolder = Annotated[
+    Path | None, typer.Option(hidden=True, help="The folder of the study whose run this is.")
+]
 Repository = Annotated[Path, typer.Option(help="The model repository.")]
 
 
@@ -99,6 +104,7 @@ def finetune(
     features: Features = True,
     device: Device = "auto",
     placement: PlacementName = "auto", threads: Threads = None,
+    accept_changes: AcceptChanges = False, study: StudyFolder = None,
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     repository: Repository = Path("models"),
     tensorboard: Tensorboard = False,
@@ -119,8 +125,9 @@ def finetune(
     if stop_with_parent:
         _stop_with_parent()
     overrides = _overrides(setting or [], threads)
-    folder = look(data, cache_dir)
     run_dir = runs_dir / (run or new_id(data, strategy))
+    begun = _begun(study or run_dir)
+    folder = look(data, cache_dir) if begun is None else look_again(data, cache_dir)
     require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
     from training.finetuning.runner import Runner
@@ -132,21 +139,22 @@ def finetune(
     strategies = [strategy] if strategy != "auto" else _strategies(among or [], keep or [])
     size = _checked_size(strategies, start, epochs, image_size, overrides)
     say(f"from: {start.name}")
-    cache = prepared(folder, size, cache_dir)
+    cache = prepared(folder, size, cache_dir, begun=begun)
     runner = Runner(
         cache=cache, start=start, image_size=size, overrides=overrides, device=device,
         placement=placement, use_features=features, tensorboard=tensorboard,
+        accept_changes=accept_changes,
     )  # fmt: skip
-    study = _Study(
+    trained = _Study(
         runner=runner, cache=cache, start=start, model=title_of(data),
         old=_old_cache(old_photos, start, cache_dir) if report_forgetting else None,
         run_dir=run_dir, epochs=epochs,
         seeds=[seed + number for number in range(seeds or (3 if strategy == "auto" else 1))],
     )  # fmt: skip
     if strategy == "auto":
-        _run_all(study, strategies, keep or [], as_json)
+        _run_all(trained, strategies, keep or [], as_json)
     else:
-        _run_one(study, strategy, as_json)
+        _run_one(trained, strategy, as_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +180,14 @@ def _stop_with_parent() -> None:
     from training.loop.stopping import stop_at_end_of_input
 
     threading.Thread(target=stop_at_end_of_input, daemon=True).start()
+
+
+def _begun(study: Path) -> dict[str, Any] | None:
+    """Return what the first run of a study says of itself; None if none has begun."""
+    from training.runs.run_directory import begun_in
+
+    # With one strategy and several seeds, the runs lie beside each other.
+    return begun_in(study, *sorted(study.parent.glob(f"{glob.escape(study.name)}-seed*")))
 
 
 def _overrides(items: Sequence[str], threads: int | None) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from machine import num_cores
 from service.models.model import Model
 from terminal import UserError
 
@@ -55,7 +55,7 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
     learnt = _learnt_by(champion, cache.path.parent)
     root, left_out = cache.root, Counter[str]()
     files, truth = [], []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "hash") as pool:
+    with ThreadPoolExecutor(num_cores(), "hash") as pool:
         contents = pool.map(_hash, [root / name for name in split.files])
         for name_of, target, wanted, content in zip(
             split.files, split.targets, split.hashes, contents, strict=True

@@ -7,7 +7,6 @@ Shapes: N photos, S side, K classes.
 """
 
 import asyncio
-import os
 import statistics
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from machine import num_cores
 from service.models.model import Model
 from terminal import Progress, UserError, no_progress
 
@@ -49,7 +49,7 @@ def answers(model: Model, files: Sequence[Path], progress: Progress = no_progres
     labels = model.metadata.labels
     predicted: list[str] = []
     confidence: list[float] = []
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+    with ThreadPoolExecutor(num_cores(), "decode") as pool:
         for start in range(0, len(files), _BATCH):
             batch = files[start : start + _BATCH]
             images_NHWC = np.stack(

@@ -1,10 +1,11 @@
 """Parameters of the flows: pydantic models, which Prefect's UI shows and checks as forms."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from machine import num_cores
 
 _CONFIG = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,11 +32,15 @@ class Training(BaseModel):
         default_factory=dict, description="Settings, e.g. optimizer.lr: 0.02."
     )
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where to train.")
+    accept_changes: bool = Field(
+        False, description="Go on with a run on another device, torch or number of threads."
+    )
 
     def arguments(self) -> list[str]:
         """Return it as options of `python -m training`."""
         found = ["--recipe", self.recipe, "--image-size", str(self.image_size)]
         found += ["--device", self.device]
+        found += ["--accept-changes"] if self.accept_changes else []
         if self.epochs is not None:
             found += ["--epochs", str(self.epochs)]
         for key, value in self.overrides.items():
@@ -63,6 +68,9 @@ class Search(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads of each; a share if empty.")
     final: int = Field(0, ge=0, description="Train the winner for so many epochs; 0 does not.")
     seeds: int = Field(1, ge=1, description="Seeds of the final run.")
+    accept_changes: bool = Field(
+        False, description="Go on with trials on another device, torch or number of threads."
+    )
 
     def arguments(self) -> list[str]:
         """Return it as options of `hansang tune`, without the final run's and the storage.
@@ -73,7 +81,8 @@ class Search(BaseModel):
         found += ["--image-size", str(self.image_size), "--space", self.space]
         found += ["--recipe", self.recipe, "--seed", str(self.seed)]
         found += ["--pruning" if self.pruning else "--no-pruning"]
-        cores = len(os.sched_getaffinity(0))
+        found += ["--accept-changes"] if self.accept_changes else []
+        cores = num_cores()
         return [*found, "--threads", str(self.threads or max(cores // self.workers, 1))]
 
 
@@ -89,6 +98,9 @@ class Finetuning(BaseModel):
     )
     seeds: int = Field(3, ge=1, description="Seeds of the finalists.")
     keep: tuple[str, ...] = Field((), description="Strategies that auto never drops.")
+    accept_changes: bool = Field(
+        False, description="Go on with runs on another device, torch or number of threads."
+    )
     overrides: dict[str, str] = Field(
         default_factory=dict, description="Settings, e.g. transfer.views: 4."
     )
@@ -96,6 +108,7 @@ class Finetuning(BaseModel):
     def arguments(self) -> list[str]:
         """Return what every run shares, as options of `hansang finetune`."""
         found = [] if self.image_size is None else ["--image-size", str(self.image_size)]
+        found += ["--accept-changes"] if self.accept_changes else []
         for key, value in self.overrides.items():
             found += ["--set", f"{key}={value}"]
         return found

@@ -78,15 +78,23 @@ def finetune(arguments: list[str]) -> dict[str, Any]:
 
 
 @task
-def similarity(data: Path, source: str, image_size: int | None, places: Places) -> Any:
-    """Measure how many new photos there are, and how well the old features tell them apart."""
-    from training.data.prepare import prepare as build
+def similarity(
+    data: Path, source: str, image_size: int | None, places: Places, study_dir: Path
+) -> Any:
+    """Measure how many new photos there are, and how well the old features tell them apart.
+
+    Of a study that goes on, the photos are those that it began with.
+    """
+    from training.cli.photos import look_again, prepared
     from training.finetuning.search import config_for
     from training.finetuning.similarity import measure
+    from training.runs.run_directory import begun_in
 
     start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
     size = config_for("full", start, image_size=image_size).image_size
-    cache = build(data, size, cache_root=places.cache_dir, progress=_log_every(10))
+    cache = prepared(
+        look_again(data, places.cache_dir), size, places.cache_dir, begun=begun_in(study_dir)
+    )
     found = measure(cache, start)
     for sentence in found.sentences:
         get_run_logger().info(sentence)

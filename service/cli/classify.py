@@ -205,7 +205,7 @@ def _offline(
 ) -> None:
     import dataclasses
 
-    from service.config import num_cores
+    from machine import num_cores
     from service.offline.engines import Place
     from service.offline.run import classify as classify_offline
 

@@ -25,11 +25,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 from numpy.typing import NDArray
 
+from machine import num_cores
 from photo_folder.names import printable
 from service.api.classifier import likeliest
 from service.client.results_file import as_json
 from service.client.wire import Class, Result
-from service.config import num_cores
 from service.errors import ImageError, NotFoundError
 from service.models.bucket import BucketRepository
 from service.models.model import CUDA, Model

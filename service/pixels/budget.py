@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
+from machine import CGROUP, control_groups
 from service.errors import ImageError
 
 SMALL_BYTES = 8 * 2**20
@@ -24,8 +24,6 @@ HELPER_BYTES = 64 * 2**20
 _SHARE = 4
 """The part of the memory that decoders get unless they are told otherwise: one in so many."""
 
-_CGROUP = Path("/sys/fs/cgroup")
-_MINE = Path("/proc/self/cgroup")
 _MIB = 2**20
 
 
@@ -126,22 +124,12 @@ def memory_bytes() -> int:
 
 def _limits() -> Iterator[int]:
     """Yield the limits of the control groups around this process, of version 2 or 1."""
-    groups = [""]
-    try:
-        for line in _MINE.read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):
-                groups.append(path.strip("/"))
-    except (OSError, ValueError):
-        pass  # another system
-    for group in groups:
-        # A group is bounded by those above it as well.
-        for at in (Path(group), *Path(group).parents):
-            for file in (at / "memory.max", "memory" / at / "memory.limit_in_bytes"):
-                try:
-                    yield int((_CGROUP / file).read_text())
-                except (OSError, ValueError):  # not there, or "max"
-                    continue
+    for group in control_groups("memory"):
+        for file in (group / "memory.max", "memory" / group / "memory.limit_in_bytes"):
+            try:
+                yield int((CGROUP / file).read_text())
+            except (OSError, ValueError):  # not there, or "max"
+                continue
 
 
 _process: Budget | None = None

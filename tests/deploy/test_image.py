@@ -194,7 +194,7 @@ def test_limits_of_the_container_are_kept(start, repository):
     with Classifier(address(server)) as classifier:
         for _ in range(10):
             assert all(answer.error is None for answer in classifier.classify(photos))
-    cores = "from service.config import num_cores; print(num_cores())"
+    cores = "from machine import num_cores; print(num_cores())"
     assert "1\n" == server.run("python", "-c", cores)
     assert not server.state()["OOMKilled"]
 

@@ -59,8 +59,8 @@ def scheduler_arms(base: TrainConfig) -> list[Arm]:
 
 def train_arms(
     arms: Sequence[Arm], cache: DatasetCache, folder: Path, seeds: Sequence[int], *,
-    device: str = "auto", should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress = no_progress,
+    device: str = "auto", accept_changes: bool = False,
+    should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> dict[str, list[Path]]:  # fmt: skip
     """Train each arm with each seed; return the run directories by arm, in the order of the seeds.
 
@@ -82,10 +82,11 @@ def train_arms(
         run_dir, config = job
         if (run_dir / "result.json").is_file():
             # Finished; this raises if it is a run of other settings.
-            run_directory.open_or_create(run_dir, config, cache, config.threads)
+            run_directory.open_or_create(run_dir, config, cache, {})
             return
         train(
-            config, cache, run_dir, device=device, should_stop=should_stop,
+            config, cache, run_dir, device=device, accept_changes=accept_changes,
+            should_stop=should_stop,
             progress=_of_study(progress, jobs.index(job), len(jobs), config.epochs, run_dir.name),
         )  # fmt: skip
 

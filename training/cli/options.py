@@ -30,6 +30,13 @@ StudiesDir = Annotated[
     Path, typer.Option("--runs-dir", help="Where runs and studies lie.", callback=_folder)
 ]
 CacheDir = Annotated[Path, typer.Option(help="Where dataset caches lie, also s3://…")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on with a run on another device, torch or number of threads, and note it.",
+    ),
+]
 Tensorboard = Annotated[
     bool, typer.Option("--tensorboard", help="Write event files into RUN/tensorboard.")
 ]

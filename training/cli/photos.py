@@ -3,14 +3,17 @@
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storage import require_writable
 from terminal import no_progress, progress, say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from training.data.cache import DatasetCache
     from training.data.dataset import PhotoFolder
+    from training.errors import DataError
 
 _NAME_BYTES = 180
 MOST = 10
@@ -37,20 +40,51 @@ def look(data: Path, cache_dir: Path, *, seed: int = 0) -> "PhotoFolder":
     return folder
 
 
+def look_again(data: Path, cache_dir: Path) -> "PhotoFolder | DataError":
+    """Look at the photos of a run that goes on, or return why nothing can be made of them.
+
+    The run needs no photos as long as the cache that it began with is there.
+    """
+    from training.errors import DataError
+
+    try:
+        return look(data, cache_dir)
+    except DataError as error:
+        return error
+
+
 def prepared(
-    folder: "PhotoFolder", image_size: int, cache_dir: Path, *, leads: bool = True
-) -> "DatasetCache":
+    folder: "PhotoFolder | DataError", image_size: int, cache_dir: Path, *,
+    begun: "Mapping[str, Any] | None" = None, leads: bool = True,
+) -> "DatasetCache":  # fmt: skip
     """Return the cache of photos that were looked at; say which could not be read.
 
     Of processes that train together, the one that leads says it.
 
+    Args:
+        folder: What `look` or `look_again` returned.
+        image_size: Side of the model's square, in pixels.
+        cache_dir: Where caches lie.
+        begun: What `config.json` says of a run that goes on: with the photos that it began with.
+        leads: Whether this process speaks for those that train together.
+
     Raises:
-        DataError: As `training.data.prepare.prepare`.
+        DataError: As `training.data.prepare.prepare`, or as `photos_to_go_on_with`.
     """
+    from training.data.begun import photos_to_go_on_with
     from training.data.prepare import prepare
 
     with progress("prepare") if leads else nullcontext(no_progress) as report:
-        cache = prepare(folder, image_size, cache_root=cache_dir, progress=report)
+        if begun is not None:
+            cache, changed = photos_to_go_on_with(
+                begun, folder, image_size, cache_root=cache_dir, progress=report
+            )
+        elif isinstance(folder, Exception):
+            raise folder
+        else:
+            cache, changed = prepare(folder, image_size, cache_root=cache_dir, progress=report), ""
+    if changed and leads:
+        say(changed)
     for name, why in list(cache.bad_files.items())[: MOST if leads else 0]:
         say(f"left out: {name}: {why}")
     if leads and len(cache.bad_files) > MOST:

@@ -1,6 +1,5 @@
 """`hansang study`: a question about training, answered over several seeds."""
 
-import os
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from machine import num_cores
 from storage import require_writable
 from terminal import print_json, progress, say
-from training.cli.options import CacheDir, Data, Device, Json, StudiesDir, StudySide
-from training.cli.photos import look, prepared, title_of
+from training.cli.options import AcceptChanges, CacheDir, Data, Device, Json, StudiesDir, StudySide
+from training.cli.photos import look, look_again, prepared, title_of
 from training.cli.tables import print_ablation
 from training.loop.stopping import stop_on_signals
 
@@ -65,6 +65,7 @@ def study(
     name: Name = None,
     device: Device = "auto",
     threads: StudyThreads = None,
+    accept_changes: AcceptChanges = False,
     runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
@@ -78,25 +79,33 @@ def study(
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
-    photos = look(data, cache_dir)
     folder = runs_dir / (name or f"{title_of(data)}-{question.value}")
+    photos = look_again(data, cache_dir) if folder.is_dir() else look(data, cache_dir)
     require_writable(folder, "--runs-dir")
     from training.ablation.arms import scheduler_arms, train_arms
     from training.ablation.result import summarise
     from training.ablation.result_page import write
     from training.recipes import recipe as recipe_of
+    from training.runs.run_directory import begun_in
 
-    cores = threads or len(os.sched_getaffinity(0))
+    cores = threads or num_cores()
     budget = {"epochs": epochs, "image_size": image_size, "threads": cores}
     base = recipe_of(recipe).with_overrides(budget)
     even = _even_augmentation(question, base, recipe, policy)
-    cache = prepared(photos, image_size, cache_dir)
+    cache = prepared(photos, image_size, cache_dir, begun=begun_in(folder))
     stopped, all_seeds = stop_on_signals().is_set, range(seed, seed + seeds)
     with progress("study") as report:
 
         def train(arms: "Sequence[Arm]", seeds: Sequence[int]) -> dict[str, list[Path]]:
             return train_arms(
-                arms, cache, folder, seeds, device=device, should_stop=stopped, progress=report
+                arms,
+                cache,
+                folder,
+                seeds,
+                device=device,
+                accept_changes=accept_changes,
+                should_stop=stopped,
+                progress=report,
             )
 
         if question is Question.schedulers:

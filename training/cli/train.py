@@ -11,6 +11,7 @@ import typer
 from storage import bucket_url, require_writable
 from terminal import no_progress, progress, say, settings
 from training.cli.options import (
+    AcceptChanges,
     CacheDir,
     Data,
     Device,
@@ -21,7 +22,7 @@ from training.cli.options import (
     Tensorboard,
     Threads,
 )
-from training.cli.photos import look, new_id, prepared
+from training.cli.photos import look, look_again, new_id, prepared
 from training.cli.tables import print_results
 from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from training.data.cache import DatasetCache
     from training.data.dataset import PhotoFolder
     from training.distributed.world import World
+    from training.errors import DataError
     from training.runs.result import TrainResult
 
 Recipe = Annotated[
@@ -69,6 +71,7 @@ def train(
     batch_size: BatchSize = None,
     run: RunId = None,
     extend: Extend = False,
+    accept_changes: AcceptChanges = False,
     setting: Set = None,
     seed: Seed = None,
     seeds: Seeds = 1,
@@ -85,7 +88,10 @@ def train(
     """Train ResNet18 on a folder of photos, or go on with a run.
 
     A run that was stopped or killed at any step goes on when the same command is given again, and
-    ends with the very weights of one never stopped. SIGTERM saves a checkpoint and exits with 75.
+    ends with the very weights of one never stopped. It goes on with the photos that it began with;
+    what has changed since waits for the next run. On another device, torch or number of threads it
+    would end with other weights, and is refused without --accept-changes. SIGTERM saves a
+    checkpoint and exits with 75.
 
     --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
     work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run
@@ -109,22 +115,24 @@ def train(
 
         launch(nproc, _without_nproc(sys.argv[1:], run))
         return
-    photos = look(data, cache_dir)
-    require_writable(runs_dir / run, "--runs-dir")
     runs = [(runs_dir / run, overrides)]
     if seeds > 1:
         all_seeds = range(seed or 0, (seed or 0) + seeds)
         runs = [(runs_dir / f"{run}-seed{n}", {**overrides, "seed": n}) for n in all_seeds]
+    goes_on = bucket_url(runs_dir) is not None or (runs[0][0] / "config.json").exists()
+    photos = look_again(data, cache_dir) if goes_on else look(data, cache_dir)
+    require_writable(runs_dir / run, "--runs-dir")
     _train_runs(
-        runs, photos, recipe, fit_batch=batch_size == "auto", extend=extend, device=device,
-        placement=placement, cache_dir=cache_dir, tensorboard=tensorboard, as_json=as_json,
+        runs, photos, recipe, fit_batch=batch_size == "auto", extend=extend,
+        accept_changes=accept_changes, device=device, placement=placement, cache_dir=cache_dir,
+        tensorboard=tensorboard, as_json=as_json,
     )  # fmt: skip
 
 
 def _train_runs(
-    runs: list[tuple[Path, dict[str, Any]]], photos: "PhotoFolder", recipe: str | None, *,
-    fit_batch: bool, extend: bool, device: str, placement: str, cache_dir: Path,
-    tensorboard: bool, as_json: bool,
+    runs: list[tuple[Path, dict[str, Any]]], photos: "PhotoFolder | DataError",
+    recipe: str | None, *, fit_batch: bool, extend: bool, accept_changes: bool, device: str,
+    placement: str, cache_dir: Path, tensorboard: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train runs with their settings, one after another, and print the results."""
     from training.data.loader import placement_of
@@ -135,15 +143,18 @@ def _train_runs(
     from training.runs import run_directory
 
     results: list[TrainResult] = []
+    begun: dict[str, Any] | None = None
     with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as copies:
         for run_dir, overrides in runs:
             run_dir = _working_copy(run_dir, world, copies)
             about = run_directory.read(run_dir)
+            # Further seeds learn from the photos of the first.
+            begun = begun or about
             config = _config(about, recipe, overrides)
             # The leading process builds the cache, and the others open it.
             if not world.leads:
                 world.wait()
-            cache = prepared(photos, config.image_size, cache_dir, leads=world.leads)
+            cache = prepared(photos, config.image_size, cache_dir, begun=begun, leads=world.leads)
             if world.leads:
                 world.wait()
             if fit_batch:
@@ -156,7 +167,8 @@ def _train_runs(
                 with progress("train") if world.leads else nullcontext(no_progress) as report:
                     result = train_run(
                         config, cache, run_dir, device=device, placement=placement_of(placement),
-                        extend=extend, world=world, should_stop=stop.is_set, progress=report,
+                        extend=extend, accept_changes=accept_changes, world=world,
+                        should_stop=stop.is_set, progress=report,
                     )  # fmt: skip
                 if world.leads:
                     report_or_warn(run_dir)

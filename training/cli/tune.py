@@ -4,14 +4,24 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from machine import num_cores
 from storage import require_writable
 from terminal import print_json, progress, say
-from training.cli.options import CacheDir, Data, Device, Json, StopWithParent, StudiesDir, StudySide
-from training.cli.photos import look, prepared, title_of
+from training.cli.options import (
+    AcceptChanges,
+    CacheDir,
+    Data,
+    Device,
+    Json,
+    StopWithParent,
+    StudiesDir,
+    StudySide,
+)
+from training.cli.photos import look, look_again, prepared, title_of
 from training.cli.tables import print_search
 from training.loop.stopping import stop_at_end_of_input, stop_on_signals
 
@@ -82,6 +92,7 @@ def tune(
     seed: Seed = 0,
     device: Device = "auto",
     threads: WorkerThreads = None,
+    accept_changes: AcceptChanges = False,
     runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
@@ -106,21 +117,23 @@ def tune(
         image_size=image_size, seed=seed, pruning=pruning,
     )  # fmt: skip
     stop = stop_on_signals()
-    share = threads or max(len(os.sched_getaffinity(0)) // workers, 1)
+    share = threads or max(num_cores() // workers, 1)
     same_study = [
         str(data), *_arguments(opened.plan), "--trials", str(trials), "--space", space,
         "--device", device, "--threads", str(share), "--runs-dir", str(runs_dir),
-        "--cache-dir", str(cache_dir),
+        "--cache-dir", str(cache_dir), *(["--accept-changes"] if accept_changes else []),
     ]  # fmt: skip
     if storage is not None and workers > 1:
         # Not as an argument: everybody on the machine could read its password there.
         os.environ["HANSANG_STORAGE"] = storage
-    done = _search(opened, cache, same_study, workers, trials, most, device, share, stop.is_set)
+    how: dict[str, Any] = {"device": device, "accept_changes": accept_changes,
+                           "should_stop": stop.is_set}  # fmt: skip
+    done = _search(opened, cache, same_study, workers, trials, most, threads=share, **how)
     reached = None
     if final:
         # Without the search's seed: the winner is the trial that it happened to suit best.
         others = range(seed + 1, seed + 1 + seeds)
-        reached = _final(opened, cache, same_study, workers, final, others, device, stop.is_set)
+        reached = _final(opened, cache, same_study, workers, final, others, **how)
     if most is not None:
         print_json([one.to_dict() for one in done])
         return
@@ -132,21 +145,23 @@ def _open(
     cache_dir: Path, *, recipe: str, epochs: int, image_size: int, seed: int, pruning: bool,
 ) -> "tuple[Study, DatasetCache]":  # fmt: skip
     """Read the space, prepare the photos, and begin the study or join it."""
-    photos = look(data, cache_dir)
     name = study or f"{title_of(data)}-tune"
+    goes_on = (runs_dir / name / "study.json").exists()
+    photos = look_again(data, cache_dir) if goes_on else look(data, cache_dir)
     require_writable(runs_dir / name, "--runs-dir")
     from training.recipes import recipe as recipe_of
     from training.tuning.space_file import read_space
-    from training.tuning.study import Plan, open_study
+    from training.tuning.study import Plan, begun_with, open_study
 
     budget = {"epochs": epochs, "image_size": image_size, "seed": seed}
     space = read_space(space_name, recipe_of(recipe).with_overrides(budget))
-    cache = prepared(photos, image_size, cache_dir)
+    begun = begun_with(runs_dir / name)
+    cache = prepared(photos, image_size, cache_dir, begun=begun)
     plan = Plan(
         name=name, recipe=recipe, epochs=epochs, image_size=image_size, seed=seed, pruning=pruning,
         dataset_hash=cache.dataset_hash, space=space.to_dict(),
     )  # fmt: skip
-    return open_study(plan, runs_dir, storage, space), cache
+    return open_study(plan, runs_dir, storage, space, cache.path), cache
 
 
 def _arguments(plan: "Plan") -> list[str]:
@@ -160,7 +175,7 @@ def _arguments(plan: "Plan") -> list[str]:
 
 def _search(
     study: "Study", cache: "DatasetCache", arguments: Sequence[str], workers: int, trials: int,
-    most: int | None, device: str, threads: int, should_stop: Callable[[], bool],
+    most: int | None, *, threads: int, should_stop: Callable[[], bool], **how: Any,
 ) -> "list[Outcome]":  # fmt: skip
     """Run the trials here, or in worker processes; return the outcomes of those run here."""
     from training.tuning.search import work
@@ -169,8 +184,8 @@ def _search(
 
     with progress("tune") as report, failing_in_words():
         if workers == 1:
-            return work(study, cache, trials=trials, most=most, device=device, threads=threads,
-                        should_stop=should_stop, progress=report)  # fmt: skip
+            return work(study, cache, trials=trials, most=most, threads=threads,
+                        should_stop=should_stop, progress=report, **how)  # fmt: skip
         run_workers(arguments, workers, study, trials=trials, should_stop=should_stop,
                     progress=report)  # fmt: skip
     return []
@@ -178,7 +193,7 @@ def _search(
 
 def _final(
     study: "Study", cache: "DatasetCache", arguments: Sequence[str], workers: int, epochs: int,
-    seeds: Sequence[int], device: str, should_stop: Callable[[], bool],
+    seeds: Sequence[int], **how: Any,
 ) -> "Final | None":  # fmt: skip
     """Train the winner and the recipes, with the help of the other worker processes."""
     from training.tuning.final import train_final
@@ -189,8 +204,7 @@ def _final(
     helpers = started(same_final, workers - 1, study.folder)
     with progress("final") as report, failing_in_words(), helpers:
         return train_final(
-            study, cache, epochs=epochs, seeds=seeds, device=device, should_stop=should_stop,
-            progress=report,
+            study, cache, epochs=epochs, seeds=seeds, progress=report, **how
         )  # fmt: skip
 
 

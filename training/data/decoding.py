@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import NamedTuple
 
+from machine import num_cores
 from photo_folder.reading import content, reason
 from service.pixels import budget
 from service.pixels.preprocessing import ImageError, load_square
@@ -36,7 +37,7 @@ def workers(num_photos: int) -> Iterator[Executor]:
     Raises:
         DataError: A process was killed.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     pool: Executor
     if num_photos < _FEW:
         pool = ThreadPoolExecutor(cores, "decode")

@@ -80,7 +80,7 @@ def _prepared(
     fetch: Callable[[Path], object],
 ) -> DatasetCache:
     prefix = f"{_shortened(folder.title)}-{image_size}-"
-    stamp = _stamp(folder, image_size)
+    stamp = stamp_of(folder, image_size)
     # A folder may be named "photos [new]".
     found = [path for path in sorted(cache_root.glob(f"{glob.escape(prefix)}*")) if path.is_dir()]
     for path in found:
@@ -89,7 +89,7 @@ def _prepared(
     require_writable(cache_root, "--cache-dir")
     cache_root.mkdir(parents=True, exist_ok=True)
     with decoding.workers(len(folder.photos)) as pool:
-        wanted = _read(folder, image_size, stamp, pool)
+        wanted = read_photos(folder, image_size, stamp, pool)
         path = cache_root / f"{prefix}{wanted.key()[:12]}"
         if _opened(path) is None:
             fetch(path)
@@ -137,7 +137,7 @@ def _touch(path: Path, wanted: Wanted) -> None:
         write_text(path / "manifest.json", json.dumps(manifest, ensure_ascii=False))
 
 
-def _read(folder: PhotoFolder, image_size: int, stamp: str, pool: Executor) -> Wanted:
+def read_photos(folder: PhotoFolder, image_size: int, stamp: str, pool: Executor) -> Wanted:
     """Read every photo once, for the hash of its content."""
     names = [folder.name(photo) for photo in folder.photos]
     paths = [str(photo.path) for photo in folder.photos]
@@ -169,7 +169,7 @@ def _with_room(wanted: Wanted, cache_root: Path) -> Iterator[None]:
         ) from error
 
 
-def _stamp(folder: PhotoFolder, image_size: int) -> str:
+def stamp_of(folder: PhotoFolder, image_size: int) -> str:
     """Hash names, sizes and times: equal stamps mean that nothing has changed."""
     listed = [
         [folder.name(photo), photo.split, photo.target, photo.num_bytes, photo.mtime_ns]

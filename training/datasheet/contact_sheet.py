@@ -1,13 +1,13 @@
 """One photo of each class in one picture, named in a font that the package brings."""
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from machine import num_cores
 from service.pixels.preprocessing import ImageError, load_square
 from training.data.dataset import Photo
 from training.datasheet.inspection import Sheet
@@ -47,7 +47,7 @@ def contact_sheet(sheet: Sheet, out: Path) -> None:
     write(gap, 16, title, 28, _INK, width - 2 * gap)
     write(gap, 64, " · ".join(totals), 16, _GREY, width - 2 * gap)
     write(gap, 92, " · ".join(sheet.problems()), 16, _RED, width - 2 * gap)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "inspect") as pool:
+    with ThreadPoolExecutor(num_cores(), "inspect") as pool:
         pictures = pool.map(partial(_picture, side=side), sheet.one_of_each()[: len(labels)])
         for index, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
             x = gap + index % columns * (side + gap)

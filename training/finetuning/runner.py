@@ -36,6 +36,7 @@ class Runner:
         placement: str = "auto",
         use_features: bool = True,
         tensorboard: bool = False,
+        accept_changes: bool = False,
     ) -> None:
         self._cache = cache
         self._start = start
@@ -45,6 +46,7 @@ class Runner:
         self._placement = placement_of(placement)
         self._use_features = use_features
         self._tensorboard = tensorboard
+        self._accept_changes = accept_changes
 
     def run_all(self, jobs: Sequence[Job]) -> list[TrainResult]:
         """Train the jobs that are not finished; return the results of those that were trained here.
@@ -75,8 +77,7 @@ class Runner:
         )  # fmt: skip
         if job.stage and is_finished(job.run_dir):
             # Its checkpoints may be gone, so it is not resumed; but it must be this very run.
-            threads = (run_directory.read(job.run_dir) or {}).get("threads", 1)
-            run_directory.open_or_create(job.run_dir, config, self._cache, threads)
+            run_directory.open_or_create(job.run_dir, config, self._cache, {})
             return []
         where = f"{job.stage or 'run'} {place}"
         say(f"{where}: {job.strategy}, {job.epochs} epochs, seed {job.seed}: {job.run_dir}")
@@ -101,5 +102,5 @@ class Runner:
             return train(
                 config, self._cache, job.run_dir, device=self._device, placement=self._placement,
                 start=start, use_features=self._use_features, should_stop=stop.is_set,
-                progress=report,
+                accept_changes=self._accept_changes, progress=report,
             )  # fmt: skip

@@ -26,7 +26,7 @@ from training.errors import ConfigError
 from training.evaluation.evaluation import Evaluation
 from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
 from training.model.cpu_convolution import use_matmul_convolutions
-from training.model.device import has_bf16, keep_freed_memory, set_determinism
+from training.model.device import compiled_as, keep_freed_memory, precision_of, set_determinism
 from training.model.resnet import Normalise, build, flip_averaged
 from training.model.stages import Phase, freeze, part_of, set_modes, split
 
@@ -86,16 +86,13 @@ class Learner:
             None if class_weights is None else torch.from_numpy(class_weights).to(device)
         )
         self.augmented_classes = self._augmented_classes()
-        cuda = device.type == "cuda"
-        self.precision: str = config.precision
-        if config.precision == "auto":
-            self.precision = "bf16" if has_bf16(device) else "fp32"
-        self.compiled = config.compile in ("on", "graphs") or (config.compile == "auto" and cuda)
+        self.precision = precision_of(config, device)
+        self.compiled = compiled_as(config, device) != "off"
         if device.type == "cpu":
             keep_freed_memory()
             if not self.compiled:
                 use_matmul_convolutions(self.model)
-        self._cuda_graphs = config.compile == "graphs" and cuda
+        self._cuda_graphs = compiled_as(config, device) == "graphs"
         self.enter(Phase(0))
 
     def _augmented_classes(self) -> Tensor | None:

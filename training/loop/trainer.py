@@ -1,6 +1,5 @@
 """`train`: a run from its first step to its last, continued after any number of kills."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +8,7 @@ from typing import Any
 
 import torch
 
+from machine import num_cores
 from terminal import Progress, no_progress, say
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
@@ -17,7 +17,7 @@ from training.distributed.world import ALONE, World
 from training.errors import RunError, SettingsError
 from training.loop.finish import finish
 from training.loop.run import Run
-from training.model.device import device_for, out_of_memory
+from training.model.device import computing, device_for, out_of_memory
 from training.model.pretrained import Start
 from training.runs import run_directory
 from training.runs.checkpoint import DamagedError
@@ -35,6 +35,7 @@ def train(
     device: str = "auto",
     placement: Placement = "auto",
     extend: bool = False,
+    accept_changes: bool = False,
     start: Start | None = None,
     use_features: bool = True,
     world: World = ALONE,
@@ -51,6 +52,8 @@ def train(
         device: `auto`, `cuda` or `cpu`.
         placement: Where the photos lie, see `training/data/loader.py`.
         extend: Allow a run that exists more epochs than it began with.
+        accept_changes: Allow a run that exists another device, number of threads, version of torch
+            or the like than it began with, and note it; it then ends with other bits.
         start: The weights that `config.transfer` names.
         use_features: Keep the output of frozen parts instead of computing it at each step; the
             result is the same.
@@ -64,13 +67,14 @@ def train(
         StoppedError: `should_stop` said so; a checkpoint is saved.
         DivergedError: The loss or a weight is not finite.
         SettingsError: The batch does not fit the device's memory.
-        RunError: The directory is in use, holds another run, or cannot be written.
+        RunError: The directory is in use, holds another run or one that would go on to other bits,
+            or cannot be written.
         ConfigError: The device is not available, or the processes cannot share the batch equally.
     """
     attempt = partial(
-        _train_to_the_end, config, cache, run_dir, device, extend, after_epoch,
-        placement=placement, start=start, use_features=use_features, world=world,
-        should_stop=should_stop, progress=progress,
+        _train_to_the_end, config, cache, run_dir, device, after_epoch,
+        extend=extend, accept_changes=accept_changes, placement=placement, start=start,
+        use_features=use_features, world=world, should_stop=should_stop, progress=progress,
     )  # fmt: skip
     with run_directory.locked(run_dir, world.leads), _explaining_failures(config, run_dir):
         try:
@@ -84,21 +88,24 @@ def train(
 
 
 def _train_to_the_end(
-    config: TrainConfig, cache: DatasetCache, run_dir: Path, device: str, extend: bool,
-    after_epoch: AfterEpoch | None, *, start: Start | None, world: World, **options: Any,
+    config: TrainConfig, cache: DatasetCache, run_dir: Path, device: str,
+    after_epoch: AfterEpoch | None, *, extend: bool, accept_changes: bool, start: Start | None,
+    world: World, **options: Any,
 ) -> TrainResult:  # fmt: skip
     """Resume or begin, train every epoch that is left, and finish."""
+    where = device_for(device, world.local_rank)
     about = None
     if world.leads:
-        cores = len(os.sched_getaffinity(0))
+        before = run_directory.read(run_dir) or {}
+        # Sums on a CPU depend on the number of threads: a run that goes on keeps its own.
+        threads = config.threads or before.get("threads") or max(num_cores() // world.size, 1)
         about = run_directory.open_or_create(
-            run_dir, config, cache, config.threads or max(cores // world.size, 1),
-            extend=extend, start=None if start is None else start.about,
+            run_dir, config, cache, computing(config, where, threads, world.size),
+            extend=extend, accept_changes=accept_changes,
+            start=None if start is None else start.about,
         )  # fmt: skip
     about = world.share(about)
-    # Sums on a CPU depend on the number of threads: a resumed run keeps its own.
     torch.set_num_threads(about["threads"])
-    where = device_for(device, world.local_rank)
     run = Run(config, cache, run_dir, where, start=start, world=world, **options)
     run.resume()
     if run.history and after_epoch is not None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 
+from training.config import TrainConfig
 from training.errors import ConfigError, RunError
 
 
@@ -39,6 +40,40 @@ def has_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     units = torch.cpu.get_capabilities()
     return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
+
+
+def precision_of(config: TrainConfig, device: torch.device) -> str:
+    """Return the precision of training steps, `fp32` or `bf16`."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def compiled_as(config: TrainConfig, device: torch.device) -> str:
+    """Return how steps are compiled: `off`, `on`, or `graphs`, which only CUDA has."""
+    cuda = device.type == "cuda"
+    if config.compile == "auto":
+        return "on" if cuda else "off"
+    return "on" if config.compile == "graphs" and not cuda else config.compile
+
+
+def computing(
+    config: TrainConfig, device: torch.device, threads: int, num_processes: int
+) -> dict[str, str | int]:
+    """Return what decides the bits of a run beside its settings and photos, by name."""
+    if device.type == "cuda":
+        name = f"cuda ({torch.cuda.get_device_name(device)})"
+    else:
+        units = " with AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
+        name = f"cpu ({torch.backends.cpu.get_cpu_capability()}{units})"
+    return {
+        "device": name,
+        "precision": precision_of(config, device),
+        "compiled": compiled_as(config, device),
+        "processes": num_processes,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
 
 
 def keep_freed_memory() -> None:

@@ -21,8 +21,8 @@ from training.data.cache import DatasetCache
 from training.errors import BusyError, RunError
 from training.files import write_text
 from training.runs import checkpoint
+from training.runs.exactness import continued
 from training.runs.older import FORMAT, require_same_steps
-from training.setting_names import flatten
 
 
 @contextmanager
@@ -76,25 +76,45 @@ def read(run_dir: Path) -> dict[str, Any] | None:
     return about
 
 
+def begun_in(*folders: Path) -> dict[str, Any] | None:
+    """Return what the first run in these folders, or below them, holds as `config.json`.
+
+    The runs of a study learn from the same photos: those that its first run began with.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    for folder in folders:
+        for below in ("", "*/", "*/*/"):
+            for path in sorted(folder.glob(f"{below}config.json")):
+                about = read(path.parent)
+                if about is not None and "dataset_hash" in about:
+                    return about
+    return None
+
+
 def open_or_create(
-    run_dir: Path, config: TrainConfig, cache: DatasetCache, threads: int, *,
-    extend: bool = False, start: Mapping[str, Any] | None = None,
+    run_dir: Path, config: TrainConfig, cache: DatasetCache, computing: Mapping[str, Any], *,
+    extend: bool = False, accept_changes: bool = False, start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write `config.json`, or check that the run that began here has the same settings and photos.
+    """Write `config.json`, or check that the run that began here goes on to the same bits.
 
     Args:
         run_dir: The run directory.
         config: The settings of the run.
         cache: The photos.
-        threads: CPU threads; a run that exists keeps its own.
+        computing: What computes, see `training/runs/exactness.py`; of a run that exists and of
+            which nothing is computed any more, nothing.
         extend: Allow a run that exists more epochs.
+        accept_changes: Allow a run that exists another way of computing, and note it.
         start: What to record about the weights that the run starts from.
 
     Returns what `config.json` holds now.
 
     Raises:
-        RunError: The run has another config, dataset or class list (the message lists them), or an
-            older version began it, and this one would go on otherwise.
+        RunError: The run has another config, dataset or class list, or another way of computing
+            (the message lists them), or an older version began it and this one would go on
+            otherwise.
     """
     wanted = {
         "config": config.to_dict(),
@@ -107,41 +127,27 @@ def open_or_create(
             "format": FORMAT,
             **wanted,
             "cache": str(cache.path.resolve()),
-            "threads": threads,
+            "threads": computing["threads"],
+            "computing": dict(computing),
             **({"start": dict(start)} if start else {}),
             "git_commit": _git_commit(),
             "versions": _versions(),
         }
         _write(run_dir, about)
         return about
+    step = checkpoint.newest_step(run_dir / "checkpoints")
     num_photos = len(cache.splits["train"].targets)
-    require_same_steps(
-        about, str(run_dir), config, checkpoint.newest_step(run_dir / "checkpoints"),
-        num_photos / min(config.batch_size, num_photos),
+    per_epoch = num_photos / min(config.batch_size, num_photos)
+    require_same_steps(about, str(run_dir), config, step, per_epoch)
+    found = continued(
+        about, wanted, computing, str(run_dir), step=step, extend=extend,
+        accept_changes=accept_changes,
     )  # fmt: skip
-    # A run from before a setting existed was trained with its default.
-    known = TrainConfig.from_dict(about["config"]).to_dict()
-    old = flatten({**{name: about.get(name) for name in wanted}, "config": known})
-    new = flatten(wanted)
-    differences = [
-        f"{name}: {old.get(name)} there, {new.get(name)} now"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-    more_epochs = extend and about["config"]["epochs"] < config.epochs
-    if more_epochs and {n for n in {*old, *new} if old.get(n) != new.get(n)} == {"config.epochs"}:
-        about = {**about, "config": config.to_dict()}
-        _write(run_dir, about)
-    elif differences:
-        raise RunError(
-            f"{run_dir} is another run: {'; '.join(differences)}. Give the settings it began with,"
-            " or choose another --run (--extend allows more epochs, and nothing else)"
-        )
-    if about["cache"] != str(cache.path.resolve()):
-        # The same photos, as the hash says, but prepared in another place or with other file times.
-        about["cache"] = str(cache.path.resolve())
-        _write(run_dir, about)
-    return about
+    # The same photos, as the hash says, but prepared in another place or with other file times.
+    found["cache"] = str(cache.path.resolve())
+    if found != about:
+        _write(run_dir, found)
+    return found
 
 
 def _write(run_dir: Path, about: Mapping[str, Any]) -> None:

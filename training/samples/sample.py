@@ -1,12 +1,12 @@
 """Draws a folder of dishes, to use while there are no photos yet."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from machine import num_cores
 from terminal import Progress, no_progress
 from training.errors import DataError
 from training.files import write_text
@@ -71,7 +71,7 @@ def draw_photos(
         name, own_seed, path = job
         paint(dishes[name], own_seed).save(path, "JPEG", quality=_QUALITY)
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "draw") as pool:
+    with ThreadPoolExecutor(num_cores(), "draw") as pool:
         for done, _ in enumerate(pool.map(work, jobs), 1):
             progress(done, len(jobs))
     write_text(marker, json.dumps({**about, "done": True}))

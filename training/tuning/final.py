@@ -63,7 +63,8 @@ def stretched(config: TrainConfig, epochs: int) -> TrainConfig:
 
 def train_final(
     study: Study, cache: DatasetCache, *, epochs: int, seeds: Sequence[int], device: str = "auto",
-    should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
+    accept_changes: bool = False, should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = no_progress,
 ) -> Final | None:  # fmt: skip
     """Train the best trial's settings and the recipes; None if no trial is complete.
 
@@ -73,6 +74,7 @@ def train_final(
         epochs: Of each run. The winner's schedule is stretched to them.
         seeds: Of each way of training; they must be others than the search's.
         device: `auto`, `cuda` or `cpu`.
+        accept_changes: Go on with runs that began on another device or the like.
         should_stop: Is asked after each batch.
         progress: Is called with epochs.
 
@@ -102,7 +104,14 @@ def train_final(
         Arm(name, "the winner", stretched(config, epochs)),
     ]  # fmt: skip
     runs = train_arms(
-        arms, cache, study.folder, seeds, device=device, should_stop=should_stop, progress=progress
+        arms,
+        cache,
+        study.folder,
+        seeds,
+        device=device,
+        accept_changes=accept_changes,
+        should_stop=should_stop,
+        progress=progress,
     )
     records = [RunRecord.open(run) for run in runs[name]]
     mean, half = mean_interval([record.best["val_top1"] for record in records])

@@ -102,7 +102,7 @@ def saved_share(found: Sequence[Outcome], epochs: int) -> float:
 
 def work(
     study: Study, cache: DatasetCache, *, trials: int, most: int | None = None,
-    device: str = "auto", threads: int = 0,
+    device: str = "auto", threads: int = 0, accept_changes: bool = False,
     should_stop: Callable[[], bool] = lambda: False, progress: Progress = no_progress,
 ) -> list[Outcome]:  # fmt: skip
     """Run trials until the study has `trials` results, those of other workers included.
@@ -116,6 +116,7 @@ def work(
         most: Trials that are run here at most; None has no limit.
         device: `auto`, `cuda` or `cpu`.
         threads: CPU threads of each trial.
+        accept_changes: Go on with trials that began on another device or the like.
         should_stop: Is asked after each batch.
         progress: Is called with the study's epochs.
 
@@ -127,6 +128,7 @@ def work(
         TrainingError: A trial cannot go on, and its settings are not the cause.
     """
     done: list[Outcome] = []
+    options = {"device": device, "should_stop": should_stop, "accept_changes": accept_changes}
     with sharing(cache.splits, device_for(device)):
         while len(done) != most and not study.finished(trials):
             if should_stop():
@@ -136,7 +138,7 @@ def work(
                 time.sleep(_POLL_S)
                 continue
             try:
-                _run(claim, study, cache, device, should_stop, _of_study(study, trials, progress))
+                _run(claim, study, cache, progress=_of_study(study, trials, progress), **options)
             finally:
                 claim.release()
             done.append(outcome(study.trials()[claim.trial.number]))
@@ -144,8 +146,7 @@ def work(
 
 
 def _run(
-    claim: Claim, study: Study, cache: DatasetCache, device: str,
-    should_stop: Callable[[], bool], progress: Progress,
+    claim: Claim, study: Study, cache: DatasetCache, **options: Any,
 ) -> None:  # fmt: skip
     """Train a trial, and tell the study its result."""
     trial, compared_at = claim.trial, rungs(study.plan.epochs) if study.plan.pruning else ()
@@ -169,8 +170,7 @@ def _run(
     say(f"trial {trial.number}: {claim.run_dir}")
     try:
         result = train(
-            claim.config, cache, claim.run_dir, device=device, should_stop=should_stop,
-            after_epoch=after_epoch, progress=progress,
+            claim.config, cache, claim.run_dir, after_epoch=after_epoch, **options,
         )  # fmt: skip
     except _PrunedError:
         _tell(study, claim, epochs, None)

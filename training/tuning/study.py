@@ -161,8 +161,12 @@ class Study:
         return lock
 
 
-def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) -> Study:
+def open_study(
+    plan: Plan, runs_dir: Path, storage: str | None, space: Space, cache: Path | None = None
+) -> Study:
     """Begin a study, or join one that began with the very same plan.
+
+    Where `cache` lies is written down, so that the study goes on with its photos.
 
     Raises:
         ConfigError: The study began with another plan (the message lists what differs), its other
@@ -176,7 +180,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
     with _held(folder / ".study-lock"):
-        token = _agreed(plan, folder)
+        token = _agreed(plan, folder, cache)
         study = storages.open_or_create(plan.name, storages.url_of(storage, folder))
         theirs = study.user_attrs.get("folder")
         if theirs is None:
@@ -204,7 +208,7 @@ def open_study(plan: Plan, runs_dir: Path, storage: str | None, space: Space) ->
     return Study(plan, folder, study, space)
 
 
-def _agreed(plan: Plan, folder: Path) -> str:
+def _agreed(plan: Plan, folder: Path, cache: Path | None) -> str:
     """Write the plan, or check that the existing one is the same; return the token in its file."""
     path = folder / "study.json"
     wanted = json.loads(json.dumps(dataclasses.asdict(plan)))
@@ -213,7 +217,8 @@ def _agreed(plan: Plan, folder: Path) -> str:
         token, old = there.pop("token"), there
     except FileNotFoundError:
         token = uuid.uuid4().hex
-        text = json.dumps({"token": token, **wanted}, ensure_ascii=False, indent=2)
+        about = {"token": token, "cache": cache and str(cache.resolve()), **wanted}
+        text = json.dumps(about, ensure_ascii=False, indent=2)
         write_text(path, text)
         return token
     except (ValueError, KeyError) as error:
@@ -241,11 +246,30 @@ def read_plan(folder: Path) -> Plan:
     try:
         values = json.loads((folder / "study.json").read_text("utf-8"))
         values.pop("token")
+        values.pop("cache", None)
         return Plan(**values)
     except FileNotFoundError:
         raise RunError(f"{folder} is no study: it has no study.json") from None
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}/study.json is damaged: {error!r}") from error
+
+
+def begun_with(folder: Path) -> dict[str, Any] | None:
+    """Return the `cache` and the `dataset_hash` that a study began with; None if none began.
+
+    Raises:
+        RunError: A file of it is damaged.
+    """
+    try:
+        there = json.loads((folder / "study.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{folder}/study.json is damaged: {error!r}") from error
+    if there.get("cache"):
+        return {"cache": there["cache"], "dataset_hash": there.get("dataset_hash")}
+    # Studies of before did not write it down, but their trials did.
+    return run_directory.begun_in(folder)
 
 
 def _begun(trials: list[FrozenTrial]) -> list[FrozenTrial]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import machine
 from service.errors import ImageError
 from service.pixels import budget as budget_module
 from service.pixels.budget import Budget, NoRoomNow, default_bytes, memory_bytes
@@ -117,8 +118,8 @@ def test_a_container_has_what_its_limit_says(group, files, limit, tmp_path, monk
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
-    monkeypatch.setattr(budget_module, "_CGROUP", tmp_path)
-    monkeypatch.setattr(budget_module, "_MINE", mine)
+    monkeypatch.setattr(budget_module, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_MINE", mine)
 
     assert limit == memory_bytes() if limit else memory_bytes() > 2**28
     assert memory_bytes() // 4 == default_bytes()

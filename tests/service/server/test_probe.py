@@ -4,9 +4,6 @@ import asyncio
 import subprocess
 import sys
 
-import pytest
-
-from service import config
 from tests.paths import ROOT
 
 
@@ -53,25 +50,3 @@ async def test_probe_says_which_file_it_cannot_read():
     code, said = await probe("--ca", "no/such.pem")
     assert 1 == code
     assert "error: cannot read no/such.pem" in said
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "50000 100000\n"}, 1),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "9900000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({}, 8),
-    ],
-)
-def test_cores_are_those_that_the_container_was_granted(tmp_path, monkeypatch, files, cores):
-    """A limit of CPU time counts as cores, rounded up; without one it is what the machine has."""
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(config, "_CGROUP", tmp_path)
-    monkeypatch.setattr(config.os, "sched_getaffinity", lambda _: set(range(8)))
-    assert cores == config.num_cores()
