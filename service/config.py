@@ -194,6 +194,20 @@ class ServerConfig:
     """If the runs of every model fail for so long, the process ends, for its orchestrator to start
     a new one."""
 
+    capture: str = _setting("", "Keep some photos there, also s3://…", default_text="no photos")
+    """Folder or `s3://…` where a sample of the photos is kept, each with its answer beside. Empty:
+    none is kept. Photos are of people's callers: docs/guides/captured-photos.md."""
+
+    capture_below: float = _setting(0.5, "Keep answers less confident than this.", 0, 1)
+    """Photos whose answer has less confidence are kept."""
+
+    capture_rate: float = _setting(0.01, "Keep this share of the others.", 0, 1)
+    """The share of all other photos that is kept, at random."""
+
+    capture_max_gb: float = _setting(2.0, "Keep no more than that.", 0.000001, 1e6)
+    """Most GiB of kept photos, checked once a minute. Then no more are kept, and the service goes
+    on."""
+
     otlp_endpoint: str = _setting("", "Where traces go, such as http://localhost:4317.")
     """Where traces go, such as `http://localhost:4317`. Empty: nowhere."""
 

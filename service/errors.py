@@ -11,6 +11,7 @@ UserError
     ├── DeadlineError           DEADLINE_EXCEEDED    the caller's deadline passed
     ├── UnauthenticatedError    UNAUTHENTICATED      no token, or an unknown one
     ├── ForbiddenError          PERMISSION_DENIED    this caller may not do that
+    ├── NotOfferedError         UNIMPLEMENTED        this server does not do that
     └── ModelContractError      FAILED_PRECONDITION  a model file breaks its contract
 """
 
@@ -99,6 +100,12 @@ class ForbiddenError(ServiceError):
     """The caller is known, but may not do this."""
 
     code = StatusCode.PERMISSION_DENIED
+
+
+class NotOfferedError(ServiceError):
+    """The server does not do that; another one, or another setting, may."""
+
+    code = StatusCode.UNIMPLEMENTED
 
 
 class ModelContractError(ServiceError):

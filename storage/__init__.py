@@ -41,6 +41,9 @@ class Storage(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """Return the names of all files, or of those below a folder, sorted."""
 
+    def size(self) -> int:
+        """Return how many bytes all files have."""
+
     def read(self, name: str) -> bytes | None:
         """Return a file's content; None if it is not there."""
 

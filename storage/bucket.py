@@ -74,6 +74,11 @@ class Bucket:
         return {name: info["ETag"] for name, info in self._find(folder).items()}
 
     @retried
+    def size(self) -> int:
+        """See `Storage`."""
+        return sum(info["size"] for info in self._find("").values())
+
+    @retried
     def read(self, name: str) -> bytes | None:
         """See `Storage`."""
         try:

@@ -28,6 +28,11 @@ class Folder:
         return sorted(path.as_posix() for path in found if path.parts[0] != _UNFINISHED)
 
     @retried
+    def size(self) -> int:
+        """See `Storage`."""
+        return sum(path.stat().st_size for path in self._path.rglob("*") if path.is_file())
+
+    @retried
     def read(self, name: str) -> bytes | None:
         """See `Storage`."""
         try:

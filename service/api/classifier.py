@@ -12,14 +12,14 @@ from typing import Any
 from google.rpc.status_pb2 import Status
 from grpc import StatusCode
 
-from service.api.inference import CallOptions, Inference
+from service.api.inference import CallOptions, Inference, answered
 from service.api.interceptors import Timed, deadline_s
 from service.api.statuses import status
 from service.api.streams import in_order
 from service.batching.batcher import Row
 from service.batching.priority_queue import Priority
 from service.config import MAX_IMAGES_PER_CALL
-from service.errors import InvalidArgumentError, ServiceError
+from service.errors import InvalidArgumentError, NotOfferedError, ServiceError
 from service.models.instance import ModelInstance
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
@@ -94,7 +94,30 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
             test_top1=metadata.test_top1,
             run_id=metadata.run_id,
             properties=instance.model.properties,
+            takes_reports=self._inference.capture is not None,
         )
+
+    async def ReportMistake(  # noqa: N802
+        self, request: pb.ReportMistakeRequest, context: Any
+    ) -> pb.ReportMistakeResponse:
+        """Keep a photo that was answered wrongly, as the proto specifies."""
+        capture = self._inference.capture
+        if capture is None:
+            raise NotOfferedError("this server keeps no photos: it was started without --capture")
+        instance = self._find(request.model, _version(request.model_version))
+        if request.label and request.label not in instance.model.metadata.labels:
+            raise InvalidArgumentError(
+                f"label: {request.label[:100]!r} is no class of {instance.name}; leave it empty"
+                " if it is none of them"
+            )
+        options = CallOptions(deadline_s=deadline_s(context))
+        (row,) = await self._inference.classify(instance, [request.image], options)
+        if isinstance(row, ServiceError):
+            raise row
+        photo: str = await asyncio.wrap_future(
+            capture.report(answered(instance, request.image, row), request.label)
+        )
+        return pb.ReportMistakeResponse(photo=photo)
 
     async def _answer(
         self, request: pb.ClassifyRequest, options: CallOptions

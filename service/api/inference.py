@@ -26,6 +26,7 @@ from service.batching.batcher import Image, Row
 from service.batching.byte_budget import ByteBudget
 from service.batching.decoder import Decoder
 from service.batching.priority_queue import Priority
+from service.capture.capture import Answered, Capture
 from service.errors import OverloadedError, ServiceError
 from service.models.instance import ModelInstance
 from service.observability.metrics import Metrics
@@ -48,6 +49,7 @@ class Inference:
 
     Attributes:
         budget: Bounds the bytes of images that are in the server.
+        capture: Keeps some of the photos, or None.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Inference:
         *,
         budget: ByteBudget | None = None,
         tracing: Tracing | None = None,
+        capture: Capture | None = None,
     ) -> None:
         """Use a decoder that all models share.
 
@@ -65,7 +68,9 @@ class Inference:
             metrics: Where to count.
             budget: Bounds the bytes of images that are in the server; None: to 256 MiB.
             tracing: Where spans go.
+            capture: Keeps some of the photos; None: none are kept.
         """
+        self.capture = capture
         self._decoder = decoder
         self._metrics = metrics
         # Looking a label up takes as long as counting does.
@@ -90,7 +95,13 @@ class Inference:
             rows = iter(await self._compute(instance, good, options, stages))
             return [each if isinstance(each, ServiceError) else next(rows) for each in decoded]
 
-        return await self._admitted(instance, len(images), sum(map(len, images)), options, work)
+        num_bytes = sum(map(len, images))
+        rows = await self._admitted(instance, len(images), num_bytes, options, work)
+        if self.capture is not None:
+            for image, row in zip(images, rows, strict=True):
+                if not isinstance(row, ServiceError):
+                    self.capture.offer(answered(instance, image, row))
+        return rows
 
     async def compute(
         self, instance: ModelInstance, pixels_NHWC: NDArray[np.uint8], options: CallOptions
@@ -207,3 +218,14 @@ class Inference:
             self._predictions(instance.name, labels[best]).inc()
             confidence.observe(float(row_K[best]))
         return rows
+
+
+def answered(instance: ModelInstance, image: bytes, row_K: Row) -> Answered:
+    """Return what is kept of a photo and its answer."""
+    return Answered(
+        image=image,
+        model=instance.name,
+        version=instance.version,
+        labels=instance.model.metadata.labels,
+        probabilities=row_K,
+    )

@@ -56,6 +56,7 @@ class Api:
             Route("/v1/models", self.models),
             # A model's name has no colon.
             Route("/v1/models/{model}:classify", self.classify, methods=["POST"]),
+            Route("/v1/models/{model}:reportMistake", self.report_mistake, methods=["POST"]),
             Route("/v1/models/{model}", self.model),
             Route("/v2", self.server_metadata),
             Route("/v2/health/live", self.live),
@@ -83,6 +84,20 @@ class Api:
 
         return await self._calls.answer(
             request, f"/{CLASSIFIER}/Classify", read, self._classifier.Classify, mapped
+        )
+
+    async def report_mistake(self, request: Request) -> Response:
+        """Keep a photo that was answered wrongly, for a person to look at."""
+
+        async def read() -> classifier_pb.ReportMistakeRequest:
+            return classifier_pb.ReportMistakeRequest(
+                model=request.path_params["model"],
+                label=request.query_params.get("label", ""),
+                image=await self._bodies.read(request),
+            )
+
+        return await self._calls.answer(
+            request, f"/{CLASSIFIER}/ReportMistake", read, self._classifier.ReportMistake, mapped
         )
 
     async def model(self, request: Request) -> Response:

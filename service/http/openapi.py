@@ -65,6 +65,7 @@ _REQUESTS: dict[str, dict[str, Any]] = {
         },
         "application/json": classifier_pb.ClassifyRequest.DESCRIPTOR,
     },
+    "report_mistake": {"image/*": _BINARY},
     "infer": {"application/json": _TENSORS, "application/octet-stream": _BINARY},
     "index": {"application/json": {"type": "object", "properties": {"ready": {"type": "boolean"}}}},
 }
@@ -72,6 +73,7 @@ _REQUESTS: dict[str, dict[str, Any]] = {
 
 _ANSWERS: dict[str, Any] = {
     "classify": classifier_pb.ClassifyResponse.DESCRIPTOR,
+    "report_mistake": classifier_pb.ReportMistakeResponse.DESCRIPTOR,
     "model": classifier_pb.Model.DESCRIPTOR,
     "infer": _TENSORS,
     "server_metadata": pb.ServerMetadataResponse.DESCRIPTOR,
@@ -88,6 +90,9 @@ _PARAMETERS: dict[str, Sequence[tuple[str, str, str]]] = {
         ("query", QUERY[1], "The version to answer; 0 means the one that serves."),
         ("query", QUERY[2], "PRIORITY_INTERACTIVE or PRIORITY_BULK."),
         ("header", TIMEOUT_HEADER, "The call's deadline, in milliseconds from now."),
+    ],
+    "report_mistake": [
+        ("query", "label", "What is on the photo; empty: unknown, or none of the classes."),
     ],
     "model": [("query", "version", "The version; 0 means the one that serves.")],
     "infer": [("header", TIMEOUT_HEADER, "The call's deadline, in milliseconds from now.")],

@@ -139,7 +139,19 @@ class Metrics:
         )
 
     def _add_answers(self) -> None:
-        """Add what models answer, to notice when it drifts."""
+        """Add what models answer, to notice when it drifts, and what is kept of it."""
+        self.captured_images = Counter(
+            "hansang_captured_images",
+            "Photos kept for people to look at, by reason: unsure, random, mistake.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.uncaptured_images = Counter(
+            "hansang_uncaptured_images",
+            "Photos of the sample that were not kept, by reason: busy, full, failed.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.predictions = Counter(
             "hansang_predictions",
             "Images by the class that was found likeliest.",

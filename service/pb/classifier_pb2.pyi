@@ -70,7 +70,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "labels", "image_size_px", "provider", "val_top1", "test_top1", "run_id", "properties")
+    __slots__ = ("name", "version", "labels", "image_size_px", "provider", "val_top1", "test_top1", "run_id", "properties", "takes_reports")
     class PropertiesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class Model(_message.Message):
     TEST_TOP1_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+    TAKES_REPORTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -96,4 +97,23 @@ class Model(_message.Message):
     test_top1: float
     run_id: str
     properties: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., image_size_px: _Optional[int] = ..., provider: _Optional[str] = ..., val_top1: _Optional[float] = ..., test_top1: _Optional[float] = ..., run_id: _Optional[str] = ..., properties: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    takes_reports: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., image_size_px: _Optional[int] = ..., provider: _Optional[str] = ..., val_top1: _Optional[float] = ..., test_top1: _Optional[float] = ..., run_id: _Optional[str] = ..., properties: _Optional[_Mapping[str, str]] = ..., takes_reports: _Optional[bool] = ...) -> None: ...
+
+class ReportMistakeRequest(_message.Message):
+    __slots__ = ("image", "label", "model", "model_version")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    image: bytes
+    label: str
+    model: str
+    model_version: int
+    def __init__(self, image: _Optional[bytes] = ..., label: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+
+class ReportMistakeResponse(_message.Message):
+    __slots__ = ("photo",)
+    PHOTO_FIELD_NUMBER: _ClassVar[int]
+    photo: str
+    def __init__(self, photo: _Optional[str] = ...) -> None: ...

@@ -50,6 +50,11 @@ class ClassifierStub:
                 request_serializer=service_dot_pb_dot_classifier__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=service_dot_pb_dot_classifier__pb2.Model.FromString,
                 _registered_method=True)
+        self.ReportMistake = channel.unary_unary(
+                '/hansang.v1.Classifier/ReportMistake',
+                request_serializer=service_dot_pb_dot_classifier__pb2.ReportMistakeRequest.SerializeToString,
+                response_deserializer=service_dot_pb_dot_classifier__pb2.ReportMistakeResponse.FromString,
+                _registered_method=True)
 
 
 class ClassifierServicer:
@@ -87,6 +92,16 @@ class ClassifierServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportMistake(self, request, context):
+        """Keeps a photo that was answered wrongly, for a person to look at; never retried by itself.
+
+        Fails with UNIMPLEMENTED where the server keeps no photos, INVALID_ARGUMENT (no picture, or a
+        label that is no class of the model), RESOURCE_EXHAUSTED (no room) and as Classify does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassifierServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -104,6 +119,11 @@ def add_ClassifierServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=service_dot_pb_dot_classifier__pb2.GetModelRequest.FromString,
                     response_serializer=service_dot_pb_dot_classifier__pb2.Model.SerializeToString,
+            ),
+            'ReportMistake': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMistake,
+                    request_deserializer=service_dot_pb_dot_classifier__pb2.ReportMistakeRequest.FromString,
+                    response_serializer=service_dot_pb_dot_classifier__pb2.ReportMistakeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -188,6 +208,33 @@ class Classifier:
             '/hansang.v1.Classifier/GetModel',
             service_dot_pb_dot_classifier__pb2.GetModelRequest.SerializeToString,
             service_dot_pb_dot_classifier__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMistake(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansang.v1.Classifier/ReportMistake',
+            service_dot_pb_dot_classifier__pb2.ReportMistakeRequest.SerializeToString,
+            service_dot_pb_dot_classifier__pb2.ReportMistakeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,7 @@ from service.api.auth import Tokens
 from service.api.inference import Inference
 from service.batching.byte_budget import ByteBudget
 from service.batching.decoder import Decoder
+from service.capture.place import open_capture
 from service.config import ServerConfig
 from service.errors import InvalidArgumentError, NotFoundError, UnavailableError
 from service.http.body import Bodies
@@ -140,7 +141,11 @@ class Server:
         self._byte_budget = ByteBudget(
             config.max_bytes_in_flight, self.metrics, largest=config.max_message_bytes
         )
-        inference = Inference(decoder, self.metrics, budget=self._byte_budget, tracing=tracing)
+        if capture := open_capture(config, self.metrics):
+            self._closers.callback(capture.close)
+        inference = Inference(
+            decoder, self.metrics, budget=self._byte_budget, tracing=tracing, capture=capture
+        )
         services = Services.make(
             config, metrics=self.metrics, tracing=tracing, tokens=self._tokens, models=self.models,
             inference=inference, health=self._health, stopping=self._stopping,

@@ -42,6 +42,12 @@ export const models = async (token) => (await ask("/v1/models", {}, token)).mode
 
 export const describe = (model, token) => ask(`/v1/models/${encodeURIComponent(model)}`, {}, token);
 
+// Keeps a photo that was answered wrongly; `label` is empty where it is of no class, or not known.
+export function reportMistake(model, photo, label, token) {
+  const path = `/v1/models/${encodeURIComponent(model)}:reportMistake?label=${encodeURIComponent(label)}`;
+  return ask(path, { method: "POST", body: photo }, token);
+}
+
 // Yields [first index, answer, milliseconds] for each request that the photos are split into.
 export async function* classify(model, photos, token) {
   for (let at = 0; at < photos.length; ) {

@@ -1,5 +1,5 @@
 // The page: takes photos, shows what they are. All text goes in as text, never as markup.
-import { classify, describe, models, Refusal } from "./call.js";
+import { classify, describe, models, Refusal, reportMistake } from "./call.js";
 
 const THUMBNAIL_PX = 320;
 const KINDS = ["image/jpeg", "image/png", "image/webp"];
@@ -8,6 +8,7 @@ const percent = (fraction) => `${(100 * fraction).toFixed(fraction > 0.995 ? 1 :
 
 let shown = []; // {name, place, item, classes, error, served, ms}
 let working = Promise.resolve();
+let reportable = []; // Labels to choose from, where the server takes reports of mistakes.
 
 function element(kind, text = "", properties = {}) {
   const made = document.createElement(kind);
@@ -32,6 +33,7 @@ async function describeModel() {
   const model = await describe($("model").value, $("token").value);
   const accuracy = model.valTop1 === undefined ? "" : `, right for ${percent(model.valTop1)} of its validation photos`;
   $("served").textContent = `${model.name} version ${model.version}: ${model.labels.length} classes${accuracy}`;
+  reportable = model.takesReports ? model.labels : [];
   $("meaning").textContent = model.properties.temperature
     ? "A confidence is calibrated on validation photos: of a hundred answers with 80 %, about eighty are right, on photos like those."
     : "This model's confidence was not calibrated: a higher one is likelier to be right, and no more than that.";
@@ -71,6 +73,8 @@ async function take(files) {
         Object.assign(entry, {
           classes: result.classes,
           error: result.error?.message,
+          photo: photos[first + offset],
+          model: answer.model,
           served: `${answer.model} version ${answer.modelVersion}`,
           ms: ms / answer.results.length,
           picture: await thumbnail(photos[first + offset]),
@@ -126,8 +130,35 @@ function draw(entry) {
     }
     parts.push(list);
   }
+  if (classes.length && reportable.length) parts.push(entry.mistake ??= mistake(entry));
   parts.push(element("p", `${entry.name} · ${entry.served} · ${Math.round(entry.ms)} ms`, { className: "from" }));
   item.replaceChildren(...parts);
+}
+
+// A button that asks what it is instead, and sends the photo to those who run the server.
+function mistake(entry) {
+  const box = element("details", "", { className: "mistake" });
+  const choice = element("select", "", { ariaLabel: `What ${entry.name} is` });
+  choice.append(
+    element("option", "I do not know, or none of these", { value: "" }),
+    ...reportable.map((label) => element("option", label, { value: label })),
+  );
+  const send = element("button", "Send the photo", { type: "button" });
+  const said = element("p", "Sending it keeps the photo on the server, for a person to look at.", { role: "status" });
+  send.addEventListener("click", async () => {
+    send.disabled = true;
+    try {
+      await reportMistake(entry.model, entry.photo, choice.value, $("token").value);
+      said.textContent = "Kept. Thank you.";
+      choice.remove();
+      send.remove();
+    } catch (error) {
+      send.disabled = false;
+      complain(error, said);
+    }
+  });
+  box.append(element("summary", "This is wrong"), choice, send, said);
+  return box;
 }
 
 const ORDERS = {
@@ -168,7 +199,7 @@ document.addEventListener("drop", (event) => {
 document.addEventListener("paste", (event) => queue(event.clipboardData.files));
 $("ask").addEventListener("submit", (event) => event.preventDefault());
 $("model").addEventListener("change", () => describeModel().catch((error) => complain(error, $("served"))));
-$("token").addEventListener("change", start);
+$("token").addEventListener("change", () => (working = working.then(start)));
 $("sort").addEventListener("change", sort);
 $("threshold").addEventListener("input", () => {
   $("threshold-shown").value = `${$("threshold").value} %`;
@@ -181,4 +212,5 @@ $("clear").addEventListener("click", () => {
   $("progress").textContent = "";
   $("files").focus();
 });
-start();
+// Photos that come meanwhile wait until the model is known.
+working = start();

@@ -128,6 +128,34 @@ def test_an_unsure_answer_says_so(page, seen, photo):
     seen(opened.locator("#meaning")).to_contain_text("calibrated on validation photos")
 
 
+def test_a_mistake_is_reported(page, seen, photo, tmp_path):
+    """Where the server keeps photos: by keyboard alone, the photo goes there with the label."""
+    opened = page(width=390, capture=str(tmp_path / "kept"), capture_below=0.0, capture_rate=0.0)
+    upload(opened, photo("red"))
+    seen(opened.locator("#gallery h2")).to_have_text("김치찌개")
+    opened.locator(".mistake summary").focus()
+    opened.keyboard.press("Enter")
+    opened.keyboard.press("Tab")
+    for _ in range(2):
+        opened.keyboard.press("ArrowDown")
+    opened.keyboard.press("Tab")
+    opened.keyboard.press("Enter")
+    seen(opened.locator(".mistake p")).to_have_text("Kept. Thank you.")
+    (about,) = (tmp_path / "kept").rglob("*.json")
+    assert "비빔밥" == json.loads(about.read_text())["label"]
+    assert photo("red") == about.with_suffix(".jpg").read_bytes()
+    assert opened.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert [] == opened.complaints
+
+
+def test_without_capture_no_mistake_is_asked_for(page, seen, photo):
+    """A server that keeps nothing offers no button."""
+    opened = page()
+    upload(opened, photo("red"))
+    seen(opened.locator("#gallery h2")).to_be_visible()
+    assert 0 == opened.locator(".mistake").count()
+
+
 def test_everything_is_reached_by_keyboard_and_has_a_name(page, seen, photo):
     """Tab goes through all controls; each has a name for a screen reader."""
     opened = page()
