@@ -94,8 +94,7 @@ class Server:
         self._http: Listener | None = None
         self._health = Health(("", CLASSIFIER, INFERENCE))
         self._server: grpc.aio.Server
-        self._loaded = False
-        self._draining = False
+        self._loaded = self._draining = False
         self._stopping = asyncio.Event()
         self._aborting = asyncio.Event()
         self.grace_s = config.drain_s
@@ -269,9 +268,8 @@ class Server:
         return http_listener(config, api, shares_port=self._shares_port)
 
     async def _open_ports(self) -> None:
-        config = self.config
-        address = with_port(config.host, config.port)
-        self.port = grpc_port.bind(self._server, config, address, "--port")
+        address = with_port(self.config.host, self.config.port)
+        self.port = grpc_port.bind(self._server, self.config, address, "--port")
         await self._server.start()
         if self._http is not None:
             await self._http.start()
