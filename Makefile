@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test sbom notices bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,14 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
 	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_release.py -v
+
+night: test-long test-prefect test-deploy test-engines test-mlflow  ## all that `make test` leaves out, an hour or two; also image-test where Docker is
+	if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image-test; else \
+	  echo "night: no Docker engine answers; the images were not built" >&2; fi
+
+audit: $(VENV)-deploy/.ready  ## known faults of all pinned packages, from PyPI's database
+	for lock in requirements/*.txt; do echo "$$lock"; \
+	  $(VENV)-deploy/bin/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
