@@ -5,8 +5,10 @@ from typing import Any
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from flows.pruning import rule
 from flows.release import outcome, released
 from flows.release_gate import changes
 from flows.release_gate.gate import Rules
@@ -51,10 +53,14 @@ def pipeline(
         publish_sheet(found, run_dir / "sheet" / "index.html")
         if nightly.strict:
             changes.require_clean(found)
+        if nightly.min_changed:
+            # Asked before a cache is built: a night without much news costs no disk.
+            change = tasks.compare(data, found["bad_files"], model, places)
+            if change.share < nightly.min_changed:
+                return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
+        if warning := rule.little_room(mirror.local_path(places.cache_dir)):
+            get_run_logger().warning("%s", warning)
         # Training prepares the cache as well; here it is a step with its own log and time.
-        cache = tasks.prepare(data, training.image_size, places.cache_dir)
-        change = changes.since_last_run(cache, model, places.repository)
-        if change.share < nightly.min_changed:
-            return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
+        tasks.prepare(data, training.image_size, places.cache_dir)
     trained(data, training, run_id, places)
     return outcome(released(run_dir, model, places=places, rules=rules, force=force, ask=ask))

@@ -1,12 +1,12 @@
 """The photos that two models are compared on: those that neither of them was trained on."""
 
 import hashlib
-import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.release_gate.changes import PHOTOS, learnt
 from machine import num_cores
 from service.models.model import Model
 from terminal import UserError
@@ -52,7 +52,7 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
         raise UserError(
             f"{cache.path} does not say where its photos lie; run hansang prepare on them once more"
         )
-    learnt = _learnt_by(champion, cache.path.parent)
+    known = _learnt_by(champion, cache.path.parent)
     root, left_out = cache.root, Counter[str]()
     files, truth = [], []
     with ThreadPoolExecutor(num_cores(), "hash") as pool:
@@ -62,7 +62,7 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
         ):
             if content != wanted:
                 left_out["gone" if content is None else "changed"] += 1
-            elif content in learnt:
+            elif content in known:
                 left_out["the serving model was trained on it"] += 1
             else:
                 files.append(root / name_of)
@@ -79,17 +79,12 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
 
 
 def _learnt_by(champion: Model | None, caches: Path) -> frozenset[str]:
-    """Return the hashes of what the serving model was trained on, if its cache is still there."""
+    """Return the hashes of what the serving model was trained on, if that is known."""
     if champion is None:
         return frozenset()
-    for path in caches.glob("*/manifest.json"):
-        try:
-            manifest = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        if manifest.get("dataset_hash") == champion.metadata.dataset_hash:
-            return frozenset(manifest["splits"]["train"].get("hashes", ()))
-    return frozenset()
+    photos = champion.path.with_name(PHOTOS)
+    found = learnt(photos, champion.metadata.dataset_hash, caches)
+    return frozenset(found["splits"]["train"]["hashes"] if found else ())
 
 
 def _hash(path: Path) -> str | None:

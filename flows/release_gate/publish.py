@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flows.release_gate.candidate import Candidate, Release
+from flows.release_gate.changes import PHOTOS
 from flows.release_gate.evaluation import evaluate
 from flows.release_gate.gate import Rules
 from terminal import Progress, no_progress
@@ -99,8 +100,11 @@ def _decided(candidate: Candidate, repository: Path, released: bool) -> Release 
 def _files(candidate: Candidate) -> dict[str, str]:
     """Return what lies beside the model: name → text."""
     measured = asdict(candidate)
-    card = measured.pop("card")
-    return {"release.json": json.dumps(measured, ensure_ascii=False, indent=1), **card}
+    files = measured.pop("card")
+    photos = Path(candidate.onnx).with_name(PHOTOS)
+    if photos.is_file():
+        files[PHOTOS] = photos.read_text("utf-8")
+    return {"release.json": json.dumps(measured, ensure_ascii=False, indent=1), **files}
 
 
 def release(

@@ -1,6 +1,7 @@
 """What was measured of a run lies in the run, where a restart finds it.
 
 <run>/export/<weighing>/model.onnx        the file that was measured, and is published
+<run>/export/<weighing>/photos.json       which photos it learnt from, and was compared on
 <run>/export/<weighing>/candidate.json    what was measured; written last
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.release_gate.candidate import Candidate
+from flows.release_gate.changes import PHOTOS, photos_of
 from training.files import write_text
 
 EXPORT = "model.onnx"
@@ -25,7 +27,17 @@ def folder(run_dir: Path, weighing: str = "") -> Path:
 
 
 def keep(where: Path, candidate: Candidate) -> None:
-    """Write down what was measured."""
+    """Write down what was measured, and which photos the run learnt from.
+
+    Raises:
+        TrainingError: The run's cache is gone.
+    """
+    from training.data.cache import manifest_of
+    from training.runs import run_directory
+
+    about = run_directory.read(Path(candidate.run_dir)) or {}
+    photos = photos_of(manifest_of(Path(about["cache"])) or {})
+    write_text(where / PHOTOS, json.dumps(photos, ensure_ascii=False))
     write_text(where / _MEASURED, json.dumps(asdict(candidate), ensure_ascii=False))
 
 

@@ -1,5 +1,6 @@
 """Prefect tasks: thin wrappers that pass paths and plain values, never tensors."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from flows.release_gate import evaluation, publish
+from flows.release_gate import changes, evaluation, publish
 from flows.release_gate.candidate import Candidate, Release
 from flows.release_gate.gate import Rules
 from flows.tasks.children import died, run_child
@@ -15,6 +16,7 @@ from flows.tasks.parameters import Places
 from flows.tasks.start import start_from
 from service.models.bucket import working_copy
 from terminal import Progress
+from training.buckets import mirror
 
 
 def _log_every(percent: int) -> Progress:
@@ -41,6 +43,24 @@ def inspect(data: Path, out: Path) -> dict[str, Any]:
     sheet = examine(data, tell=get_run_logger().info, progress=_log_every(25))
     write(sheet, out)
     return sheet.to_dict()
+
+
+@task
+def compare(data: Path, bad: Collection[str], model: str, places: Places) -> changes.Change:
+    """Compare the photos, but for the `bad` ones, with those of the last run that was weighed."""
+    from training.data.dataset import scan
+    from training.data.prepare import contents
+
+    folder = scan(data)
+    digests = contents(folder)
+    now = [
+        (photo.split, folder.labels[photo.target], digests[name])
+        for photo in folder.photos
+        if (name := folder.name(photo)) in digests and name not in bad
+    ]
+    return changes.since_last_run(
+        now, model, places.repository, mirror.local_path(places.cache_dir)
+    )
 
 
 @task

@@ -87,12 +87,18 @@ def build(
     folder = wanted.folder
     try:
         before = _decoded_before(older)
-        bad, unread, rows = dict(wanted.unread), list(wanted.unread), {}
+        bad, unread = dict(wanted.unread), list(wanted.unread)
+        rows: dict[str, tuple[str, int]] = {}
         done, total = 0, len(wanted.digests)
         for split, members in groupby(wanted.photos, key=lambda photo: photo.split):
             photos = list(members)
             digests = [wanted.digests[folder.name(photo)] for photo in photos]
             array = temporary / f"{split}.npy"
+            if _shared(array, older, digests):
+                rows |= {folder.name(photo): (split, row) for row, photo in enumerate(photos)}
+                done += len(photos)
+                progress(done, total)
+                continue
             side = resize_size(wanted.image_size)
             whys: dict[int, decoding.Fault | None] = {}
             for row, why in _fill(array, side, photos, digests, before, pool):
@@ -115,6 +121,17 @@ def build(
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _shared(array: Path, older: Sequence[Path], digests: Sequence[str]) -> bool:
+    """Link a split's file from an older cache that has the same photos in the same order."""
+    for path in older:
+        with suppress(DataError, OSError):  # where files have one name only, it is copied
+            split = DatasetCache.open(path).splits.get(array.stem)
+            if split is not None and list(split.hashes) == list(digests):
+                os.link(path / array.name, array)
+                return True
+    return False
 
 
 def _manifest(

@@ -72,6 +72,12 @@ def prepare(
     return cache
 
 
+def contents(folder: PhotoFolder) -> dict[str, str]:
+    """Read every photo of a folder; return name → SHA-256 of those that can be read."""
+    with decoding.workers(len(folder.photos)) as pool:
+        return dict(read_photos(folder, 0, "", pool).digests)
+
+
 def _prepared(
     folder: PhotoFolder,
     image_size: int,

@@ -11,7 +11,7 @@ from flows.release_gate import changes
 from service.models.repository import ModelRepository
 from terminal import UserError
 from training.data import decoding
-from training.data.cache import DatasetCache
+from training.data.cache import DatasetCache, manifest_of
 from training.data.prepare import prepare
 
 
@@ -75,19 +75,25 @@ def test_a_cache_without_hashes_is_brought_up_to_date(data, tmp_path):
 def test_a_change_is_counted_from_the_last_run_that_was_weighed(data, tmp_path):
     """Nothing known: all is new. Then one added and one relabelled of sixty."""
     store, root = ModelRepository(tmp_path / "models"), tmp_path / "cache"
-    cache = prepare(data, 32, cache_root=root)
-    assert not changes.since_last_run(cache.path, "food42", tmp_path / "models").known
+
+    def change() -> changes.Change:
+        now = changes.contents_of(changes.photos_of(manifest_of(prepared().path)))
+        return changes.since_last_run(now, "food42", store.root, root)
+
+    def prepared() -> DatasetCache:
+        return prepare(data, 32, cache_root=root)
+
+    cache = prepared()
+    assert not change().known
 
     store.note("food42", "kept", {"dataset_hash": cache.dataset_hash})
-    assert 0 == changes.since_last_run(cache.path, "food42", tmp_path / "models").share
+    assert 0 == change().share
 
     first, second, _ = cache.labels
     photo = next((data / "train" / first).iterdir())
     photo.rename(data / "train" / second / "moved.jpg")
     Image.new("RGB", (60, 50), (10, 200, 30)).save(data / "train" / first / "new.png")
-    later = changes.since_last_run(
-        prepare(data, 32, cache_root=root).path, "food42", tmp_path / "models"
-    )
+    later = change()
 
     assert (61, 2, 1) == (later.photos, later.added, later.removed)
     assert later.share == pytest.approx(3 / 61)

@@ -1,0 +1,51 @@
+"""The verbs of keeping order: prune."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.serve import Repository
+from terminal import print_json, print_table, say
+from training.cli.options import CacheDir, Json, RunsDir
+
+
+def prune(
+    runs_dir: RunsDir = Path("runs"),
+    cache_dir: CacheDir = Path("cache"),
+    repository: Repository = Path("models"),
+    days: Annotated[
+        float, typer.Option(min=0, help="How long a run may still be released, or looked into.")
+    ] = 14,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove caches, exported files and checkpoints that nobody needs; say what, and why.
+
+    A cache goes unless it is the newest of its folder and size, was made within a day, or is needed
+    by a run that has not ended or may still be released. Of runs that the gate weighed more than
+    --days ago, exported files go, and checkpoints unless a version came from them. Metrics and
+    reports stay. Of what lies in a bucket, this machine's copies go.
+
+    Example: hansang prune --dry-run
+    """
+    from flows.pruning import rule
+    from training.buckets import mirror
+
+    runs, caches = mirror.local_path(runs_dir), mirror.local_path(cache_dir)
+    found = rule.removable(runs, caches, repository, days=days)
+    if not dry_run:
+        for each in found:
+            rule.remove(each)
+    rows = [(str(each.path), each.num_bytes, each.why) for each in found]
+    if as_json:
+        print_json([dict(zip(("path", "bytes", "why"), row, strict=True)) for row in rows])
+        return
+    freed = sum(each.num_bytes for each in found) / 2**20
+    print_table(
+        f"{freed:.0f} MiB {'could be' if dry_run else 'were'} freed",
+        ["what", "MiB", "why"],
+        [[path, f"{size / 2**20:.1f}", why] for path, size, why in rows],
+    )
+    say(f"{shutil.disk_usage(Path()).free / 2**30:.1f} GiB are free here")
