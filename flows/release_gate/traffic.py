@@ -2,8 +2,9 @@
 
     scrape (/metrics) ─► remember (.traffic.jsonl) ─► recent ─► compare ─► Drift
 
-Counters only grow, and begin at zero with each start of the server. Each scrape is therefore kept
-as a line of `<model>/.traffic.jsonl`, and a day's counts are the sum of the growth between scrapes.
+Counters only grow, and begin at zero with each start of a server. Each scrape is therefore kept as
+a line of `<model>/.traffic.jsonl`, and a day's counts are the sum of the growth between scrapes, of
+each replica by itself.
 
 The measure is the population stability index over the classes and over the confidences:
 PSI = Σ (p - q) · ln(p / q). Equal populations give about (B - 1)(1/n + 1/m) by chance alone
@@ -11,12 +12,8 @@ PSI = Σ (p - q) · ln(p / q). Equal populations give about (B - 1)(1/n + 1/m) b
 images raises no alarm.
 """
 
-import http.client
 import json
 import math
-import time
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +21,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.release_gate.scrapes import BINS, scrape
 from terminal import UserError
-
-BINS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-"""Upper ends of the confidence bins: those of the service's `hansang_confidence`."""
 
 _SCRAPES = ".traffic.jsonl"
 _KEPT_S = 8 * 86400.0
-_MAX_BYTES = 64 * 2**20
 
 
 class DriftRules(BaseModel):
@@ -76,53 +70,8 @@ def reference(predicted: Sequence[str], confidence: Sequence[float]) -> dict[str
     return {"predictions": labels, "confidence": bins}
 
 
-def scrape(url: str, model: str) -> dict[str, Any]:
-    """Read a server's counters of one model, with the time and the server's start in Unix seconds.
-
-    Raises:
-        UserError: The server cannot be reached, is none of ours, or does not serve this model.
-    """
-    from prometheus_client.parser import text_string_to_metric_families
-
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"--metrics {url}: give the address of the service's /metrics, http://…")
-    try:
-        # The system would take a port above 65535 for another one; this raises ValueError.
-        _ = urllib.parse.urlsplit(url).port
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # checked above
-            text = answer.read(_MAX_BYTES).decode()
-        families = list(text_string_to_metric_families(text))
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        raise UserError(
-            f"cannot read {url}: {error or type(error).__name__}; is the service up, and is this"
-            " the address of its /metrics (hansang serve --metrics-port, 8002 by default)?"
-        ) from error
-    predictions: dict[str, float] = {}
-    cumulative: list[tuple[float, float]] = []
-    started, version = 0.0, None
-    for sample in (sample for family in families for sample in family.samples):
-        mine = sample.labels.get("model") == model
-        if sample.name == "process_start_time_seconds":
-            started = sample.value
-        elif mine and sample.name == "hansang_predictions_total":
-            predictions[sample.labels["label"]] = sample.value
-        elif mine and sample.name == "hansang_confidence_bucket":
-            cumulative.append((float(sample.labels["le"]), sample.value))
-        elif mine and sample.name == "hansang_model_version":
-            version = int(sample.value)
-    if version is None:
-        raise UserError(f"{url} serves no model {model!r}")
-    # Values beyond the last bin are rounding above 1.
-    ends = [value for end, value in sorted(cumulative) if end <= 1] or [0.0] * len(BINS)
-    bins = [now - before for now, before in zip(ends, [0.0, *ends[:-1]], strict=True)]
-    return {
-        "time_s": time.time(), "started_s": started, "version": version,
-        "predictions": predictions, "confidence": bins,
-    }  # fmt: skip
-
-
-def remember(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Add a scrape to those of a model folder, forget those older than 8 days, return all in order.
+def remember(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Add scrapes to those of a model folder, and return all of the last 8 days, in order.
 
     Raises:
         UserError: The file of scrapes is damaged.
@@ -137,8 +86,10 @@ def remember(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
                 scrapes.append(json.loads(line))
             except ValueError as error:
                 raise UserError(f"{path} is damaged ({error}); remove it") from error
-    scrapes = [each for each in scrapes if each["time_s"] > found["time_s"] - _KEPT_S]
-    scrapes.append(dict(found))
+    # A clock that was set back leaves scrapes of the future, which nothing can follow.
+    now_s = found[-1]["time_s"]
+    scrapes = [each for each in scrapes if now_s - _KEPT_S < each["time_s"] <= now_s]
+    scrapes += [dict(each) for each in found]
     write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in scrapes))
     return scrapes
 
@@ -146,7 +97,8 @@ def remember(folder: Path, found: Mapping[str, Any]) -> list[dict[str, Any]]:
 def recent(scrapes: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str, Any], float]:
     """Return the counts of the last hours under the version that serves, and the hours they span.
 
-    The first scrape has none before it: its counts began with its server's start.
+    Each server's counts are the growth since its scrape before. The first one has none: its counts
+    began with its server's start.
     """
     last = scrapes[-1]
     window = [
@@ -155,21 +107,26 @@ def recent(scrapes: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str
     ]  # fmt: skip
     predictions: dict[str, float] = {}
     bins = [0.0] * len(BINS)
-    before: Mapping[str, Any] | None = None
     earlier = [each for each in scrapes if each["time_s"] < window[0]["time_s"]]
-    if earlier:
-        before = earlier[-1]
-    begin_s = window[0]["started_s"] if before is None else before["time_s"]
+    begin_s = earlier[-1]["time_s"] if earlier else min(each["started_s"] for each in window)
     for now in window:
-        same = before is not None and before["started_s"] == now["started_s"]
-        old = before if same and before is not None else {"predictions": {}, "confidence": []}
+        before = _before(scrapes, now)
         for label, count in now["predictions"].items():
-            grown = count - old["predictions"].get(label, 0)
+            grown = count - before["predictions"].get(label, 0)
             predictions[label] = predictions.get(label, 0) + grown
         for index, count in enumerate(now["confidence"]):
-            bins[index] += count - (old["confidence"][index] if old["confidence"] else 0)
-        before = now
+            bins[index] += count - (before["confidence"][index] if before["confidence"] else 0)
     return {"predictions": predictions, "confidence": bins}, (last["time_s"] - begin_s) / 3600
+
+
+def _before(scrapes: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the last scrape of the same start of the same server; nothing if there is none."""
+    for each in reversed(scrapes):
+        # Scrapes of before replicas were told apart name no server.
+        same = each.get("server", now.get("server")) == now.get("server")
+        if same and each["started_s"] == now["started_s"] and each["time_s"] < now["time_s"]:
+            return each
+    return {"predictions": {}, "confidence": []}
 
 
 def compare(
@@ -238,9 +195,10 @@ def check_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -
     from service.models.repository import ModelRepository
 
     found = scrape(metrics, model)
+    version = found[-1]["version"]
     store = ModelRepository(repository)
-    scrapes = remember(store.path(model, found["version"]).parents[1], found)
-    known = store.path(model, found["version"]).with_name("release.json")
+    scrapes = remember(store.path(model, version).parents[1], found)
+    known = store.path(model, version).with_name("release.json")
     try:
         reference = json.loads(known.read_text("utf-8"))["reference"]
     except (OSError, ValueError, KeyError) as error:

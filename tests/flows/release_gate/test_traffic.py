@@ -70,6 +70,66 @@ def test_a_day_is_the_growth_between_scrapes_also_over_a_restart():
     assert 70 == recent["predictions"]["a"]
 
 
+def test_replicas_are_added_up(tmp_path, monkeypatch):
+    """A name with three addresses: each replica is asked, and its own growth is counted."""
+    replicas = [Metrics() for _ in range(3)]
+    folder = tmp_path / "food42" / "3"
+    folder.mkdir(parents=True)
+    (folder / "release.json").write_text(
+        json.dumps({"reference": {"predictions": {"a": 100}, "confidence": [0] * 10 + [100, 0]}})
+    )
+    servers = []
+    for number, metrics in enumerate(replicas):
+        metrics.model_version.labels("food42").set(3)
+        port = servers[0][0].server_port if servers else 0
+        servers.append(start_http_server(port, f"127.0.0.{number + 1}", registry=metrics.registry))
+    port = servers[0][0].server_port
+    hosts = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{at + 1}", port))
+             for at in range(3)]  # fmt: skip
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo",
+        lambda host, *rest, **more: hosts if host == "hansang" else look_up(host, *rest, **more),
+    )  # fmt: skip
+
+    def serve(*counts):
+        for metrics, count in zip(replicas, counts, strict=True):
+            for _ in range(count):
+                metrics.predictions.labels("food42", "a").inc()
+                metrics.confidence.labels("food42").observe(0.97)
+
+    def images():
+        rules = traffic.DriftRules(min_images=1)
+        return traffic.check_drift(
+            "food42", f"http://hansang:{port}/metrics", tmp_path, rules
+        ).images
+
+    try:
+        serve(100, 20, 3)
+        assert 123 == images()
+        serve(10, 10, 10)
+        assert 153 == images()
+        # One that is away for a while is not counted twice when it is back.
+        servers[2][0].shutdown()
+        servers[2][0].server_close()
+        serve(1, 1, 7)
+        assert 155 == images()
+        servers[2] = start_http_server(port, "127.0.0.3", registry=replicas[2].registry)
+        assert 162 == images()
+    finally:
+        for server, thread in servers:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def test_scrapes_of_the_future_are_forgotten(tmp_path):
+    """A clock that was set back leaves some behind; they would hide all that comes."""
+    early, late = ({"time_s": at, "started_s": 1.0, "version": 1} for at in (1000.0, 9000.0))
+    traffic.remember(tmp_path, [late])
+    assert [early] == traffic.remember(tmp_path, [early])
+
+
 def test_what_the_service_counts_is_read_and_compared(tmp_path):
     """Real counters over HTTP: equal answers are no drift, the second scrape finds the change."""
     metrics = Metrics()
@@ -121,7 +181,7 @@ def metrics_url():
 
 def test_a_proxy_is_not_asked_for_this_machine(metrics_url):
     """With http_proxy set, the service's /metrics on the loopback is still read."""
-    script = "import sys; from flows.release_gate.traffic import scrape; scrape(sys.argv[1], 'x')"
+    script = "import sys; from flows.release_gate.scrapes import scrape; scrape(sys.argv[1], 'x')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}
     environment |= {"no_proxy": "example.com", "NO_PROXY": ""}
 
