@@ -1,4 +1,4 @@
-"""compose.yaml and deploy/kubernetes: what they promise, and what schema checkers say."""
+"""deploy/kubernetes: what it promises, and what schema checkers say."""
 
 import json
 import re
@@ -11,14 +11,11 @@ from tests.paths import ROOT
 
 yaml = pytest.importorskip("yaml")
 
-from flows.local.up import SERVER_SETTINGS
-from flows.tasks.links import SETTING
 from service.config import ServerConfig
 
 KUBERNETES = ROOT / "deploy" / "kubernetes"
-OVERLAYS = ("service", "gpu", "s3", "prefect")
-COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SERVICES = COMPOSE["services"]
+SERVICE_OVERLAYS = ("service", "gpu", "s3", "gpu-s3")
+OVERLAYS = (*SERVICE_OVERLAYS, "prefect")
 
 
 def rendered(overlay: str) -> list[dict]:
@@ -36,11 +33,6 @@ def one(resources: list[dict], kind: str, name: str = "hansang") -> dict:
     """Return the resource of this kind and name."""
     (found,) = (r for r in resources if (r["kind"], r["metadata"]["name"]) == (kind, name))
     return found
-
-
-def seconds(text: str) -> int:
-    """Return what `40s` means."""
-    return int(text.removesuffix("s"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -62,12 +54,15 @@ def test_kubernetes_accepts(overlay, tmp_path):
         assert len(resources) == (ran.stdout + ran.stderr).count(" passed ")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS[:3])
+@pytest.mark.parametrize("overlay", SERVICE_OVERLAYS)
 def test_service_on_kubernetes_is_rolled_without_a_failed_call(overlay):
     """New pods are ready before old ones go, and those have time for their whole drain."""
     deployment = one(rendered(overlay), "Deployment")["spec"]
     rolling = deployment["strategy"]["rollingUpdate"]
-    assert (0, 1) == (rolling["maxUnavailable"], rolling["maxSurge"])
+    # A GPU more than there are replicas is hardly to be had: one of them ends first.
+    wanted = (1, 0) if overlay.startswith("gpu") else (0, 1)
+    assert wanted == (rolling["maxUnavailable"], rolling["maxSurge"])
+    assert one(rendered(overlay), "HorizontalPodAutoscaler")["spec"]["minReplicas"] >= 2
     assert "replicas" not in deployment, "a second apply would undo the autoscaler"
     pod = deployment["template"]["spec"]
     (container,) = pod["containers"]
@@ -79,7 +74,7 @@ def test_service_on_kubernetes_is_rolled_without_a_failed_call(overlay):
     assert float(delay.split("=")[1]) > 2 * noticed_s
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS[:3])
+@pytest.mark.parametrize("overlay", SERVICE_OVERLAYS)
 def test_service_on_kubernetes_has_no_rights(overlay):
     """No root, no capabilities, a read-only root, a policy that names who may call."""
     resources = rendered(overlay)
@@ -95,17 +90,74 @@ def test_service_on_kubernetes_has_no_rights(overlay):
     assert "hansang_queued_images" == metric["name"]
 
 
-def test_gpu_overlay_asks_for_one_and_never_serves_without():
+@pytest.mark.parametrize("overlay", SERVICE_OVERLAYS)
+def test_a_pod_that_waits_for_a_model_is_not_killed(overlay):
+    """The probes that kill ask whether it listens, which it does at once; readiness asks more."""
+    pod = one(rendered(overlay), "Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "--wait-for-model" in container["args"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert ["tcpSocket"] == sorted(container[probe].keys() & {"grpc", "tcpSocket", "httpGet"})
+    assert "grpc" in container["readinessProbe"]
+
+
+def test_flows_may_read_the_metrics():
+    """Drift looks at them from this namespace."""
+    (_, rule) = one(rendered("service"), "NetworkPolicy")["spec"]["ingress"]
+    assert {"podSelector": {}} in rule["from"]
+    assert [{"port": "metrics", "protocol": "TCP"}] == rule["ports"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_nothing_runs_with_more_than_it_needs(overlay):
+    """Limits and requests, no root, no writable root, no moving tag, a policy for who serves."""
+    resources = rendered(overlay)
+    for deployment in (each for each in resources if each["kind"] == "Deployment"):
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert "RuntimeDefault" == pod["securityContext"]["seccompProfile"]["type"]
+        for container in pod["containers"]:
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+            assert not container["image"].endswith(":latest")
+            assert ":" in container["image"]
+            rights = container["securityContext"]
+            assert rights["readOnlyRootFilesystem"]
+            assert not rights["allowPrivilegeEscalation"]
+            assert ["ALL"] == rights["capabilities"]["drop"]
+            assert "livenessProbe" in container
+    for role in (each for each in resources if each["kind"] in ("Role", "ClusterRole")):
+        assert "Role" == role["kind"], "rights end at the namespace"
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+
+
+def test_the_worker_watches_its_own_namespace():
+    """Its observer would watch all, for which the Role gives no right."""
+    (container,) = one(rendered("prefect"), "Deployment", "prefect-worker")["spec"]["template"][
+        "spec"
+    ]["containers"]
+    (namespaces,) = (
+        each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container["env"]
+        if each["name"] == "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES"
+    )
+    assert "metadata.namespace" == namespaces
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "gpu-s3"])
+def test_gpu_overlay_asks_for_one_and_never_serves_without(overlay):
     """The image with CUDA, one GPU, and `--device=cuda`, which fails where there is none."""
-    (container,) = one(rendered("gpu"), "Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = one(rendered(overlay), "Deployment")["spec"]["template"]["spec"]["containers"]
     assert "hansang:serve" == container["image"]
     assert 1 == container["resources"]["limits"]["nvidia.com/gpu"]
     assert "--device=cuda" in container["args"]
 
 
-def test_s3_overlay_wants_no_volume():
+@pytest.mark.parametrize("overlay", ["s3", "gpu-s3"])
+def test_s3_overlay_wants_no_volume(overlay):
     """Models come from a bucket, and nothing claims a volume."""
-    resources = rendered("s3")
+    resources = rendered(overlay)
     assert not [r for r in resources if r["kind"] == "PersistentVolumeClaim"]
     (container,) = one(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert "--repository=s3://hansang/models" in container["args"]
@@ -167,9 +219,10 @@ def test_flags_in_manifests_are_flags_of_the_server():
     known = {name for parameter in get_command(app).params for name in parameter.opts}
     text = (KUBERNETES / "service" / "deployment.yaml").read_text()
     text += (KUBERNETES / "kserve" / "runtime.yaml").read_text()
-    text += (KUBERNETES / "gpu" / "kustomization.yaml").read_text()
-    text += (KUBERNETES / "s3" / "kustomization.yaml").read_text()
-    text += " ".join(SERVICES["service"]["command"])
+    for part in ("gpu", "s3"):
+        text += (KUBERNETES / "components" / part / "kustomization.yaml").read_text()
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    text += " ".join(compose["services"]["service"]["command"])
     gpu = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())
     text += " ".join(gpu["services"]["service"]["command"])
     used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"#.*", "", text)))
@@ -189,116 +242,49 @@ def test_job_of_a_flow_saves_before_it_is_killed():
     assert used == set(template["variables"]["properties"])
 
 
-def test_compose_stops_the_worker_first_and_gives_everyone_time():
-    """Each is stopped before what it reports to, and not killed within its own drain."""
-    assert {"prefect": {"condition": "service_healthy"}} == SERVICES["worker"]["depends_on"]
-    assert {"postgres": {"condition": "service_healthy"}} == SERVICES["prefect"]["depends_on"]
-    assert ["python", "-m", "flows.worker"] == SERVICES["worker"]["entrypoint"]
-    assert seconds(SERVICES["worker"]["stop_grace_period"]) >= 60
-    fields = ServerConfig.__dataclass_fields__
-    drain_s = fields["drain_delay_s"].default + fields["drain_s"].default
-    assert seconds(SERVICES["service"]["stop_grace_period"]) > drain_s + 5
-
-
-def test_compose_keeps_leases_and_serves_the_reports_that_pages_link_to():
-    """As `hansang up`: a lease outlives its server; links lead to the port of the web server."""
-    server = SERVICES["prefect"]
-    for name, value in SERVER_SETTINGS.items():
-        if "LEASE" in name:
-            assert value == server["environment"][name]
-    home = server["environment"]["PREFECT_HOME"]
-    assert [f"prefect:{home}"] == server["volumes"]
-    assert "prefect" in COMPOSE["volumes"]
-    (port,) = SERVICES["reports"]["ports"]
-    for worker in ("worker", "worker-light"):
-        link = SERVICES[worker]["environment"][SETTING]
-        assert link.rstrip("}").rsplit(":", 1)[1] == port.rsplit(":", 1)[1]
-
-
-def test_compose_holds_no_secret_and_no_moving_tag():
-    """Passwords are files, images have versions, and no port is open to the world by default."""
-    for name, service in SERVICES.items():
-        for key, value in service.get("environment", {}).items():
-            if re.search("PASSWORD|SECRET|TOKEN|KEY", key):
-                assert str(value).startswith("/run/secrets/"), f"{name}: {key}={value}"
-        # Ours are built here, by role; the others' tags say a version.
-        assert re.fullmatch(
-            r"\$\{\w+_IMAGE:-(hansang:(train|serve-cpu)|[\w/.-]+:v?\d+\.\d+[\w.-]*)\}",
-            service["image"],
-        ), f"{name}: {service['image']}"
-        for port in service.get("ports", ()):
-            assert port.startswith("${BIND:-127.0.0.1}:"), f"{name}: {port}"
-        if name != "postgres":  # whose own entry point changes its user
-            assert service["read_only"], name
-            assert ["ALL"] == service["cap_drop"], name
-    # A password within an address is read where the address is used.
-    text = (ROOT / "compose.yaml").read_text()
-    passwords = re.findall(r"://[^/\s:@]+:([^@\n]*)@", text)
-    assert ["$$(cat /run/secrets/postgres)"] == passwords
-    assert {secret["file"] for secret in COMPOSE["secrets"].values()} == {
-        "./secrets/postgres",
-        "./secrets/grafana",
+@pytest.mark.parametrize("pool", ["heavy", "light"])
+def test_kubernetes_accepts_the_job_of_a_flow(pool, tmp_path):
+    """As Prefect fills it in: what trains tolerates a GPU's taint; the rest asks for little."""
+    templating = pytest.importorskip("prefect.utilities.templating")
+    if shutil.which("kubernetes-validate") is None:
+        pytest.skip("kubernetes-validate is not installed (make test-deploy)")
+    template = json.loads((KUBERNETES / "prefect" / "job-template.json").read_text())
+    defaults = {
+        name: about["default"]
+        for name, about in template["variables"]["properties"].items()
+        if "default" in about
     }
-
-
-def test_env_example_names_only_what_compose_reads():
-    """Each variable of .env.example is one of compose.yaml's, or Compose's own."""
-    text = (ROOT / "compose.yaml").read_text()
-    named = re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
-    assert len(named) > 5
-    for name in named:
-        assert f"${{{name}" in text or name == "COMPOSE_PROJECT_NAME", name
-
-
-@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
-def test_compose_reads_its_files(files, tmp_path):
-    """Compose itself parses and merges them; with a GPU the service has CUDA's memory, too."""
-    command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
-    if shutil.which(command[0]) is None:
-        pytest.skip("Docker Compose is not installed")
-    if subprocess.run([*command, "version"], capture_output=True).returncode:
-        pytest.skip("Docker Compose is not installed")
-    for file in files:
-        shutil.copy(ROOT / file, tmp_path)
-    shutil.copy(ROOT / ".env.example", tmp_path / ".env")
-    (tmp_path / "secrets").mkdir()
-    for name in COMPOSE["secrets"]:
-        (tmp_path / "secrets" / name).write_text("x")
-    flags = [flag for file in files for flag in ("-f", file)]
+    asked = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"][pool]
+    given = {key: value for key, value in asked["job_variables"].items() if key != "env"}
+    if "gpus" in given:
+        given["gpus"] = "1"
+    values = {**defaults, **given, "command": "prefect flow-run execute", "name": "flow"}
+    job = templating.apply_values(template["job_configuration"], values)["job_manifest"]
+    # The worker makes lists of these itself.
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["env"], container["args"] = [], container["args"].split()
+    job["metadata"]["name"] = job["metadata"].pop("generateName") + "x"
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
     ran = subprocess.run(
-        [*command, *flags, "config"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        ["kubernetes-validate", "--strict", path], capture_output=True, text=True, timeout=60
     )
-    assert 0 == ran.returncode, ran.stderr
-    assert ("nvidia" in ran.stdout) == (len(files) == 2)
-    merged = yaml.safe_load(ran.stdout)["services"]
-    told = str(merged["service"]["mem_limit"])
-    limit = int(told.removesuffix("g")) * (2**30 if told.endswith("g") else 1)
-    assert (8 if len(files) == 2 else 2) * 2**30 == limit
-    for worker in ("worker", "worker-light"):
-        assert ["/tmp:exec"] == merged[worker]["tmpfs"]
+    assert 0 == ran.returncode, ran.stdout + ran.stderr
+    tolerated = [each["key"] for each in job["spec"]["template"]["spec"].get("tolerations", [])]
+    assert (["nvidia.com/gpu"] if pool == "heavy" else []) == tolerated
+    assert ("4" if pool == "heavy" else "1") == container["resources"]["requests"]["cpu"]
 
 
-def test_bill_of_materials_names_what_an_image_holds(tmp_path):
-    """`make sbom` lists every package that an image installs, once, and none that only trains."""
-    if shutil.which("cyclonedx-py") is None:
-        pytest.skip("cyclonedx-py is not installed (make test-deploy)")
-    subprocess.run(
-        # Its environment is there: this test runs in it.
-        ["make", "--assume-old", ".venv-deploy/.ready", "sbom", f"SBOM={tmp_path}"],
-        cwd=ROOT, check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
-    for role in ("serve-cpu", "serve", "train"):
-        bill = json.loads((tmp_path / f"{role}.json").read_text())
-        assert "CycloneDX" == bill["bomFormat"]
-        found = [f"{each['name']}=={each['version']}" for each in bill["components"]]
-        (stage,) = (s for s in stages if s.startswith(f"pip AS packages-{role}\n"))
-        installed = set()
-        for lock in re.findall(r"-r ([a-z-]+\.txt)", stage):
-            text = (ROOT / "requirements" / lock).read_text()
-            installed |= set(re.findall(r"^([a-z0-9_.-]+==[^ ;]+)", text, re.MULTILINE))
-        assert sorted(installed) == sorted(found)
-        names = {name.split("==")[0] for name in found}
-        assert {"onnxruntime", "onnxruntime-gpu"} & names
-        assert "opentelemetry-sdk" in names
-        assert (role == "train") == bool(names & {"torch", "prefect"})
+def test_jobs_mount_what_the_service_claims():
+    """With models on a volume both name the same claim; with a bucket a Job can do without."""
+    template = json.loads((KUBERNETES / "prefect" / "job-template.json").read_text())
+    volume = template["variables"]["properties"]["models_volume"]["default"]
+    claim = one(rendered("service"), "PersistentVolumeClaim", "hansang-models")
+    assert claim["metadata"]["name"] == volume["persistentVolumeClaim"]["claimName"]
+    (container,) = template["job_configuration"]["job_manifest"]["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert volume["name"] in {mount["name"] for mount in container["volumeMounts"]}
+    (secret,) = container["envFrom"]
+    (served,) = one(rendered("s3"), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert [secret] == served["envFrom"]
