@@ -121,12 +121,14 @@ def recent(scrapes: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str
 
 def _before(scrapes: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the last scrape of the same start of the same server; nothing if there is none."""
-    for each in reversed(scrapes):
-        # Scrapes of before replicas were told apart name no server.
-        same = each.get("server", now.get("server")) == now.get("server")
-        if same and each["started_s"] == now["started_s"] and each["time_s"] < now["time_s"]:
-            return each
-    return {"predictions": {}, "confidence": []}
+    # Scrapes of before replicas were told apart name no server.
+    server = now.get("server")
+    same: list[Mapping[str, Any]] = [
+        each for each in scrapes
+        if each.get("server", server) == server
+        and each["started_s"] == now["started_s"] and each["time_s"] < now["time_s"]
+    ]  # fmt: skip
+    return same[-1] if same else {"predictions": {}, "confidence": []}
 
 
 def compare(
