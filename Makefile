@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving simulate trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -106,6 +106,10 @@ night: test-long test-prefect test-deploy test-engines test-mlflow  ## all that 
 audit: $(VENV)-deploy/.ready  ## known faults of all pinned packages, from PyPI's database
 	for lock in requirements/*.txt; do echo "$$lock"; \
 	  $(VENV)-deploy/bin/pip-audit --strict --disable-pip --require-hashes -r $$lock || exit 1; done
+
+SIMULATE ?= --calls 1e8 --first $$(date +%s)
+simulate: setup  ## the server in virtual time: a hundred million calls, or one seed again with SEED=…
+	$(BIN)/python -m tests.service.simulation $(if $(SEED),--seed $(SEED),$(SIMULATE))
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz

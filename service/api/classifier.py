@@ -64,17 +64,14 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
         ends_s = deadline_s(context)
 
         async def answer(request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-            error: ServiceError | None = None
-            with self._timed(context) as ended:
-                try:
+            try:
+                with self._timed(context):
                     options = CallOptions(
                         priority=_priority(request, Priority.BULK), deadline_s=ends_s, may_wait=True
                     )
                     return await self._answer(request, options)
-                except ServiceError as caught:
-                    error = caught
-                    ended(error.code)
-            return pb.ClassifyResponse(error=status(error))
+            except ServiceError as error:
+                return pb.ClassifyResponse(error=status(error))
 
         may_read = self._inference.budget.wait_for_bulk
         async for response in in_order(requests, answer, self._stopping, may_read):

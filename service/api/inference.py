@@ -196,9 +196,11 @@ class Inference:
         start_s = monotonic()
         try:
             done = dict(zip(jobs, await asyncio.gather(*jobs.values()), strict=True))
-        finally:
+        except BaseException:
             for job in jobs.values():  # if one is too late, the call is
                 job.cancel()
+            self._decoder.drop_abandoned()
+            raise
         stages["decode"] = (start_s, monotonic())
         return [done.get(at, image) for at, image in enumerate(images)]
 

@@ -40,8 +40,8 @@ _numbers = itertools.count()
 AdmissionCheck = Callable[[float], ServiceError | None]
 """Takes a call's deadline (`time.monotonic`); returns why it is refused, or None."""
 
-Timed = Callable[[Any], AbstractContextManager[Callable[[StatusCode], None]]]
-"""Times one request of a stream, given its context; yields a function that sets an error code."""
+Timed = Callable[[Any], AbstractContextManager[None]]
+"""Times one request of a stream, given its context. Nothing but ServiceError comes out of it."""
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
@@ -183,19 +183,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         """Return what times each request of a stream of this method like a call."""
 
         @contextmanager
-        def one(context: Any) -> Iterator[Callable[[StatusCode], None]]:
+        def one(context: Any) -> Iterator[None]:
             start_s = perf_counter()
-            codes = [StatusCode.OK]
+            code = StatusCode.OK
             try:
-                yield codes.append
+                yield
+            except ServiceError as error:
+                code = error.code
+                raise
             except asyncio.CancelledError:
-                codes.append(gone(context))
+                code = gone(context)
                 raise
             except Exception:
-                codes.append(StatusCode.INTERNAL)
-                raise
+                # A request that fails ends itself alone, whatever it failed with.
+                code = StatusCode.INTERNAL
+                logger.exception("unhandled error in %s", method)
+                raise ServiceError("internal error") from None
             finally:
-                self._seconds(method, codes[-1].name).observe(perf_counter() - start_s)
+                self._seconds(method, code.name).observe(perf_counter() - start_s)
 
         return one
 

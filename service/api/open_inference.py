@@ -120,17 +120,15 @@ class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
         options = CallOptions(deadline_s=deadline_s(context), priority=Priority.BULK, may_wait=True)
 
         async def answer(request: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
-            message = ""
-            with self._timed(context) as ended:
-                try:
+            try:
+                with self._timed(context):
                     response = await self._infer(request, options)
                     return pb.ModelStreamInferResponse(infer_response=response)
-                except ServiceError as error:
-                    message = f"{error.code.name}: {error}"
-                    ended(error.code)
-            return pb.ModelStreamInferResponse(
-                error_message=message, infer_response=pb.ModelInferResponse(id=request.id)
-            )
+            except ServiceError as error:
+                return pb.ModelStreamInferResponse(
+                    error_message=f"{error.code.name}: {error}",
+                    infer_response=pb.ModelInferResponse(id=request.id),
+                )
 
         may_read = self._inference.budget.wait_for_bulk
         async for response in in_order(requests, answer, self._stopping, may_read):

@@ -38,6 +38,13 @@ async def in_order(
     ended = False
     try:
         while True:
+            # First of all: it may have been read while an answer was being sent.
+            if reading is not None and reading.done():
+                try:
+                    working.append(asyncio.ensure_future(answer(reading.result())))
+                except StopAsyncIteration:
+                    ended = True
+                reading = None
             if reading is None and not ended and not stopped.done() and len(working) < WINDOW:
                 reading = asyncio.ensure_future(_next(requests, may_read))
             if stopped.done() and reading is not None:
@@ -49,12 +56,6 @@ async def in_order(
             if not stopped.done():
                 waiting.add(stopped)  # type: ignore[arg-type]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if reading is not None and reading.done():
-                try:
-                    working.append(asyncio.ensure_future(answer(reading.result())))
-                except StopAsyncIteration:
-                    ended = True
-                reading = None
             while working and working[0].done():
                 yield working.popleft().result()
         if not ended:

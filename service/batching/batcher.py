@@ -121,7 +121,7 @@ class Batcher(Admission):
         self._computing = 0
         self._last_batch = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._due = False
+        self._due = self._sweeping = False
 
     def decodes(self, image: bytes) -> bool:
         """Return whether this image may be submitted encoded."""
@@ -159,13 +159,15 @@ class Batcher(Admission):
             self._due = True
             self._loop.call_soon(self._dispatch)
         try:
-            if len(items) == 1:
-                rows = [await items[0].row]
-            else:
-                rows = await asyncio.gather(*(item.row for item in items))
-        finally:
+            one = len(items) == 1
+            rows = [await items[0].row] if one else await asyncio.gather(*(i.row for i in items))
+        except BaseException:
             for item in items:  # if one failed, nobody waits for the others
                 item.row.cancel()
+            if not self._sweeping:  # they are not admitted any more: nothing bounds what lies there
+                self._sweeping = True
+                self._loop.call_soon(self._drop_abandoned)
+            raise
         if items and stages is not None:
             last = max(items, key=lambda item: item.end_s)
             stages["queue"] = (last.arrival_s, last.start_s)
@@ -212,6 +214,7 @@ class Batcher(Admission):
 
     def _drop_abandoned(self) -> int:
         """Remove images whose caller left or whose deadline is too near; return how many wait."""
+        self._sweeping = False
         before = len(self._waiting)
         # An image that would be late even if it ran alone and now is not begun.
         ends_s = monotonic() + self._run_time.expected_s(1)

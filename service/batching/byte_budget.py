@@ -219,7 +219,8 @@ class ByteBudget:
                 self._timer = loop.call_later(left_s, self._cut_off)
                 break
             del self._limits[limit]
-            limit.reschedule(loop.time())
+            if not limit.expired():  # by MESSAGE_S, and its task has not gone on yet
+                limit.reschedule(loop.time())
 
 
 async def wait_in(waiters: deque[asyncio.Future[None]]) -> None:

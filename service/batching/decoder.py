@@ -63,6 +63,7 @@ class Decoder:
         self._most = self._free = 2 * threads
         self._waiting: PriorityQueue[_Job] = PriorityQueue()
         self._aside: deque[_Job] = deque()
+        self._sweeping = False
 
     def decode(
         self, data: bytes, image_size: int, *, priority: Priority, deadline_s: float
@@ -77,10 +78,22 @@ class Decoder:
         self._dispatch()
         return done
 
+    def drop_abandoned(self) -> None:
+        """Drop, in this turn of the loop, what was cancelled and waits: nobody counts its bytes."""
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_soon(self._sweep)
+
     def close(self) -> None:
         """End the threads; what waits is dropped."""
         self._threads.shutdown(cancel_futures=True)
         self._apart.close()
+
+    def _sweep(self) -> None:
+        self._sweeping = False
+        self._waiting.keep(self._wanted)
+        self._aside = deque(filter(self._wanted, self._aside))
+        self._dispatch()
 
     def _dispatch(self) -> None:
         while self._free and (job := self._next()):

@@ -152,9 +152,10 @@ class ModelPool:
         """
         async with self._changing:
             await asyncio.to_thread(self.repository.serving, name)
-            self.unloaded.discard(name)
             self._seen.pop(name, None)
             await self._follow(name, await asyncio.to_thread(self.repository.state, name))
+            # Not before: a model that is being loaded is not there yet, and nor is one that failed.
+            self.unloaded.discard(name)
 
     async def unload_model(self, name: str) -> None:
         """Stop serving a model until it is loaded again.

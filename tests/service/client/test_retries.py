@@ -23,7 +23,7 @@ class Answering:
     def __init__(self, *codes, retry_after_s=None):
         self.codes, self.calls, self.retry_after_s = list(codes), [], retry_after_s
 
-    async def Classify(self, request, context):  # noqa: ARG002, N802
+    async def Classify(self, request, context):  # noqa: N802
         self.calls.append(monotonic())
         if self.codes:
             error = UnavailableError("not now", retry_after_s=self.retry_after_s)

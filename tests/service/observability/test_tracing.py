@@ -26,7 +26,7 @@ class Collector(wire_grpc.TraceServiceServicer):
         self.spans: list = []
         self.services: set[str] = set()
 
-    def Export(self, request, context):  # noqa: ARG002, N802
+    def Export(self, request, context):  # noqa: N802
         """Keep what was sent."""
         for group in request.resource_spans:
             for attribute in group.resource.attributes:
