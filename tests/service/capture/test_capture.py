@@ -116,7 +116,7 @@ class Slow:
     def size(self):
         return 0
 
-    def create(self, name, data):  # noqa: ARG002
+    def create(self, name, data):
         self.gate.wait(10)
         if self.error:
             raise self.error
