@@ -1,5 +1,6 @@
 """Flow: from a folder of photos to a serving version."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from flows.release import outcome, released
 from flows.release_gate import changes
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
-from flows.tasks.artifacts import publish_sheet
+from flows.tasks.artifacts import or_warn, publish_sheet
 from flows.tasks.parameters import Nightly, Places, Training
 from flows.train import trained
 from training.buckets import mirror
@@ -50,7 +51,8 @@ def pipeline(
     # A run that has begun goes on with its photos: what has changed since waits for the next one.
     if not (run_dir / "config.json").exists():
         found = tasks.inspect(data, run_dir / "sheet")
-        publish_sheet(found, run_dir / "sheet" / "index.html")
+        page = run_dir / "sheet" / "index.html"
+        or_warn("the data sheet", partial(publish_sheet, found, page))
         if nightly.strict:
             changes.require_clean(found)
         if nightly.min_changed:

@@ -1,5 +1,6 @@
 """Flows: release the best epoch of a run if it is better than what serves; and roll back."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from flows.release_gate.candidate import Candidate, Release
 from flows.release_gate.evaluation import serving_version
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
-from flows.tasks.artifacts import candidate_table, publish_decision
+from flows.tasks.artifacts import candidate_table, or_warn, publish_decision
 from flows.tasks.parameters import Places
 from service.errors import ConflictError
 from training.buckets import mirror
@@ -101,7 +102,7 @@ def released(
             if attempt + 1 == _ATTEMPTS:
                 raise
             get_run_logger().warning("%s", error)
-    publish_decision(decided)
+    or_warn("the decision", partial(publish_decision, decided))
     return decided
 
 

@@ -1,13 +1,13 @@
 """Flow: a folder of photos to a run directory with a best epoch."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, runtime
-from prefect.logging import get_run_logger
 
 from flows.tasks import tasks
-from flows.tasks.artifacts import publish_run
+from flows.tasks.artifacts import or_warn, publish_run
 from flows.tasks.parameters import Places, Training
 from training.buckets import mirror
 
@@ -36,8 +36,4 @@ def trained(data: Path, training: Training, run_id: str, places: Places) -> dict
 
 def publish(run_dir: Path) -> None:
     """Publish a run's artifacts in Prefect; a failure is logged and costs nothing else."""
-    try:
-        publish_run(run_dir)
-    except Exception as error:
-        # The run is trained; it must not fail because its artifacts cannot be shown.
-        get_run_logger().warning("the run's artifacts were not published: %s", error)
+    or_warn("the run", partial(publish_run, run_dir))

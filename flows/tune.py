@@ -7,6 +7,7 @@ on one study at a time, if they use the same --storage and see the same folder o
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from flows.tasks import tasks
-from flows.tasks.artifacts import publish_pictures
+from flows.tasks.artifacts import or_warn, publish_pictures
 from flows.tasks.children import died, run_child, stopping_children
 from flows.tasks.links import link
 from flows.tasks.parameters import Places, Search
@@ -130,11 +131,7 @@ def _publish(folder: Path, storage: str | None) -> dict[str, Any]:
 
     page = write_from(folder, storage)
     numbers: dict[str, Any] = json.loads((folder / "ranking.json").read_text("utf-8"))
-    try:
-        _show(folder, page, numbers)
-    except Exception as error:
-        # The search is done; it must not fail because its artifacts cannot be shown.
-        get_run_logger().warning("the study's artifacts were not published: %s", error)
+    or_warn("the study", partial(_show, folder, page, numbers))
     return numbers
 
 

@@ -1,7 +1,8 @@
 """Prefect artifacts of runs, data sheets and releases: summaries, curves, tables, links."""
 
 import base64
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,30 @@ from prefect.artifacts import (
     create_markdown_artifact,
     create_table_artifact,
 )
+from prefect.logging import get_run_logger
 
 from flows.release_gate.candidate import Candidate, Release
 from flows.tasks.links import link
 
 _CURVES = ("accuracy", "loss")
+
+
+def or_warn(what: str, publish: Callable[[], object], pauses_s: Sequence[float] = (5, 20)) -> None:
+    """Publish something; what fails is tried again after each of the pauses, and then logged.
+
+    What a flow did must not fail because it cannot be shown.
+    """
+    logger = get_run_logger()
+    for pause_s in (*pauses_s, None):
+        try:
+            publish()
+            return
+        except Exception as error:
+            if pause_s is None:
+                logger.warning("%s was not published: %s", what, error)
+                return
+            logger.info("%s was not published yet: %s", what, error)
+            time.sleep(pause_s)
 
 
 def publish_run(run_dir: Path) -> None:

@@ -88,6 +88,17 @@ def died(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
     return False
 
 
+def refused(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
+    """Return whether the system refused something: a full disk, a network drive that was away."""
+    try:
+        state.result()
+    except OSError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
 def run_child(arguments: list[str]) -> Any:
     """Run Python as a child that holds its run directory, if it names one, and the GPU.
 

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from flows.release_gate import changes, evaluation, publish
 from flows.release_gate.candidate import Candidate, Release
 from flows.release_gate.gate import Rules
-from flows.tasks.children import died, run_child
+from flows.tasks.children import died, refused, run_child
 from flows.tasks.parameters import Places
 from flows.tasks.start import start_from
 from service.models.bucket import working_copy
@@ -34,7 +34,7 @@ def _log_every(percent: int) -> Progress:
     return report
 
 
-@task
+@task(retries=2, retry_delay_seconds=30, retry_condition_fn=refused)
 def inspect(data: Path, out: Path) -> dict[str, Any]:
     """Make the data sheet of a folder of photos: what is there, and what is wrong."""
     from training.datasheet.inspection import inspect as examine

@@ -1,47 +1,25 @@
 """Trackers, where people watch runs: TensorBoard event files, or an MLflow server.
 
-metrics.jsonl ─► Follower (a thread) ─► each Tracker
+metrics.jsonl ─► Follower (a thread, follower.py) ─► each Tracker
 
 The trainer does not know of trackers. They are sent what is in its file, so a slow or dead server
-costs training nothing. A tracker that fails is dropped with a warning.
+costs training nothing.
 """
 
 import json
-import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from photo_folder.names import shell
 from terminal import say
 from training.files import write_text
+from training.reports.follower import Follower, Tracker
 from training.runs.run_record import RunRecord
 from training.setting_names import flatten
-
-logger = logging.getLogger(__name__)
-
-POLL_S = 2.0
-"""Seconds between two reads of `metrics.jsonl`."""
-
-_FINISH_S = 60.0
-"""Seconds to send the last epochs and the report; after that the run ends without."""
-
-
-class Tracker(Protocol):
-    """Receives the epochs of a run. It must accept an epoch that it has received before."""
-
-    name: str
-
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Record an epoch, a line of `metrics.jsonl`."""
-
-    def finish(self, run: RunRecord | None) -> None:
-        """Record a finished run; None if the run was stopped or failed."""
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -166,82 +144,6 @@ class MlflowTracker:
         self._client.log_batch(self._run_id, metrics=metrics)
 
 
-class Follower:
-    """Sends every new epoch of a run to each tracker, in a thread of its own."""
-
-    def __init__(
-        self, run_dir: Path, trackers: Mapping[str, Callable[[], Tracker]], poll_s: float = POLL_S
-    ) -> None:
-        self._run_dir = run_dir
-        self._factories = dict(trackers)
-        self._poll_s = poll_s
-        self._live: dict[str, Tracker] = {}
-        self._sent = 0
-        self._ended = threading.Event()
-        self._finished = False
-        # A daemon, so that a server that hangs does not keep the process from ending.
-        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; it makes the trackers once the run has written its config."""
-        if self._factories:
-            self._thread.start()
-
-    def stop(self, *, finished: bool) -> None:
-        """Send the last epochs and end; `finished` says that the run reached its end."""
-        if not self._factories:
-            return
-        self._finished = finished
-        self._ended.set()
-        self._thread.join(_FINISH_S)
-        if self._thread.is_alive():
-            names = ", ".join(self._live)
-            say(f"warning: {names} did not take the run in time; it is in its files")
-
-    def _follow(self) -> None:
-        while not self._ended.wait(self._poll_s):
-            self._send()
-        self._send()
-        run = None
-        if self._finished:
-            try:
-                run = RunRecord.open(self._run_dir)
-            except Exception as error:
-                say(f"warning: the run cannot be read ({error})")
-        for name, tracker in list(self._live.items()):
-            self._try(name, partial(tracker.finish, run))
-
-    def _send(self) -> None:
-        if not (self._run_dir / "config.json").is_file():
-            return
-        for name, make in list(self._factories.items()):
-            if name not in self._live:
-                self._try(name, partial(self._begin, name, make))
-        try:
-            lines = (self._run_dir / "metrics.jsonl").read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        # The file is replaced at once, so every line is complete.
-        for line in lines[self._sent :]:
-            record = json.loads(line)
-            for name, tracker in list(self._live.items()):
-                self._try(name, partial(tracker.epoch, record))
-        self._sent = max(self._sent, len(lines))
-
-    def _begin(self, name: str, make: Callable[[], Tracker]) -> None:
-        self._live[name] = make()
-
-    def _try(self, name: str, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:
-            logger.debug("tracker %s failed", name, exc_info=True)
-            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-            say(f"warning: {name} is left out from here on ({reason}); training goes on")
-            self._live.pop(name, None)
-            self._factories.pop(name, None)
-
-
 def chosen(run_dir: Path, *, tensorboard: bool) -> dict[str, Callable[[], Tracker]]:
     """Return a factory of each tracker that the option or the environment asks for, by name."""
     found: dict[str, Callable[[], Tracker]] = {}
@@ -266,11 +168,25 @@ def tracked(run_dir: Path, *, tensorboard: bool) -> Iterator[None]:
         follower.stop(finished=finished)
 
 
-def report_or_warn(run_dir: Path) -> None:
-    """Write the run's page; if that fails, warn instead of failing a finished run."""
-    try:
-        from training.reports.report import write_report
+def report_or_warn(run_dir: Path, pauses_s: Sequence[float] = (5, 20)) -> None:
+    """Write the run's page; if that fails, warn instead of failing a finished run.
 
-        say(f"report: {write_report(run_dir)}")
-    except Exception as error:
-        say(f"no report ({error}); make it with: hansang report {shell(run_dir)}")
+    What the system refused is tried again, after each of the pauses: a disk may be full, or a
+    network drive away, for a minute.
+    """
+    from training.reports.report import write_report
+
+    for pause_s in (*pauses_s, None):
+        try:
+            say(f"report: {write_report(run_dir)}")
+            return
+        except OSError as error:
+            if pause_s is not None:
+                say(f"no report yet ({error}); it is tried again in {pause_s:g} s")
+                time.sleep(pause_s)
+                continue
+            failed: Exception = error
+        except Exception as error:
+            failed = error
+        break
+    say(f"no report ({failed}); make it with: hansang report {shell(run_dir)}")

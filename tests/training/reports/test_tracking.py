@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from training.reports import report
-from training.reports.tracking import Follower, MlflowTracker, TensorBoardTracker, numbers
+from training.reports import follower, report
+from training.reports.follower import Follower
+from training.reports.tracking import (
+    MlflowTracker,
+    TensorBoardTracker,
+    numbers,
+    report_or_warn,
+)
 from training.runs.run_record import RunRecord
 
 
@@ -97,9 +103,9 @@ def test_tensorboard_reads_every_epoch_once(run_dir, tmp_path):
 
     run = shutil.copytree(run_dir, tmp_path / "first")
     for _ in range(2):
-        follower = Follower(run, {"TensorBoard": lambda: TensorBoardTracker(run)}, poll_s=0.05)
-        follower.start()
-        follower.stop(finished=True)
+        followed = Follower(run, {"TensorBoard": lambda: TensorBoardTracker(run)}, poll_s=0.05)
+        followed.start()
+        followed.stop(finished=True)
 
     found = EventAccumulator(str(run / "tensorboard")).Reload()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -110,36 +116,78 @@ def test_tensorboard_reads_every_epoch_once(run_dir, tmp_path):
     assert 1 == len(list((run / "tensorboard").iterdir()))
 
 
-def test_a_tracker_that_fails_is_left_out_and_the_others_go_on(run_dir, tmp_path, capsys):
-    """A server that is not there is one warning; TensorBoard still gets every epoch."""
-    run = shutil.copytree(run_dir, tmp_path / "first")
-    seen = []
+class Good:
+    """A tracker that keeps what it is sent."""
 
-    class Good:
-        name = "good"
+    name = "good"
 
-        def epoch(self, record):
-            seen.append(record["epoch"])
+    def __init__(self):
+        self.seen = []
 
-        def finish(self, run):
-            seen.append(run.name)
+    def epoch(self, record):
+        self.seen.append(record["epoch"])
 
-    class Bad(Good):
-        def epoch(self, _):
+    def finish(self, run):
+        self.seen.append(run.name)
+
+
+class Failing(Good):
+    """One that fails for so many calls."""
+
+    def __init__(self, failures):
+        super().__init__()
+        self.left = failures
+
+    def epoch(self, record):
+        self.left -= 1
+        if self.left >= 0:
             raise ConnectionError("the server is gone\nand more")
+        super().epoch(record)
+
+
+def test_a_tracker_that_fails_for_a_while_is_tried_again_and_has_all(
+    run_dir, tmp_path, capsys, monkeypatch
+):
+    """It gets every epoch once, late; what never answers is told at the end; others go on."""
+    monkeypatch.setattr(follower, "_LAST_PAUSES_S", (0.01, 0.01))
+    run = shutil.copytree(run_dir, tmp_path / "first")
+    good, late = Good(), Failing(3)
 
     def absent():
         raise OSError("nobody listens")
 
-    follower = Follower(run, {"absent": absent, "bad": Bad, "good": Good}, poll_s=0.05)
-    follower.start()
-    follower.stop(finished=True)
+    followed = Follower(
+        run, {"absent": absent, "late": lambda: late, "good": lambda: good}, poll_s=0.05
+    )
+    followed.start()
+    followed.stop(finished=True)
 
-    assert [1, 2, 3, 4, 5, 6, "first"] == seen
+    assert [1, 2, 3, 4, 5, 6, "first"] == good.seen == late.seen
     said = capsys.readouterr().err.splitlines()
-    assert 2 == len(said)
-    assert "absent is left out from here on (nobody listens)" in said[0]
-    assert "bad is left out from here on (the server is gone)" in said[1]
+    assert "warning: absent does not take the run (nobody listens); tried again later" in said
+    assert "warning: late does not take the run (the server is gone); tried again later" in said
+    assert "absent has 0 of 6 epochs (nobody listens)" in said[-1]
+    assert 3 == len(said)
+
+
+def test_a_report_is_tried_again_when_the_system_refuses(run_dir, tmp_path, capsys, monkeypatch):
+    """A disk that is full for a moment costs no report; one that stays full is said."""
+    from training.reports import report
+
+    failures = [OSError("No space left on device")] * 2
+
+    def write(run):
+        if failures:
+            raise failures.pop()
+        return run / "report.html"
+
+    monkeypatch.setattr(report, "write_report", write)
+    report_or_warn(run_dir, pauses_s=(0, 0))
+    assert f"report: {run_dir / 'report.html'}" in capsys.readouterr().err
+
+    failures += [OSError("No space left on device")] * 3
+    report_or_warn(run_dir, pauses_s=(0, 0))
+    assert "no report (No space left on device); make it with" in capsys.readouterr().err
 
 
 @pytest.mark.long
@@ -159,7 +207,7 @@ def test_training_ends_well_though_the_server_is_dead(dishes, tmp_path):
     )  # fmt: skip
 
     assert 0 == ended.returncode, ended.stderr
-    assert "warning: MLflow is left out" in ended.stderr
+    assert "warning: MLflow does not take the run" in ended.stderr
     run = tmp_path / "runs" / "dead"
     assert (run / "result.json").is_file()
     assert (run / "report.html").is_file()
