@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving simulate trouble soak gpu-check gpu-bench check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving simulate trouble soak gpu gpu-pack check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -129,13 +129,12 @@ DEVICE ?= cuda
 # A rehearsal on a CPU runs in what a bare CUDA machine has, and no more.
 GPU := PYTHONPATH=$(if $(filter cpu,$(DEVICE)),benchmarks/bare:).$(if $(PYTHONPATH),:$(PYTHONPATH)) $(BIN)/python
 
-gpu-check: setup  ## correctness on CUDA, under 9 minutes; DEVICE=cpu rehearses it (docs/guides/gpu.md)
-	$(GPU) benchmarks/gpu_check.py --device $(DEVICE)
+gpu: setup  ## all that a GPU is asked, in one call of 8 minutes; DEVICE=cpu rehearses it (docs/guides/gpu.md)
+	$(GPU) benchmarks/gpu.py --device $(DEVICE)
 
-gpu-bench: setup  ## training and serving on CUDA, under 9 minutes each; DEVICE=cpu rehearses it
-	@# Both, whatever becomes of the first.
-	$(GPU) benchmarks/gpu_train.py --device $(DEVICE); first=$$?; \
-	$(GPU) benchmarks/gpu_serve.py --device $(DEVICE) && exit $$first
+ARCH ?= 90
+gpu-pack: setup  ## what a bare GPU machine lacks, in build/gpu-pack; ARCH=90 for an H100 (docs/guides/gpu.md)
+	$(BIN)/python benchmarks/gpu_pack.py --arch $(ARCH)
 
 check: setup  ## lint, types, architecture, generated files
 	$(BIN)/ruff check .
@@ -173,6 +172,8 @@ lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-deps -o peers.txt peers.in
+	cd requirements && uv pip compile --python-platform x86_64-manylinux_2_28 --python-version 3.12 \
+	    --generate-hashes --no-emit-index-url --no-deps -c dev.txt -o gpu.txt gpu.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \

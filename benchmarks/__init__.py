@@ -5,6 +5,7 @@ It is a package, so that no installed package of the same name is imported inste
     training, tuning, cache, probing        training against its limits
     serving/, scaling, bulk                 serving against its limits and other servers
     trouble/, soak                          restarts, releases, overload, bad images, half an hour
-    gpu_check, gpu_train, gpu_serve         the same on a GPU (gpu_stages/; gpu_wheels, bare/)
+    gpu                                     all of it on a GPU, in one call (gpu_stages/)
+    gpu_pack, thin_cuda, gpu_bare.sh, bare/ what a bare GPU machine needs for it
     rig                                     models, photos, servers and calls that all of them use
 """

@@ -1,9 +1,9 @@
 """Makes this environment look like a bare CUDA machine: what it has not cannot be imported.
 
-    PYTHONPATH=benchmarks/bare:. python benchmarks/gpu_check.py --device cpu
+    PYTHONPATH=benchmarks/bare:. python benchmarks/gpu.py --device cpu
 
-`there.txt` beside it lists the distributions of such a machine, and `carried.txt` what is brought
-along. Whatever else is installed here is hidden, and so are scripts that would need it.
+`there.txt` beside it lists the distributions of such a machine, and requirements/gpu.in what is
+brought along. Whatever else is installed here is hidden, and so are scripts that would need it.
 """
 
 import re
@@ -12,9 +12,11 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
+_HERE = Path(__file__).parent
 
-def _names(file: str) -> set[str]:
-    lines = (Path(__file__).parent / file).read_text("utf-8").splitlines()
+
+def _names(file: Path) -> set[str]:
+    lines = file.read_text("utf-8").splitlines()
     return {_plain(line.split("==")[0]) for line in lines if line and line[0] != "#"}
 
 
@@ -26,12 +28,13 @@ class _Bare:
     """Finds nothing that a bare machine lacks, before anybody else finds it."""
 
     def __init__(self) -> None:
-        known = _names("there.txt") | _names("carried.txt")
+        carried = _names(_HERE.parents[1] / "requirements" / "gpu.in")
+        known = _names(_HERE / "there.txt") | carried
         self.hidden = {
             module
             for module, owners in packages_distributions().items()
             if not {_plain(owner) for owner in owners} & known
-        } - {"service", "training", "flows", "hansang", "terminal"}
+        } - {path.stem for path in _HERE.parents[1].iterdir()}
 
     def find_spec(self, name: str, *_: Any) -> None:
         """Raise for what is not there; return None, 'ask the next one', for all else."""

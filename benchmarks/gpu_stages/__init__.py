@@ -1,9 +1,12 @@
-"""What the three GPU scripts run: stages under a time budget, on models and photos made there.
+"""What benchmarks/gpu.py runs: stages under budgets, on models and photos that are made there.
 
-gpu_check.py, gpu_train.py and gpu_serve.py choose the stages; the report is whole after each one.
-
-    gpu_check.py ──► check_training, check_serving ──► made (photos, a cache, a model)
-    gpu_train.py ──► profiling                         models (served in one process)
-    gpu_serve.py ──► loaded ──► load (callers in a process of their own)
-           all   ──► rig (stages, budget, report) ──► machine (GPU, versions, commit)
+gpu.py ──► rig (a process for each group of steps) ──► report (.json and .md)
+│
+▼  gpu.py --work-through MODULE ──► steps (tells what each step found)
+machine                    versions, provider, ceilings
+training                   steps beside bare forward and backward
+serving ──► load           models alone, and servers under load
+check_training, check_serving ──► made (photos, a cache, a run)
+check_tests                the tests marked `gpu`
+models                     model files, decoding on the device, a server
 """

@@ -1,25 +1,24 @@
-"""What a GPU must serve the same as a CPU, and what twice: stages of benchmarks/gpu_check.py."""
+"""What a GPU must serve the same as a CPU, and what twice: steps of benchmarks/gpu.py."""
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gpu_stages import rig
 from benchmarks.gpu_stages.made import Made
 from benchmarks.gpu_stages.models import (
     Served,
     classify,
     decode_on_device,
-    halve,
     infer,
-    random_model,
 )
+from benchmarks.gpu_stages.steps import Found, Step
+from benchmarks.gpu_stages.steps import rows as told_rows
 from service.models.cuda import CudaOptions
 from service.models.model import CPU, CUDA, Model
 from service.pixels.preprocessing import preprocess
 from training.export.onnx_export import export_onnx
+from training.export.quantisation import to_fp16
 
-Found = dict[str, Any]
 _CLEAR = 0.05
 """By so much the likeliest class must be ahead of the second for an answer to count as clear."""
 _CLEAR_RESIZED = 0.25
@@ -27,8 +26,20 @@ _CLEAR_RESIZED = 0.25
 0.12 on drawn photos, and so the top-1 of 4 %, one of which was 0.05 ahead."""
 
 
+def steps(device: str, work: Path) -> dict[str, Step]:
+    """Return the steps by name."""
+    check = Serving(Made(device, work))
+    return {
+        "onnx": check.onnx,
+        "graphs": check.graphs,
+        "released": check.released,
+        "jpeg": check.jpeg,
+        "server": check.server,
+    }
+
+
 class Serving:
-    """The stages; whichever is first to need the model has it trained and released."""
+    """The steps; whichever is first to need the model has it trained and released."""
 
     def __init__(self, made: Made) -> None:
         """Take what the checks share."""
@@ -36,20 +47,13 @@ class Serving:
         self.device = made.device
         self.provider_wanted = CUDA if made.device == "cuda" else CPU
 
-    def provider(self) -> Found:
-        """Require the provider that was asked for; onnxruntime falls back in silence."""
-        path = random_model(self.made.work / "provider.onnx", image_size=self.made.scale.size)
-        model = Model(path, device=self.device)
-        assert model.provider == self.provider_wanted, f"{model.provider} is in use"
-        return {"provider": model.provider}
-
     def onnx(self) -> Found:
         """Compare what the device answers with the CPU, in fp32 and fp16."""
         half = self.made.work / "fp16.onnx"
-        halve(self.made.fp32, half)
+        to_fp16(self.made.fp32, half)
         images = self.made.val_images
         expected = _in_parts(Model(self.made.fp32, device="cpu"), images)
-        rows = []
+        rows = told_rows()
         for name, file, most in (("fp32", self.made.fp32, 1e-4), ("fp16", half, 3e-2)):
             model = Model(file, device=self.device)
             model.warm_up(32)
@@ -74,7 +78,7 @@ class Serving:
         path = self.made.fp32
         images = self.made.val_images[:100]
         expected = _in_parts(Model(path, device="cpu"), images)
-        rows = rig.kept_rows()
+        rows = told_rows()
         for name, options, most in (
             ("plain", CudaOptions(graphs=False), 1e-4),
             ("graphs", CudaOptions(), 1e-4),
@@ -109,7 +113,7 @@ class Serving:
         model.warm_up(32)
         device = decode_on_device(data, size, self.device)
         answered = model.predict(device)
-        rows = []
+        rows = told_rows()
         for name, pixels, clear in (
             ("decoder alone", decode_on_device(data, size, "cpu"), 0.0),
             ("service", np.stack([preprocess(photo, size) for photo in data]), _CLEAR_RESIZED),

@@ -1,4 +1,4 @@
-"""What a GPU must train the same as a CPU, and what twice: stages of benchmarks/gpu_check.py."""
+"""What a GPU must train the same as a CPU, and what twice: steps of benchmarks/gpu.py."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 import training.loop.learner as learners
-from benchmarks.gpu_stages import rig
 from benchmarks.gpu_stages.machine import c_compiler, python_h
 from benchmarks.gpu_stages.made import Made
+from benchmarks.gpu_stages.steps import Found, Step
+from benchmarks.gpu_stages.steps import rows as told_rows
 from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig, TrainConfig
 from training.data.augment_parameters import sample_parameters
@@ -22,11 +23,23 @@ from training.loop.learner import Learner, StepData
 from training.loop.trainer import train
 from training.runs import checkpoint
 
-Found = dict[str, Any]
+
+def steps(device: str, work: Path) -> dict[str, Step]:
+    """Return the steps by name."""
+    check = Training(Made(device, work))
+    return {
+        "compiler": check.compiler,
+        "step_parity": check.step_parity,
+        "resume": check.resume,
+        "compiled": check.compiled,
+        "out_of_memory": check.out_of_memory,
+        "curves": check.curves,
+        "augmentation": check.augmentation,
+    }
 
 
 class Training:
-    """The stages; what one makes (photos, a run) the next ones use."""
+    """The steps; what one makes (photos, a run) the next ones use."""
 
     def __init__(self, made: Made) -> None:
         """Take what the checks share."""
@@ -35,7 +48,7 @@ class Training:
         self.scale = made.scale
 
     def compiler(self) -> Found:
-        """Compile one line: Triton wants a C compiler and Python.h, and other stages want Triton.
+        """Compile one line: Triton wants a C compiler and Python.h, and other steps want Triton.
 
         Without them all that is compiled fails, and this says so first.
         """
@@ -46,7 +59,7 @@ class Training:
 
     def step_parity(self) -> Found:
         """Take the same fp32 steps on the CPU and on the device."""
-        scale, rows = self.scale, []
+        scale, rows = self.scale, told_rows()
         config = self.made.config(**{"precision": "fp32", "optimizer.ema": 0.9})
         both = [Learner(config, 7, torch.device(name)) for name in ("cpu", self.device)]
         random = np.random.default_rng(0)
@@ -119,7 +132,7 @@ class Training:
                 "optimizer.name": "adamw", "optimizer.ema": 0.9, "augment.trivial": 0.5,
                 "augment.cutmix": 1.0, "augment.erasing": 0.3, "optimizer.clip_norm": 1.0,
             }  # fmt: skip
-        rows = rig.kept_rows()
+        rows = told_rows()
         for name, changes in cases.items():
             for placement in placements[:1] if "compile" in changes else placements:
                 config = self.made.config(epochs=2, checkpoint_every_steps=3, **changes)
@@ -155,7 +168,7 @@ class Training:
         Small steps on 64 photos: rounding sets weights 1e-5 apart in four of them, and another rate
         3e-4. At larger rates, of fewer photos, nothing would tell the one from the other.
         """
-        size, batch, rows = self.scale.size, 64, []
+        size, batch, rows = self.scale.size, 64, told_rows()
         side = resize_size(size)
         images = torch.from_numpy(
             np.random.default_rng(2).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What a figure of a GPU must not be told without: the machine, its versions, the commit."""
+"""The machine: versions, whether CUDA really computes, and how fast it copies and multiplies."""
 
 import importlib.util
 import os
@@ -6,43 +6,93 @@ import platform
 import shutil
 import subprocess
 import sysconfig
-import time
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.gpu_stages.steps import Step, rate
+
+Found = dict[str, Any]
+_COPY_BYTES = {"cuda": 2**32, "cpu": 2**22}
+_PRODUCT_SIDE = {"cuda": 8192, "cpu": 128}
 
 
-def machine(device: str) -> dict[str, Any]:
+def steps(device: str, work: Path) -> dict[str, Step]:
+    """Return the steps by name."""
+    return {
+        "versions": lambda: versions(device),
+        "provider": lambda: provider(device, work.parent / "models"),
+        "ceilings": lambda: ceilings(device),
+    }
+
+
+def versions(device: str) -> Found:
     """Return what a figure must not be told without."""
     import numpy
+    import onnxruntime
     import torch
     import torchvision
 
-    link_cuda()
-    import onnxruntime
-
-    about: dict[str, Any] = {
-        "gpu": "rehearsal on a CPU" if device == "cpu" else torch.cuda.get_device_name(0),
-        "driver": _output(
-            "nvidia-smi", "--format=csv,noheader",
-            "--query-gpu=driver_version,memory.total,power.limit",
-        ) if device == "cuda" else "none",
-        "capability": torch.cuda.get_device_capability(0) if device == "cuda" else None,
+    on_cuda = device == "cuda"
+    asked = "--query-gpu=driver_version,memory.total,power.limit"
+    return {
+        "driver": _output("nvidia-smi", "--format=csv,noheader", asked) if on_cuda else "none",
+        "capability": torch.cuda.get_device_capability(0) if on_cuda else None,
         "cores": len(os.sched_getaffinity(0)),
         "c_compiler": c_compiler(),
         "python_h": python_h(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
+        "cudnn": torch.backends.cudnn.version() if on_cuda else None,
         "torchvision": torchvision.__version__,
         "onnxruntime": onnxruntime.__version__,
         "numpy": numpy.__version__,
-        "commit": commit(),
-        "at": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
-    }  # fmt: skip
-    return about
+    }
+
+
+def provider(device: str, models: Path) -> Found:
+    """Require that every node of the model runs on the provider that was asked for.
+
+    onnxruntime falls back to the CPU in silence: as a whole where CUDA's libraries cannot be
+    loaded, and node by node where a kernel is missing. `disable_cpu_ep_fallback` makes both errors.
+    """
+    import onnxruntime as ort
+
+    from benchmarks.gpu_stages.models import random_model
+    from service.models.cuda import CudaOptions
+    from service.models.model import CPU, CUDA, Model
+
+    wanted, rows = CUDA if device == "cuda" else CPU, []
+    for precision in ("fp32", "fp16"):
+        path = random_model(models, precision, device)
+        alone = ort.SessionOptions()
+        if device == "cuda":
+            alone.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            # The server's session leaves what only copies shapes to the CPU, if there is any.
+            ort.preload_dlls()
+        chosen: Any = [(CUDA, CudaOptions().provider())] if device == "cuda" else [CPU]
+        ort.InferenceSession(path, alone, providers=chosen)
+        served = Model(path, device=device)
+        assert served.provider == wanted, f"{served.provider} is in use, not {wanted}"
+        rows.append({"file": precision, "provider": served.provider})
+    return {"rows": rows}
+
+
+def ceilings(device: str) -> Found:
+    """Measure a large copy and a large bf16 product."""
+    import torch
+
+    source = torch.zeros(_COPY_BYTES[device], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copies = rate(lambda: target.copy_(source), device, seconds=1)
+    side = _PRODUCT_SIDE[device]
+    # Of random numbers: of zeros a product draws less power, and is faster.
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in "ab")
+    products = rate(lambda: a @ b, device, seconds=1)
+    return {
+        "copy_gb_per_s": round(2 * _COPY_BYTES[device] * copies / 1e9, 1),
+        "bf16_tflop_per_s": round(2 * side**3 * products / 1e12, 1),
+    }
 
 
 def c_compiler() -> str | None:
@@ -53,13 +103,6 @@ def c_compiler() -> str | None:
 def python_h() -> bool:
     """Return whether C can be compiled against this Python."""
     return (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file()
-
-
-def commit() -> str:
-    """Return the commit of the checkout; a copy without git names it in HANSANG_COMMIT."""
-    return os.environ.get("HANSANG_COMMIT") or _output(
-        "git", "-C", str(_ROOT), "rev-parse", "--short", "HEAD"
-    )
 
 
 def _output(*command: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu_stages.load import WIDE, raw_request
+from benchmarks.gpu_stages.steps import once
 from benchmarks.rig import Server
 from service.client import Classifier
 from service.models.repository import ModelRepository
@@ -23,21 +24,22 @@ from training.model.resnet import Served as ServedModel
 from training.model.resnet import build
 
 NUM_CLASSES = 42
+IMAGE_SIZE = {"cuda": 224, "cpu": 32}
 
 
-def random_model(path: Path, *, image_size: int, half: bool = False) -> Path:
-    """Write a ResNet18 with random weights, in fp32 or fp16."""
-    served = ServedModel(build(NUM_CLASSES, seed=0)).eval()
-    labels = [f"dish-{number}" for number in range(NUM_CLASSES)]
-    write_onnx(served, image_size, path, properties(labels, image_size))
-    if half:
-        halve(path, path)
-    return path
+def random_model(folder: Path, precision: str, device: str) -> Path:
+    """Return a ResNet18 with random weights in fp32 or fp16; whichever step is first makes it."""
+    size = IMAGE_SIZE[device]
 
+    def whole(path: Path) -> None:
+        served = ServedModel(build(NUM_CLASSES, seed=0)).eval()
+        labels = [f"dish-{number}" for number in range(NUM_CLASSES)]
+        write_onnx(served, size, path, properties(labels, size))
 
-def halve(source: Path, target: Path) -> None:
-    """Write an fp32 file in fp16, as a release does."""
-    to_fp16(source, target)
+    fp32 = once(folder / "fp32.onnx", whole)
+    if precision == "fp32":
+        return fp32
+    return once(folder / "fp16.onnx", lambda path: to_fp16(fp32, path))
 
 
 def properties(labels: Sequence[str], image_size: int) -> dict[str, str]:

@@ -1,276 +1,207 @@
-"""What the three GPU scripts share: stages under a time budget, and a report that is always whole.
+"""Runs stages in processes of their own, under budgets, and keeps a report that is always whole.
 
-The report is written after each stage, so that a machine that is taken away leaves what was done.
-A stage that fails, or for which no time is left, is noted; the others go on.
+    stages ─► a process for each group of steps ─► lines of JSON ─► report (.json and .md)
+
+A step that takes longer than it may is killed with its process, and the steps after it go on in a
+new one: a fault or a hang costs one step. This process imports nothing that could hang.
 """
 
-import argparse
+import dataclasses
 import json
 import os
-import re
 import signal
+import subprocess
 import sys
-import threading
+import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from benchmarks.gpu_stages.machine import machine
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HANSANG_PROGRESS_S", "1e9")
+from benchmarks.gpu_stages.report import Report
+from benchmarks.gpu_stages.steps import SLOWER
 
 ROOT = Path(__file__).resolve().parents[2]
-BUDGET_S = {"cuda": 520.0, "cpu": 3600.0}
-"""A script's time, compilation and all: under nine minutes on a GPU. Rehearsals may take more."""
-
-_GRACE_S = 10.0
-_STARTED_S = time.monotonic()
-
-Stage = Callable[[], dict[str, Any]]
-Share = tuple[str, Stage, float]
-"""A stage's name, what it does, and how many seconds on CUDA are kept for it."""
+START_S = 60.0
+"""How long a process may take until its first step: a cold disk reads torch slowly."""
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1", "HANSANG_PROGRESS_S": "1e9"}
+_LOOK_S = 0.1
+_LEAST_S = 5.0
+"""With less time than that no process is started."""
 
 
-_kept: list[dict[str, Any]] = []
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Steps of one module, which run in one process."""
+
+    module: str
+    """In benchmarks/gpu_stages/; its `steps(device, work)` returns what does each step."""
+    most_s: dict[str, float]
+    """The steps in their order, and how many seconds each may take on CUDA."""
 
 
-def kept_rows() -> list[dict[str, Any]]:
-    """Return a list for a stage's rows; what is in it is told even if the stage is broken off."""
-    _kept.clear()
-    return _kept
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Groups that run side by side, and the seconds that they have on CUDA."""
 
+    name: str
+    budget_s: float
+    groups: tuple[Group, ...]
 
-class OutOfTimeError(BaseException):
-    """The budget is used up in the middle of a stage; compilers, too, let it through."""
-
-
-def options(description: str | None) -> argparse.Namespace:
-    """Read `--device`, `--out` and `--budget-s`."""
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda",
-        help="cpu rehearses every stage at small sizes; its figures mean nothing",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder of the report; default benchmarks/results")
-    parser.add_argument("--budget-s", type=float,
-                        help=f"ends by then; default {BUDGET_S['cuda']:g}, of a rehearsal"
-                        f" {BUDGET_S['cpu']:g}")  # fmt: skip
-    parser.add_argument(
-        "--only", default="", help="stages to run, by name with commas; default: all of them"
-    )
-    chosen = parser.parse_args()
-    chosen.budget_s = chosen.budget_s or BUDGET_S[chosen.device]
-    if chosen.out is None:
-        rehearsal = ROOT / "build" / "rehearsal"
-        chosen.out = ROOT / "benchmarks" / "results" if chosen.device == "cuda" else rehearsal
-    if chosen.device == "cpu":
-        rehearse()
-    return chosen
-
-
-def rehearse() -> None:
-    """Replace the compiler, which takes minutes on a CPU, by its front end alone."""
-    import torch
-
-    compiled = torch.compile
-
-    def quick(model: Any, **settings: Any) -> Any:
-        return compiled(model, backend="aot_eager", dynamic=settings.get("dynamic"))
-
-    torch.compile = quick  # type: ignore[assignment]
-
-
-class Report:
-    """Runs stages and keeps what they found."""
-
-    def __init__(self, kind: str, chosen: argparse.Namespace) -> None:
-        """Begin the report `kind` of a device."""
-        self.device: str = chosen.device
-        self._only = {name for name in chosen.only.split(",") if name}
-        self._ends_s = _STARTED_S + chosen.budget_s
-        self._slower = BUDGET_S[self.device] / BUDGET_S["cuda"]
-        self.data: dict[str, Any] = {"kind": kind, "machine": machine(self.device), "stages": {}}
-        gpu = re.sub(r"[^a-z0-9]+", "-", self.data["machine"]["gpu"].lower()).strip("-")
-        # Some stages alone never take the place of a whole report.
-        part = "-part" if self._only else ""
-        self.path = chosen.out / f"{kind}-{gpu}{part}.json"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Whatever hangs beyond Python's reach ends here: the report is written already.
-        watchdog = threading.Timer(self.left_s + _GRACE_S, _give_up)
-        watchdog.daemon = True
-        watchdog.start()
-        signal.signal(signal.SIGALRM, _out_of_time)
-        print(json.dumps(self.data["machine"], indent=1), flush=True)
+    def only(self, names: Collection[str]) -> "Stage":
+        """Return the stage with none but these steps."""
+        groups = (
+            Group(group.module, {name: s for name, s in group.most_s.items() if name in names})
+            for group in self.groups
+        )
+        return dataclasses.replace(self, groups=tuple(group for group in groups if group.most_s))
 
     @property
-    def left_s(self) -> float:
-        """Return the seconds that are left."""
-        return self._ends_s - time.monotonic()
+    def steps(self) -> list[str]:
+        """The names of its steps."""
+        return [name for group in self.groups for name in group.most_s]
 
-    def run(self, *groups: Sequence[Share]) -> None:
-        """Run stages in order, groups by importance.
 
-        Each may take its share of the time and what those before it spared, as long as the shares
-        of those of its group that come after it are left.
+class Rig:
+    """Runs stages one after the other, until the time is over."""
+
+    def __init__(self, report: Report, *, device: str, budget_s: float) -> None:
+        """Take `budget_s` seconds from now on."""
+        self.report = report
+        self.device = device
+        self.slower = SLOWER[device]
+        self._ends_s = time.monotonic() + budget_s
+
+    def run(self, stages: Sequence[Stage]) -> None:
+        """Run the stages, the most important first; then the steps that one had no time for."""
+        with tempfile.TemporaryDirectory(prefix="gpu-", ignore_cleanup_errors=True) as folder:
+            work = Path(folder)
+            late = [self._run(stage, work) for stage in stages]
+            for stage in late:
+                self._run(dataclasses.replace(stage, budget_s=float("inf")), work)
+        for stage in stages:
+            for name in stage.steps:
+                if name not in self.report.steps:
+                    none = {"status": "skipped: no time was left", "took_s": 0.0}
+                    self.report.add(stage.name, name, none)
+
+    def _run(self, stage: Stage, work: Path) -> Stage:
+        """Run a stage; return it with the steps that it had no time for."""
+        ends_s = min(time.monotonic() + stage.budget_s * self.slower, self._ends_s)
+        with ThreadPoolExecutor(max(len(stage.groups), 1)) as threads:
+            late = threads.map(lambda group: self._follow(stage, group, work, ends_s), stage.groups)
+            return stage.only([name for names in late for name in names])
+
+    def _follow(self, stage: Stage, group: Group, work: Path, ends_s: float) -> list[str]:
+        """Run a group's steps, in a new process whenever one was killed or died.
+
+        Returns the steps that were not begun, for want of time.
         """
-        for group in groups:
-            left = [share for share in group if self.wants(share[0])]
-            while left:
-                name, work, share_s = left.pop(0)
-                spared_s = self.left_s / self._slower - sum(share[2] for share in left)
-                self.stage(name, work, most_s=max(share_s, spared_s))
+        names = list(group.most_s)
+        while names and ends_s - time.monotonic() > _LEAST_S:
+            names = _Process(self, stage.name, group, names, work).follow(ends_s)
+        return names
 
-    def wants(self, name: str) -> bool:
-        """Return whether a stage is to run: all are, unless some were chosen by name."""
-        return not self._only or name in self._only
 
-    def stage(
-        self, name: str, work: Stage, *, needs_s: float = 5.0, most_s: float = 180.0
-    ) -> dict[str, Any] | None:
-        """Run a stage if there is time for it; return what it found, None if it did not end well.
+class _Process:
+    """One process that works through steps, and what it has told so far."""
 
-        Args:
-            name: In the report.
-            work: What it does; an `AssertionError` says what is wrong.
-            needs_s: With less time than that it is not begun.
-            most_s: It is broken off then, for the sake of the others.
+    def __init__(self, rig: Rig, stage: str, group: Group, names: list[str], work: Path) -> None:
+        self._rig, self._stage, self._group, self._left = rig, stage, group, list(names)
+        self._told_to = Path(tempfile.mkstemp(dir=work, suffix=".jsonl")[1])
+        self._read_bytes = 0
+        own = Path(tempfile.mkdtemp(dir=work, prefix=f"{group.module}-"))
+        command = [
+            sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", rig.device,
+            "--work-through", group.module, "--work", str(own), "--tell", str(self._told_to),
+            *names,
+        ]  # fmt: skip
+        with rig.report.log.open("a") as log:
+            # A process group of its own, to kill the servers that it starts with it.
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, process_group=0,
+                env={**os.environ, **_ENVIRONMENT},
+            )  # fmt: skip
+        self._ready, self._now, self._rows = False, "", list[dict[str, Any]]()
+        self._begun_s = time.monotonic()
+        self._until_s = self._begun_s + START_S * rig.slower
+
+    def follow(self, ends_s: float) -> list[str]:
+        """Wait for the process, or kill it when a step or the stage takes too long.
+
+        Returns the steps that are left. Of a process that never came to a step, none are.
         """
-        if not self.wants(name):
-            return None
-        started_s = time.monotonic()
-        most_s *= self._slower
-        entry: dict[str, Any] = {"status": "skipped: no time was left"}
-        if self.left_s > needs_s:
-            self.data["stages"][name] = {"status": "begun, and never ended", "took_s": 0}
-            self.write()
-            kept_rows()
-            # Again, if somebody caught it.
-            signal.setitimer(signal.ITIMER_REAL, max(min(self.left_s, most_s), 1.0), 10.0)
-            try:
-                entry = {"status": "ok", **work()}
-                entry |= {"rows": list(entry["rows"])} if "rows" in entry else {}
-            except OutOfTimeError:
-                entry = {"status": "skipped: it took longer than there was time"}
-                entry |= {"rows": list(_kept)} if _kept else {}
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                traceback.print_exc()
-                place = traceback.format_exc().splitlines()[-12:]
-                entry = {"status": f"failed: {type(error).__name__}: {error}", "where": place}
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            give_back()
-        entry["took_s"] = round(time.monotonic() - started_s, 2)
-        self.data["stages"][name] = entry
-        self.write()
-        shown = {key: value for key, value in entry.items() if key not in ("where", "rows")}
-        print(f"{name}: {json.dumps(shown, ensure_ascii=False)}", flush=True)
-        return entry if entry["status"] == "ok" else None
+        why = ""
+        try:
+            while not why and self._process.poll() is None:
+                self._heed_all()
+                if time.monotonic() > ends_s:
+                    why = "cut off: its stage had no more time"
+                elif time.monotonic() > self._until_s:
+                    why = "cut off: it took longer than it may"
+                else:
+                    time.sleep(_LOOK_S)
+        finally:
+            self._kill()
+        if not why:
+            self._heed_all()  # what it told between the last look and its end
+            why = f"failed: its process died, exit code {self._process.returncode}; see the log"
+        if self._now:
+            self._end({"status": why})
+        elif not self._ready and time.monotonic() < ends_s:
+            for name in list(self._left):
+                self._begin(name)
+                self._end({"status": f"{why}, before its first step"})
+        return self._left
 
-    def write(self) -> None:
-        """Write the report, as JSON and as a table."""
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.data, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        temporary.replace(self.path)
-        self.path.with_suffix(".md").write_text(table(self.data), "utf-8")
+    def _heed_all(self) -> None:
+        """Read what the process has told since, whole lines alone."""
+        with self._told_to.open("rb") as told:
+            told.seek(self._read_bytes)
+            whole = told.read().rpartition(b"\n")[0]
+        for line in whole.splitlines():
+            self._heed(json.loads(line))
+        self._read_bytes += len(whole) + bool(whole)
 
-    def end(self) -> None:
-        """Say what is there, and exit: 0 if all went well, 1 if a stage failed or was skipped."""
-        stages = self.data["stages"]
-        bad = [f"{name}: {entry['status']}" for name, entry in stages.items()
-               if entry["status"] != "ok"]  # fmt: skip
-        bad += [f"{name}: there is no such stage" for name in sorted(self._only - set(stages))]
-        print(table(self.data))
-        print(f"report: {self.path}")
-        for line in bad:
-            print(f"not ok: {line}", file=sys.stderr)
-        took_s = time.monotonic() - _STARTED_S
-        print(
-            f"{len(stages) - len(bad)} of {len(stages)} stages are ok, in {took_s:.0f} s",
-            flush=True,
-        )
-        # Threads of onnxruntime and servers are not waited for.
-        os._exit(1 if bad else 0)
+    def _heed(self, event: dict[str, Any]) -> None:
+        if "ready" in event:
+            self._ready = True
+        elif "begun" in event:
+            self._begin(event["begun"])
+        elif "row" in event:
+            self._rows.append(event["row"])
+            self._add({"status": "running"})
+        elif "most_s" in event:
+            self._until_s = time.monotonic() + event["most_s"]
+        else:
+            self._end(event["found"])
 
+    def _begin(self, name: str) -> None:
+        self._now, self._rows = name, []
+        self._left.remove(name)
+        self._begun_s = time.monotonic()
+        self._until_s = self._begun_s + self._group.most_s[name] * self._rig.slower
+        self._add({"status": "running"})
 
-def _give_up() -> None:
-    """End this process and those that it started: they would load the device for the next."""
-    tasks = Path("/proc/self/task").iterdir()
-    children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child, number)
-        time.sleep(1)
-    os._exit(3)
+    def _end(self, found: dict[str, Any]) -> None:
+        shown = self._add(found)
+        shown = {key: value for key, value in shown.items() if key not in ("where", "rows")}
+        print(f"{self._now}: {json.dumps(shown, ensure_ascii=False)}", flush=True)
+        self._now = ""
+        # Between two steps little happens, but it may hang there, too.
+        self._until_s = time.monotonic() + START_S * self._rig.slower
 
+    def _add(self, found: dict[str, Any]) -> dict[str, Any]:
+        rows = {"rows": self._rows} if self._rows else {}
+        entry = {**rows, **found, "took_s": round(time.monotonic() - self._begun_s, 2)}
+        self._rig.report.add(self._stage, self._now, entry)
+        return entry
 
-def _out_of_time(number: int, frame: FrameType | None) -> None:
-    raise OutOfTimeError
-
-
-def table(data: dict[str, Any]) -> str:
-    """Return a report as Markdown."""
-    about = data["machine"]
-    lines = [
-        f"# {data['kind']} on {about['gpu']}, commit {about['commit']}",
-        "",
-        ", ".join(f"{name} {about[name]}" for name in ("python", "torch", "onnxruntime", "driver")),
-        "",
-    ]
-    for name, entry in data["stages"].items():
-        lines.append(f"## {name}: {entry['status']} ({entry['took_s']} s)")
-        lines.append("")
-        rows = entry.get("rows") or []
-        if rows:
-            keys = list(dict.fromkeys(key for row in rows for key in row))
-            lines.append(f"| {' | '.join(keys)} |")
-            lines.append(f"|{' --- |' * len(keys)}")
-            lines += [f"| {' | '.join(str(row.get(key, '')) for key in keys)} |" for row in rows]
-            lines.append("")
-        for key, value in entry.items():
-            if key not in ("status", "took_s", "rows", "where"):
-                lines.append(f"- {key}: {value}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def give_back() -> None:
-    """Give the device's memory back between stages."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def sync(device: str) -> None:
-    """Wait until the device is done."""
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
-
-
-def rate(step: Callable[[], object], device: str, *, seconds: float, warm: int = 3) -> float:
-    """Return steps a second, over about `seconds`, after some that warm up."""
-    for _ in range(warm):
-        step()
-    sync(device)
-    started_s = time.perf_counter()
-    step()
-    sync(device)
-    count = max(int(seconds / max(time.perf_counter() - started_s, 1e-6)), 2)
-    started_s = time.perf_counter()
-    for _ in range(count):
-        step()
-    sync(device)
-    return count / (time.perf_counter() - started_s)
+    def _kill(self) -> None:
+        """End the process and all that it started; one that hangs in the driver is left behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
