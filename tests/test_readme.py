@@ -75,6 +75,7 @@ def test_make_targets_of_pages_exist() -> None:
         assert set(asked) <= targets, name
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_walk_through_runs(tmp_path: Path) -> None:
     """Every `bash` block and the `python` block run in order, as a reader would run them."""
