@@ -58,7 +58,7 @@ def finetune(
     numbers = list(range(search.seeds))
     similarity: Any = None
     if search.strategy == "auto":
-        similarity = tasks.similarity(data, source, search.image_size, places, study_dir)
+        similarity = tasks.similarity(data, source, search, places, study_dir)
         jobs = finetuning.search(study_dir, epochs, numbers, run_all, keep=search.keep)
     else:
         jobs = finetuning.single(study_dir, search.strategy, epochs, numbers)

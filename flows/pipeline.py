@@ -50,19 +50,19 @@ def pipeline(
     run_dir = mirror.pull(places.runs_dir / run_id)
     # A run that has begun goes on with its photos: what has changed since waits for the next one.
     if not (run_dir / "config.json").exists():
-        found = tasks.inspect(data, run_dir / "sheet")
+        found = tasks.inspect(data, run_dir / "sheet", training.group)
         page = run_dir / "sheet" / "index.html"
         or_warn("the data sheet", partial(publish_sheet, found, page))
         if nightly.strict:
             changes.require_clean(found)
         if nightly.min_changed:
             # Asked before a cache is built: a night without much news costs no disk.
-            change = tasks.compare(data, found["bad_files"], model, places)
+            change = tasks.compare(data, found["bad_files"], model, places, training.group)
             if change.share < nightly.min_changed:
                 return Completed(name="Unchanged", message=change.describe(nightly.min_changed))
         if warning := rule.little_room(mirror.local_path(places.cache_dir)):
             get_run_logger().warning("%s", warning)
         # Training prepares the cache as well; here it is a step with its own log and time.
-        tasks.prepare(data, training.image_size, places.cache_dir)
+        tasks.prepare(data, training.image_size, places.cache_dir, training.group)
     trained(data, training, run_id, places)
     return outcome(released(run_dir, model, places=places, rules=rules, force=force, ask=ask))

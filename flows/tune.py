@@ -42,7 +42,7 @@ def tune(
     name = study or f"{data.resolve().name}-tune"
     # A study that goes on needs no more than the cache that it began with.
     if not (places.runs_dir / name / "study.json").exists():
-        tasks.prepare(data, search.image_size, places.cache_dir)
+        tasks.prepare(data, search.image_size, places.cache_dir, search.group)
     arguments = [
         str(data), "--study", name, *search.arguments(),
         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir),

@@ -6,6 +6,7 @@ from pathlib import Path
 from photo_folder.errors import FolderError
 from photo_folder.folder import scan_folder
 from photo_folder.found import Scanned
+from photo_folder.groups import grouped
 from photo_folder.left_out import LeftOut
 from photo_folder.manifest import is_manifest, scan_manifest
 from photo_folder.names import printable
@@ -13,13 +14,14 @@ from photo_folder.reading import reason
 from photo_folder.walk import walk
 
 
-def scan(place: Path) -> Scanned:
-    """Find the photos of a folder or a table, and the class of each.
+def scan(place: Path, *, group: str = "") -> Scanned:
+    """Find the photos of a folder or a table, the class of each, and its group (see `groups.py`).
 
     Raises:
-        FolderError: There is no such folder or table, it cannot be read, or it has no photos.
+        FolderError: There is no such folder or table, it cannot be read, it has no photos, or the
+            rule for groups fits none of them.
     """
-    return scan_manifest(place) if is_manifest(place) else scan_folder(place)
+    return grouped(scan_manifest(place) if is_manifest(place) else scan_folder(place), group)
 
 
 def photos_in(place: Path, left_out: LeftOut) -> Iterator[tuple[Path, int]]:

@@ -18,6 +18,7 @@ from training.cli.options import (
     AcceptChanges,
     CacheDir,
     Device,
+    Group,
     Json,
     PlacementName,
     StopWithParent,
@@ -103,7 +104,7 @@ def finetune(
     report_forgetting: ReportForgetting = False, old_photos: OldPhotos = None,
     features: Features = True,
     device: Device = "auto",
-    placement: PlacementName = "auto", threads: Threads = None,
+    placement: PlacementName = "auto", threads: Threads = None, group: Group = "",
     accept_changes: AcceptChanges = False, study: StudyFolder = None,
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     repository: Repository = Path("models"),
@@ -127,7 +128,7 @@ def finetune(
     overrides = _overrides(setting or [], threads)
     run_dir = runs_dir / (run or new_id(data, strategy))
     begun = _begun(study or run_dir)
-    folder = look(data, cache_dir) if begun is None else look_again(data, cache_dir)
+    folder = (look if begun is None else look_again)(data, cache_dir, group=group)
     require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
     from training.finetuning.runner import Runner

@@ -14,7 +14,7 @@ from photo_folder.names import shell
 from service.cli.serve import Repository
 from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say, settings
-from training.cli.options import CacheDir, Json, RunsDir
+from training.cli.options import CacheDir, Group, Json, RunsDir
 from training.cli.photos import look
 
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
@@ -93,6 +93,7 @@ def pipeline(
     epochs: Epochs = None,
     image_size: ImageSize = 224,
     setting: Set = None,
+    group: Group = "",
     model: Model = "food42",
     runs_dir: RunsDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
@@ -119,7 +120,7 @@ def pipeline(
     require_settings(overrides)
     rules = _rules(rule)
     # Prefect takes its time to start: what would fail fails before, and photos are looked at first.
-    look(data, cache_dir)
+    look(data, cache_dir, group=group)
     require_writable(runs_dir, "--runs-dir")
     require_writable(repository, "--repository")
     released = _run_pipeline(
@@ -130,6 +131,7 @@ def pipeline(
             "epochs": epochs,
             "image_size": image_size,
             "overrides": overrides,
+            "group": group,
         },
         model=model,
         places={"runs_dir": runs_dir, "cache_dir": cache_dir, "repository": repository},

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from machine import num_cores
 
 _CONFIG = ConfigDict(frozen=True, extra="forbid")
+_GROUP = "What belongs together: folder, or a regular expression on paths (docs/guides/groups.md)."
 
 
 class Places(BaseModel):
@@ -35,6 +36,7 @@ class Training(BaseModel):
     accept_changes: bool = Field(
         False, description="Go on with a run on another device, torch or number of threads."
     )
+    group: str = Field("", description=_GROUP)
 
     def arguments(self) -> list[str]:
         """Return it as options of `python -m training`."""
@@ -43,6 +45,8 @@ class Training(BaseModel):
         found += ["--accept-changes"] if self.accept_changes else []
         if self.epochs is not None:
             found += ["--epochs", str(self.epochs)]
+        if self.group:
+            found += ["--group", self.group]
         for key, value in self.overrides.items():
             found += ["--set", f"{key}={value}"]
         return found
@@ -71,6 +75,7 @@ class Search(BaseModel):
     accept_changes: bool = Field(
         False, description="Go on with trials on another device, torch or number of threads."
     )
+    group: str = Field("", description=_GROUP)
 
     def arguments(self) -> list[str]:
         """Return it as options of `hansang tune`, without the final run's and the storage.
@@ -80,7 +85,7 @@ class Search(BaseModel):
         found = ["--trials", str(self.trials), "--epochs", str(self.epochs)]
         found += ["--image-size", str(self.image_size), "--space", self.space]
         found += ["--recipe", self.recipe, "--seed", str(self.seed)]
-        found += ["--pruning" if self.pruning else "--no-pruning"]
+        found += ["--pruning" if self.pruning else "--no-pruning", "--group", self.group]
         found += ["--accept-changes"] if self.accept_changes else []
         cores = num_cores()
         return [*found, "--threads", str(self.threads or max(cores // self.workers, 1))]
@@ -104,10 +109,13 @@ class Finetuning(BaseModel):
     overrides: dict[str, str] = Field(
         default_factory=dict, description="Settings, e.g. transfer.views: 4."
     )
+    group: str = Field("", description=_GROUP)
 
     def arguments(self) -> list[str]:
         """Return what every run shares, as options of `hansang finetune`."""
-        found = [] if self.image_size is None else ["--image-size", str(self.image_size)]
+        found = ["--group", self.group]
+        if self.image_size is not None:
+            found += ["--image-size", str(self.image_size)]
         found += ["--accept-changes"] if self.accept_changes else []
         for key, value in self.overrides.items():
             found += ["--set", f"{key}={value}"]

@@ -12,7 +12,7 @@ from flows.release_gate import changes, evaluation, publish
 from flows.release_gate.candidate import Candidate, Release
 from flows.release_gate.gate import Rules
 from flows.tasks.children import died, refused, run_child
-from flows.tasks.parameters import Places
+from flows.tasks.parameters import Finetuning, Places
 from flows.tasks.start import start_from
 from service.models.bucket import working_copy
 from terminal import Progress
@@ -35,28 +35,31 @@ def _log_every(percent: int) -> Progress:
 
 
 @task(retries=2, retry_delay_seconds=30, retry_condition_fn=refused)
-def inspect(data: Path, out: Path) -> dict[str, Any]:
+def inspect(data: Path, out: Path, group: str = "") -> dict[str, Any]:
     """Make the data sheet of a folder of photos: what is there, and what is wrong."""
     from training.datasheet.inspection import inspect as examine
     from training.datasheet.sheet import write
 
-    sheet = examine(data, tell=get_run_logger().info, progress=_log_every(25))
+    sheet = examine(data, group=group, tell=get_run_logger().info, progress=_log_every(25))
     write(sheet, out)
     return sheet.to_dict()
 
 
 @task
-def compare(data: Path, bad: Collection[str], model: str, places: Places) -> changes.Change:
+def compare(
+    data: Path, bad: Collection[str], model: str, places: Places, group: str = ""
+) -> changes.Change:
     """Compare the photos, but for the `bad` ones, with those of the last run that was weighed."""
-    from training.data.dataset import scan
+    from training.data.dataset import draw, readable, scan
     from training.data.prepare import contents
 
-    folder = scan(data)
+    folder = scan(data, group=group)
     digests = contents(folder)
+    folder = readable(draw(folder, digests), dict.fromkeys(bad, "cannot be read"))
     now = [
         (photo.split, folder.labels[photo.target], digests[name])
         for photo in folder.photos
-        if (name := folder.name(photo)) in digests and name not in bad
+        if (name := folder.name(photo)) in digests
     ]
     return changes.since_last_run(
         now, model, places.repository, mirror.local_path(places.cache_dir)
@@ -64,12 +67,12 @@ def compare(data: Path, bad: Collection[str], model: str, places: Places) -> cha
 
 
 @task
-def prepare(data: Path, image_size: int, cache_dir: Path) -> Path:
+def prepare(data: Path, image_size: int, cache_dir: Path, group: str = "") -> Path:
     """Build the dataset cache, or find that it is up to date."""
     from training.data.dataset import scan
     from training.data.prepare import prepare as build
 
-    folder = scan(data)
+    folder = scan(data, group=group)
     for line in folder.lines():
         get_run_logger().info("%s", line)
     return build(folder, image_size, cache_root=cache_dir, progress=_log_every(10)).path
@@ -98,9 +101,7 @@ def finetune(arguments: list[str]) -> dict[str, Any]:
 
 
 @task
-def similarity(
-    data: Path, source: str, image_size: int | None, places: Places, study_dir: Path
-) -> Any:
+def similarity(data: Path, source: str, search: Finetuning, places: Places, study_dir: Path) -> Any:
     """Measure how many new photos there are, and how well the old features tell them apart.
 
     Of a study that goes on, the photos are those that it began with.
@@ -111,9 +112,12 @@ def similarity(
     from training.runs.run_directory import begun_in
 
     start = start_from(source, repository=places.repository, runs_dir=places.runs_dir)
-    size = config_for("full", start, image_size=image_size).image_size
+    size = config_for("full", start, image_size=search.image_size).image_size
     cache = prepared(
-        look_again(data, places.cache_dir), size, places.cache_dir, begun=begun_in(study_dir)
+        look_again(data, places.cache_dir, group=search.group),
+        size,
+        places.cache_dir,
+        begun=begun_in(study_dir),
     )
     found = measure(cache, start)
     for sentence in found.sentences:

@@ -8,11 +8,11 @@ import typer
 from photo_folder.names import shell
 from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say
-from training.cli.options import CacheDir, Json
+from training.cli.options import CacheDir, Group, Json
 from training.cli.photos import MOST, look, prepared, title_of
 
 if TYPE_CHECKING:
-    from training.datasheet.inspection import Sheet
+    from training.datasheet.findings import Sheet
 
 Data = Annotated[
     Path,
@@ -63,6 +63,7 @@ def inspect(
         bool, typer.Option(help="Exit with 1 if something should be mended: for CI.")
     ] = False,
     seed: Seed = 0,
+    group: Group = "",
     as_json: Json = False,
 ) -> None:
     """Make a data sheet: one photo of each class, counts, sizes, and what is wrong.
@@ -80,7 +81,7 @@ def inspect(
     folder = out or Path(f"{title_of(data)}-sheet")
     require_writable(folder, "--out")
     with progress("inspect") as report:
-        sheet = inspected(data, seed=seed, tell=say, progress=report)
+        sheet = inspected(data, seed=seed, group=group, tell=say, progress=report)
     page = write(sheet, folder)
     if as_json:
         print_json({**sheet.to_dict(), "page": str(page), "picture": str(folder / "classes.png")})
@@ -114,6 +115,10 @@ def _print_sheet(sheet: "Sheet", page: Path) -> None:
             say(f"and {len(found) - MOST} more {what}")
     if len(sheet.bad_files) > MOST:
         say(f"and {len(sheet.bad_files) - MOST} more unreadable")
+    for group, splits in list(sheet.parted().items())[:MOST]:
+        say(f"one group in several splits: {group} in {', '.join(splits)}")
+    if advice := sheet.advice()[0]:
+        say(advice)
     for note, files in sheet.notes().items():
         say(f"{note}: {len(files)}, for example {files[0]}")
     for name in sheet.decomposed[:MOST]:
@@ -128,13 +133,14 @@ def prepare(
     ] = 224,
     cache_dir: CacheDir = Path("cache"),
     seed: Seed = 0,
+    group: Group = "",
     as_json: Json = False,
 ) -> None:
     """Build the dataset cache: every photo decoded once. Skipped when nothing has changed.
 
     Example: hansang prepare photos --image-size 64
     """
-    cache = prepared(look(data, cache_dir, seed=seed), image_size, cache_dir)
+    cache = prepared(look(data, cache_dir, seed=seed, group=group), image_size, cache_dir)
     counts = {name: len(split.targets) for name, split in cache.splits.items()}
     if as_json:
         print_json(

@@ -19,6 +19,14 @@ def _folder(path: Path) -> Path:
 Data = Annotated[
     Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
 ]
+Group = Annotated[
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="What belongs together, so that no split parts it: folder, or a regular expression on"
+        " paths (docs/guides/groups.md).",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cuda or cpu.")]
 PlacementName = Annotated[
     str, typer.Option(help="auto, resident, pinned or memory-mapped: where photos lie.")

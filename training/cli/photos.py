@@ -20,16 +20,16 @@ MOST = 10
 """So many findings of a kind are printed; files have all of them."""
 
 
-def look(data: Path, cache_dir: Path, *, seed: int = 0) -> "PhotoFolder":
+def look(data: Path, cache_dir: Path, *, seed: int = 0, group: str = "") -> "PhotoFolder":
     """Scan a folder or a table of photos; say what was left out, and how names were understood.
 
     Raises:
-        DataError: It cannot be trained on.
+        DataError: It cannot be trained on, or the rule for groups fits no photo.
         StorageError: The cache's folder cannot be made.
     """
     from training.data.dataset import scan
 
-    folder = scan(data, seed=seed)
+    folder = scan(data, seed=seed, group=group)
     # One of the processes that train together says it for all.
     if os.environ.get("RANK", "0") == "0":
         for line in folder.lines():
@@ -40,7 +40,7 @@ def look(data: Path, cache_dir: Path, *, seed: int = 0) -> "PhotoFolder":
     return folder
 
 
-def look_again(data: Path, cache_dir: Path) -> "PhotoFolder | DataError":
+def look_again(data: Path, cache_dir: Path, *, group: str = "") -> "PhotoFolder | DataError":
     """Look at the photos of a run that goes on, or return why nothing can be made of them.
 
     The run needs no photos as long as the cache that it began with is there.
@@ -48,7 +48,7 @@ def look_again(data: Path, cache_dir: Path) -> "PhotoFolder | DataError":
     from training.errors import DataError
 
     try:
-        return look(data, cache_dir)
+        return look(data, cache_dir, group=group)
     except DataError as error:
         return error
 
@@ -79,6 +79,9 @@ def prepared(
             cache, changed = photos_to_go_on_with(
                 begun, folder, image_size, cache_root=cache_dir, progress=report
             )
+            # Without a rule now, the run keeps the groups that its cache was made with.
+            if not isinstance(folder, Exception) and (groups := folder.groups()):
+                cache = cache.with_groups(groups)
         elif isinstance(folder, Exception):
             raise folder
         else:

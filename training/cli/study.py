@@ -10,7 +10,16 @@ import typer
 from machine import num_cores
 from storage import require_writable
 from terminal import print_json, progress, say
-from training.cli.options import AcceptChanges, CacheDir, Data, Device, Json, StudiesDir, StudySide
+from training.cli.options import (
+    AcceptChanges,
+    CacheDir,
+    Data,
+    Device,
+    Group,
+    Json,
+    StudiesDir,
+    StudySide,
+)
 from training.cli.photos import look, look_again, prepared, title_of
 from training.cli.tables import print_ablation
 from training.loop.stopping import stop_on_signals
@@ -66,6 +75,7 @@ def study(
     device: Device = "auto",
     threads: StudyThreads = None,
     accept_changes: AcceptChanges = False,
+    group: Group = "",
     runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
@@ -80,7 +90,7 @@ def study(
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """
     folder = runs_dir / (name or f"{title_of(data)}-{question.value}")
-    photos = look_again(data, cache_dir) if folder.is_dir() else look(data, cache_dir)
+    photos = (look_again if folder.is_dir() else look)(data, cache_dir, group=group)
     require_writable(folder, "--runs-dir")
     from training.ablation.arms import scheduler_arms, train_arms
     from training.ablation.result import summarise

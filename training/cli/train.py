@@ -15,6 +15,7 @@ from training.cli.options import (
     CacheDir,
     Data,
     Device,
+    Group,
     Json,
     PlacementName,
     RunsDir,
@@ -79,6 +80,7 @@ def train(
     placement: PlacementName = "auto",
     nproc: NumProcesses = 1,
     threads: Threads = None,
+    group: Group = "",
     runs_dir: RunsDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     tensorboard: Tensorboard = False,
@@ -120,7 +122,7 @@ def train(
         all_seeds = range(seed or 0, (seed or 0) + seeds)
         runs = [(runs_dir / f"{run}-seed{n}", {**overrides, "seed": n}) for n in all_seeds]
     goes_on = bucket_url(runs_dir) is not None or (runs[0][0] / "config.json").exists()
-    photos = look_again(data, cache_dir) if goes_on else look(data, cache_dir)
+    photos = (look_again if goes_on else look)(data, cache_dir, group=group)
     require_writable(runs_dir / run, "--runs-dir")
     _train_runs(
         runs, photos, recipe, fit_batch=batch_size == "auto", extend=extend,

@@ -16,6 +16,7 @@ from training.cli.options import (
     CacheDir,
     Data,
     Device,
+    Group,
     Json,
     StopWithParent,
     StudiesDir,
@@ -93,6 +94,7 @@ def tune(
     device: Device = "auto",
     threads: WorkerThreads = None,
     accept_changes: AcceptChanges = False,
+    group: Group = "",
     runs_dir: StudiesDir = Path("runs"),
     cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
@@ -114,7 +116,7 @@ def tune(
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     opened, cache = _open(
         data, study, space, storage, runs_dir, cache_dir, recipe=recipe, epochs=epochs,
-        image_size=image_size, seed=seed, pruning=pruning,
+        image_size=image_size, seed=seed, pruning=pruning, group=group,
     )  # fmt: skip
     stop = stop_on_signals()
     share = threads or max(num_cores() // workers, 1)
@@ -122,6 +124,7 @@ def tune(
         str(data), *_arguments(opened.plan), "--trials", str(trials), "--space", space,
         "--device", device, "--threads", str(share), "--runs-dir", str(runs_dir),
         "--cache-dir", str(cache_dir), *(["--accept-changes"] if accept_changes else []),
+        "--group", group,
     ]  # fmt: skip
     if storage is not None and workers > 1:
         # Not as an argument: everybody on the machine could read its password there.
@@ -143,11 +146,12 @@ def tune(
 def _open(
     data: Path, study: str | None, space_name: str, storage: str | None, runs_dir: Path,
     cache_dir: Path, *, recipe: str, epochs: int, image_size: int, seed: int, pruning: bool,
+    group: str,
 ) -> "tuple[Study, DatasetCache]":  # fmt: skip
     """Read the space, prepare the photos, and begin the study or join it."""
     name = study or f"{title_of(data)}-tune"
     goes_on = (runs_dir / name / "study.json").exists()
-    photos = look_again(data, cache_dir) if goes_on else look(data, cache_dir)
+    photos = (look_again if goes_on else look)(data, cache_dir, group=group)
     require_writable(runs_dir / name, "--runs-dir")
     from training.recipes import recipe as recipe_of
     from training.tuning.space_file import read_space

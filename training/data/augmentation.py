@@ -17,8 +17,8 @@ from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig
 from training.data import trivial_augment
 from training.data.augment_parameters import AugmentParameters, Column
+from training.data.cache import MEAN
 from training.data.loader import to_device
-from training.data.normalisation import MEAN
 
 _LOG_CROP_RATIO = math.log(4 / 3)
 """Crops are up to a third wider than high, or higher than wide (Szegedy et al. 2015)."""

@@ -111,7 +111,7 @@ def since(cache: DatasetCache, folder: PhotoFolder, image_size: int) -> Changes:
         )
     }
     shared = before.keys() & now.keys()
-    # Drawn splits shift with every new photo, and given ones are what a person said.
+    # Drawn splits follow from the photos, and given ones are what a person said.
     other = sum(before[name] != now[name] for name in shared)
     if folder.seed is None:
         moved = {name for at, split in cache.splits.items() for name in split.files

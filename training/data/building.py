@@ -23,6 +23,7 @@ from terminal import Progress
 from training.data import decoding
 from training.data.cache import FORMAT, DatasetCache, manifest_of
 from training.data.dataset import Photo, PhotoFolder, readable
+from training.data.splits import RULE
 from training.errors import DataError
 from training.files import write_text
 
@@ -154,6 +155,7 @@ def _manifest(
         )),
         "stamp": wanted.stamp,
         "root": str(folder.root.resolve()),
+        **({} if folder.seed is None else {"drawn": RULE}),
         "bad_files": bad,
         "unread": unread,
         "splits": {

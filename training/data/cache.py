@@ -7,7 +7,8 @@
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from service.pixels.preprocessing import PREPROCESSING
 from training.errors import DataError
 
 FORMAT = 1
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""What pixels from 0 to 1 are normalised by, inside the model: ImageNet's channel means and
+deviations, which published weights expect."""
+
 _NEEDED = ("preprocessing", "labels", "image_size", "dataset_hash", "bad_files", "splits")
 
 
@@ -34,7 +41,7 @@ class Split:
     hashes: tuple[str, ...] = ()
     """[N], SHA-256 of the files; empty in a cache made before they were written down."""
     groups: tuple[str, ...] = ()
-    """[N], what a photo shares with others; empty where no table says so."""
+    """[N], what a photo shares with others, "" for one that stands alone; empty without groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,19 @@ class DatasetCache:
     splits: dict[str, Split]
     root: Path | None = None
     """The folder of photos, where it lay when it was last prepared."""
+
+    def with_groups(self, groups: Mapping[str, str]) -> "DatasetCache":
+        """Return it with the group of each photo, by its path below the folder, and no others.
+
+        Where splits are given, groups change no pixel and no split: caches are named without them.
+        """
+        splits = {
+            name: replace(split, groups=tuple(groups.get(f, "") for f in split.files))
+            if groups
+            else replace(split, groups=())
+            for name, split in self.splits.items()
+        }
+        return replace(self, splits=splits)
 
     @classmethod
     def open(cls, path: Path) -> "DatasetCache":

@@ -1,20 +1,22 @@
-"""A folder or a table of photos → labels, splits and files. Names only; `prepare` reads photos."""
+"""A folder or a table of photos → labels, splits and files. Names only; `prepare` reads photos.
+
+scan ─► splits that were given, or none yet ─► contents read ─► `draw` ─► splits
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from photo_folder import scan as photos
 from photo_folder.errors import FolderError
 from photo_folder.found import Scanned
 from photo_folder.layout import SPLITS
 from photo_folder.left_out import LeftOut
+from training.data import splits
 from training.errors import DataError
 
-_SHARES = {"val": 0.1, "test": 0.1}
+_ORDER = (*SPLITS, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +25,12 @@ class Photo:
 
     path: Path
     split: str
+    """train, val or test; empty while it is not drawn."""
     target: int
     group: str = ""
     """What it shares with other photos, such as the object; empty if that is not known."""
+    digest: str = ""
+    """SHA-256 of its content, where its split was drawn."""
     num_bytes: int = 0
     mtime_ns: int = 0
 
@@ -45,14 +50,14 @@ class PhotoFolder:
     notes: tuple[str, ...]
     """What was understood and is not plain to see, a line each."""
     seed: int | None
-    """What drew the splits; None where they were given."""
+    """What draws the splits; None where they were given."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return photos per split and class."""
         counted = Counter((photo.split, photo.target) for photo in self.photos)
         return {
             split: {label: counted[split, target] for target, label in enumerate(self.labels)}
-            for split in SPLITS
+            for split in _ORDER
             if any(found == split for found, _ in counted)
         }
 
@@ -62,32 +67,38 @@ class PhotoFolder:
         path, root = str(photo.path), f"{self.root}/"
         return path[len(root) :] if path.startswith(root) else path
 
+    def groups(self) -> dict[str, str]:
+        """Return name → group, of the photos that are in one."""
+        return {self.name(photo): photo.group for photo in self.photos if photo.group}
+
     def lines(self) -> list[str]:
         """Return what to tell a person before any work: what was left out, and how it was read."""
         return [*self.left_out.lines(), *self.notes]
 
 
-def scan(place: Path, *, seed: int = 0) -> PhotoFolder:
+def scan(place: Path, *, seed: int = 0, group: str = "") -> PhotoFolder:
     """Find the photos of splits of class folders, of class folders alone, or of a table.
 
-    Class folders alone are split 80/10/10 within each class, by `seed`; a class of two photos has
-    one in train and one in val. Photos of one group stay in one split.
+    Args:
+        place: The folder, or the table.
+        seed: Draws the splits where none are given (see `draw`).
+        group: The rule for what belongs together (see `photo_folder.groups`).
 
     Raises:
         DataError: No photos, a class missing from train or val, names that are refused (see
-            `Scanned.refusal`), or too few photos to split.
+            `Scanned.refusal`), too few photos to split, or a rule that groups none.
     """
     try:
-        found = photos.scan(place)
+        found = photos.scan(place, group=group)
     except FolderError as error:
         raise DataError(str(error)) from error
     if found.refusal:
         raise DataError(found.refusal)
-    return split(found, seed=seed)
+    return labelled(found, seed=seed)
 
 
-def split(found: Scanned, *, seed: int) -> PhotoFolder:
-    """Return what was found with every photo in a split; the splits that were given, or drawn.
+def labelled(found: Scanned, *, seed: int) -> PhotoFolder:
+    """Return what was found with classes as numbers, in the splits that were given, or in none yet.
 
     Raises:
         DataError: A class is missing from train or val, or has too few photos to split.
@@ -99,61 +110,114 @@ def split(found: Scanned, *, seed: int) -> PhotoFolder:
             " or more are needed"
         )
     target_of = {label: target for target, label in enumerate(labels)}
+    given = all(photo.split for photo in found.photos)
     members = [
         Photo(
-            found.root / photo.name, photo.split, target_of[photo.label], photo.group,
-            photo.num_bytes, photo.mtime_ns,
+            found.root / photo.name, photo.split if given else "", target_of[photo.label],
+            photo.group, num_bytes=photo.num_bytes, mtime_ns=photo.mtime_ns,
         )
         for photo in found.photos
     ]  # fmt: skip
-    drawn = not all(photo.split for photo in members)
-    if drawn:
-        members = _drawn(members, labels, seed)
     folder = PhotoFolder(
         found.root, found.title, tuple(labels), _sorted(members), found.left_out, found.notes,
-        seed if drawn else None,
+        None if given else seed,
     )  # fmt: skip
-    _require_every_class(folder, {})
+    if given:
+        _require_every_class(folder, {})
+    else:
+        _require_two_units(folder, {})
     return folder
+
+
+def draw(folder: PhotoFolder, digests: Mapping[str, str]) -> PhotoFolder:
+    """Return a folder with its splits drawn: 80/10/10 by a hash of each group or content.
+
+    Args:
+        folder: What `scan` returned; one whose splits were given is returned as it is.
+        digests: Name of a photo → SHA-256 of its content; of those that can be read.
+
+    Raises:
+        DataError: All photos of a class are one group.
+    """
+    if folder.seed is None:
+        return folder
+    known = [replace(photo, digest=digests.get(folder.name(photo), "")) for photo in folder.photos]
+    return _drawn(replace(folder, photos=tuple(known)), folder.seed, {})
 
 
 def readable(folder: PhotoFolder, bad: Mapping[str, str]) -> PhotoFolder:
     """Return a folder without the photos that turned out bad.
 
-    A class whose split was drawn, and that is left without a photo in train or val, is drawn anew
-    among its good photos: a bad photo costs nothing but itself.
+    A class whose split was drawn, and that is left without a photo in train or val, borrows one: a
+    bad photo costs nothing but itself.
 
     Args:
-        folder: What `scan` returned.
+        folder: What `scan` or `draw` returned.
         bad: Name of a photo → why it cannot be read.
 
     Raises:
         DataError: A class has too few good photos; one bad photo is named with its reason.
     """
-    good = [photo for photo in folder.photos if folder.name(photo) not in bad]
+    good = tuple(photo for photo in folder.photos if folder.name(photo) not in bad)
+    example = _example(folder, bad, range(len(folder.labels)))
+    left = replace(folder, photos=good)
     if folder.seed is not None:
-        there = {(photo.split, photo.target) for photo in good}
-        short = {
-            target
-            for target in range(len(folder.labels))
-            if not {("train", target), ("val", target)} <= there
-        }
-        if any(photo.group for photo in folder.photos) and short:
-            short = set(range(len(folder.labels)))
-        members = [photo for photo in good if photo.target in short]
-        members.sort(key=lambda photo: photo.path.parts)
-        good = [photo for photo in good if photo.target not in short]
-        good += _drawn(members, folder.labels, folder.seed, _example(folder, bad, short))
-    left = replace(folder, photos=_sorted(good))
-    _require_every_class(left, _example(folder, bad, range(len(folder.labels))))
+        left = _drawn(left, folder.seed, example)
+    _require_every_class(left, example)
     return left
+
+
+def _drawn(folder: PhotoFolder, seed: int, example: Mapping[int, str]) -> PhotoFolder:
+    _require_two_units(folder, example)
+    targets = [photo.target for photo in folder.photos]
+    units = [_unit(photo) for photo in folder.photos]
+    # A class that is one photo and its copies can be trained on all the same; the sheet says so.
+    several = Counter(target for _, target in set(zip(units, targets, strict=True)))
+    units = [
+        unit if several[photo.target] > 1 else f"path {folder.name(photo)}"
+        for unit, photo in zip(units, folder.photos, strict=True)
+    ]
+    drawn = splits.draw(units, targets, seed)
+    members = [replace(photo, split=s) for photo, s in zip(folder.photos, drawn, strict=True)]
+    return replace(folder, photos=_sorted(members))
+
+
+def _unit(photo: Photo) -> str:
+    """Return what no split parts: a group; the copies of a file; or a photo that is not read."""
+    # The kind comes first: a group may be named as a content hashes.
+    if photo.group:
+        return f"group {photo.group}"
+    return f"content {photo.digest}" if photo.digest else f"path {photo.path}"
+
+
+def _require_two_units(folder: PhotoFolder, example: Mapping[int, str]) -> None:
+    """Refuse a class that cannot be split; `example` has a bad photo of it, with its reason."""
+    members: dict[int, list[Photo]] = defaultdict(list)
+    for photo in folder.photos:
+        members[photo.target].append(photo)
+    for target, label in enumerate(folder.labels):
+        photos_of, groups = members[target], {photo.group for photo in members[target]}
+        if len(photos_of) > 1 and (groups == {""} or len(groups) > 1):
+            continue
+        if len(photos_of) > 1:
+            raise DataError(
+                f"the {len(photos_of)} photos of class {label!r} are one group"
+                f" ({groups.pop()!r}), and two are needed, one to train and one to validate; add"
+                " photos of others, or move the class away"
+            )
+        readable = "readable " if example else ""
+        named = f"one {readable}photo ({photos_of[0].path.name})" if photos_of else "no photo"
+        raise DataError(
+            f"class {label!r} has {named}; two are needed, one to train and one to"
+            f" validate{example.get(target, '')}; add photos, or move the class away"
+        )
 
 
 def _sorted(members: Sequence[Photo]) -> tuple[Photo, ...]:
     return tuple(
         sorted(
             members,
-            key=lambda photo: (SPLITS.index(photo.split), photo.target, photo.path.parts),
+            key=lambda photo: (_ORDER.index(photo.split), photo.target, photo.path.parts),
         )
     )
 
@@ -189,71 +253,3 @@ def _require_every_class(folder: PhotoFolder, example: Mapping[int, str]) -> Non
             f" only in {other}; every class needs photos in train and in val"
             f"{f' ({lines})' if lines else ''}"
         )
-
-
-def _drawn(
-    members: Sequence[Photo], labels: Sequence[str], seed: int, why: Mapping[int, str] | None = None
-) -> list[Photo]:
-    """Return photos, sorted by path, with the splits that are drawn for them."""
-    if any(photo.group for photo in members):
-        return _drawn_by_group(members, labels, seed)
-    classes: dict[int, list[Photo]] = defaultdict(list)
-    for photo in members:
-        classes[photo.target].append(photo)
-    found = []
-    for target, photos_of in sorted(classes.items()):
-        if len(photos_of) < 2:
-            readable = "readable " if why else ""
-            raise DataError(
-                f"class {labels[target]!r} has one {readable}photo ({photos_of[0].path.name}); two"
-                f" are needed, one to train and one to validate{(why or {}).get(target, '')}; add"
-                " photos, or move the class away"
-            )
-        order = np.random.Generator(np.random.Philox(key=[seed, target])).permutation(
-            len(photos_of)
-        )
-        start = 0
-        for split, share in _SHARES.items():
-            count = max(1, round(share * len(photos_of)))
-            # Two photos are one to train and one to validate.
-            if start + count >= len(photos_of):
-                continue
-            found += [replace(photos_of[i], split=split) for i in order[start : start + count]]
-            start += count
-        found += [replace(photos_of[i], split="train") for i in order[start:]]
-    return found
-
-
-def _drawn_by_group(members: Sequence[Photo], labels: Sequence[str], seed: int) -> list[Photo]:
-    """Return photos with splits that cut no group; one without a group is a group of its own."""
-    groups: dict[str, list[Photo]] = defaultdict(list)
-    for photo in members:
-        groups[photo.group or f"\0{photo.path}"].append(photo)
-    total = Counter(photo.target for photo in members)
-    left = Counter(target for group in groups.values() for target in {p.target for p in group})
-    for target in sorted(total):
-        if left[target] < 2:
-            raise DataError(
-                f"the photos of class {labels[target]!r} are one group; two groups are needed, one"
-                " to train and one to validate"
-            )
-    names = sorted(groups)
-    order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(names))
-    placed: dict[str, Counter[int]] = {split: Counter() for split in _SHARES}
-    found = []
-    for index in order:
-        group = groups[names[index]]
-        targets = {photo.target for photo in group}
-        chosen = "train"
-        # The last group of a class is for training.
-        if all(left[target] > 1 for target in targets):
-            for split, share in _SHARES.items():
-                wanted = {t: max(1, round(share * total[t])) for t in targets}
-                if any(placed[split][t] < wanted[t] for t in targets):
-                    chosen = split
-                    break
-        if chosen != "train":
-            placed[chosen].update(photo.target for photo in group)
-            left.subtract(targets)
-        found += [replace(photo, split=chosen) for photo in group]
-    return found

@@ -21,10 +21,10 @@ from service.pixels.preprocessing import PREPROCESSING
 from storage import require_writable
 from terminal import Progress, no_progress
 from training.buckets import mirror
-from training.data import building, decoding
+from training.data import building, decoding, splits
 from training.data.building import Wanted
 from training.data.cache import FORMAT, DatasetCache, manifest_of
-from training.data.dataset import PhotoFolder, scan
+from training.data.dataset import PhotoFolder, draw, scan
 from training.errors import DataError
 from training.files import write_text
 
@@ -69,7 +69,7 @@ def prepare(
             " another place with --cache-dir"
         ) from error
     mirror.push_once(cache_root / cache.path.name)
-    return cache
+    return cache.with_groups(folder.groups())
 
 
 def contents(folder: PhotoFolder) -> dict[str, str]:
@@ -144,16 +144,17 @@ def _touch(path: Path, wanted: Wanted) -> None:
 
 
 def read_photos(folder: PhotoFolder, image_size: int, stamp: str, pool: Executor) -> Wanted:
-    """Read every photo once, for the hash of its content."""
+    """Read every photo once, for the hash of its content; draw the splits if none are given."""
     names = [folder.name(photo) for photo in folder.photos]
     paths = [str(photo.path) for photo in folder.photos]
     read = dict(zip(names, pool.map(decoding.digest, paths, chunksize=decoding.AT_ONCE),
                     strict=True))  # fmt: skip
+    digests = {name: each.digest for name, each in read.items() if each.digest}
     return Wanted(
-        folder=folder,
+        folder=draw(folder, digests),
         image_size=image_size,
         stamp=stamp,
-        digests={name: each.digest for name, each in read.items() if each.digest},
+        digests=digests,
         unread={name: each.why for name, each in read.items() if not each.digest},
     )
 
@@ -176,12 +177,19 @@ def _with_room(wanted: Wanted, cache_root: Path) -> Iterator[None]:
 
 
 def stamp_of(folder: PhotoFolder, image_size: int) -> str:
-    """Hash names, sizes and times: equal stamps mean that nothing has changed."""
+    """Hash names, sizes and times: equal stamps mean that nothing has changed.
+
+    Splits that are drawn follow from the seed, the groups and the contents.
+    """
     listed = [
         [folder.name(photo), photo.split, photo.target, photo.num_bytes, photo.mtime_ns]
         for photo in folder.photos
     ]
-    return building.hash_of([FORMAT, PREPROCESSING, image_size, folder.labels, listed])
+    drawn = [folder.seed, [photo.group for photo in folder.photos]]
+    return building.hash_of(
+        [FORMAT, PREPROCESSING, image_size, folder.labels, listed]
+        + ([] if folder.seed is None else [splits.RULE, drawn])
+    )
 
 
 def _shortened(title: str) -> str:

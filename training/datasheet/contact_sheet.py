@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from machine import num_cores
 from service.pixels.preprocessing import ImageError, load_square
 from training.data.dataset import Photo
-from training.datasheet.inspection import Sheet
+from training.datasheet.findings import Sheet
 from training.files import replacing
 from training.pages import fonts
 

@@ -6,12 +6,14 @@ Shapes: S side of the small square.
 """
 
 import hashlib
+import io
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from photo_folder.reading import content
 from service.pixels.preprocessing import Facts, ImageError, examine, load_square
@@ -59,6 +61,10 @@ class Look:
     """Whether nothing of it is to be seen."""
     brightest: int
     """The highest level in the central square, 0 to 255."""
+    camera: str
+    """Maker and model, by EXIF; empty where it does not say when the photo was taken."""
+    taken_s: float
+    """When, by the camera's clock, in seconds since an epoch; 0 where EXIF does not say."""
     mean: tuple[float, float, float]
     """Of the red, green and blue of the central square, 0 to 1."""
     square: tuple[float, float, float]
@@ -108,6 +114,7 @@ def _look(data: bytes, pixels: NDArray[np.uint8], facts: Facts) -> Look:
     channels = pixels.reshape(-1, 3) / 255.0
     red, green, blue = channels.mean(0).tolist()
     red2, green2, blue2 = (channels**2).mean(0).tolist()
+    camera, taken_s = _taken(data) if facts.format == "JPEG" else ("", 0.0)
     return Look(
         digest=hashlib.sha256(data).hexdigest(),
         hash=perceptual_hash(pixels),
@@ -122,6 +129,23 @@ def _look(data: bytes, pixels: NDArray[np.uint8], facts: Facts) -> Look:
         wide_gamut=facts.profile,
         transparent=facts.transparent,
         brightest=int(pixels.max()),
+        camera=camera,
+        taken_s=taken_s,
         mean=(red, green, blue),
         square=(red2, green2, blue2),
     )
+
+
+def _taken(data: bytes) -> tuple[str, float]:
+    """Return the camera of a JPEG and when it took it; an empty name where EXIF does not say."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            exif = image.getexif()
+        text = str(exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal, ""))
+        moment = datetime.strptime(text.strip("\0 "), "%Y:%m:%d %H:%M:%S").replace(tzinfo=UTC)
+        named = (str(exif.get(tag, "")) for tag in (ExifTags.Base.Make, ExifTags.Base.Model))
+        camera = " ".join(" ".join(name.strip("\0 ") for name in named).split())
+    # Whatever a damaged block makes Pillow raise: it says nothing then, and the photo is a photo.
+    except Exception:
+        return "", 0.0
+    return camera or "a camera", moment.timestamp()

@@ -6,9 +6,9 @@ from typing import Any
 
 from service.pixels.preprocessing import ImageError, load_square
 from training.data.dataset import Photo
-from training.datasheet import sheet_plots
+from training.datasheet import bursts, sheet_plots
 from training.datasheet.contact_sheet import MOST_TILES, contact_sheet
-from training.datasheet.inspection import Copies, Sheet
+from training.datasheet.findings import Copies, Sheet
 from training.errors import DataError
 from training.files import write_text
 from training.pages import page
@@ -21,6 +21,8 @@ _TILE_PX, _COPY_PX, _MANY = 160, 120, 200
 
 def write(sheet: Sheet, out: Path) -> Path:
     """Write `index.html`, `classes.png`, `sheet.json` and the figures into a folder.
+
+    Where photos come in bursts, `groups.csv` is a table of them with the bursts as their groups.
 
     Returns:
         The path of the page.
@@ -35,6 +37,8 @@ def write(sheet: Sheet, out: Path) -> Path:
             f"cannot write the data sheet into {out} ({error.strerror}); give a folder"
         ) from error
     contact_sheet(sheet, out / "classes.png")
+    if any(sheet.bursts):
+        bursts.write_table(sheet.folder, sheet.bursts, out)
     numbers = sheet.to_dict()
     write_text(out / "sheet.json", json.dumps(numbers, ensure_ascii=False, indent=2))
     readable = any(seen is not None for seen in sheet.looks)

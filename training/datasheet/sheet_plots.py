@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from training.datasheet.inspection import Sheet
+from training.datasheet.findings import Sheet
 from training.pages.figures import BLUE, GREEN, INK, ORANGE, PURPLE, RED, PageFigure, axes, save
 
 _NAMED = 60

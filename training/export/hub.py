@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.data.normalisation import MEAN, STD
+from training.data.cache import MEAN, STD
 from training.errors import ExportError, RunError
 from training.files import write_text
 from training.runs import checkpoint, run_directory

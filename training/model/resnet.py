@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from training.data.normalisation import MEAN, STD
+from training.data.cache import MEAN, STD
 
 
 def build(num_classes: int, *, seed: int) -> nn.Module:

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from training.data.dataset import scan
+from training.data.dataset import draw, scan
 from training.errors import DataError
 
 
@@ -23,19 +23,21 @@ def test_given_splits_are_kept(folder):
     assert 1 == found.left_out.count()
 
 
-def test_class_folders_alone_are_split_within_each_class(folder):
-    """80/10/10 within each class, the same for the same seed, other for another."""
+def test_class_folders_alone_are_in_no_split_until_photos_are_read(folder):
+    """Splits are drawn by contents: the same for the same seed, others for another."""
     root = folder({"a": 20, "b": 30, "c": 2})
 
     found = scan(root, seed=1)
+    digests = {found.name(photo): f"content of {photo.path}" for photo in found.photos}
+    drawn = draw(found, digests)
 
-    assert {
-        "train": {"a": 16, "b": 24, "c": 1},
-        "val": {"a": 2, "b": 3, "c": 1},
-        "test": {"a": 2, "b": 3, "c": 0},
-    } == found.counts()
-    assert found == scan(root, seed=1)
-    assert found != scan(root, seed=2)
+    assert {"": {"a": 20, "b": 30, "c": 2}} == found.counts()
+    assert {"a": 20, "b": 30, "c": 2} == {
+        label: sum(of[label] for of in drawn.counts().values()) for label in "abc"
+    }
+    assert all(drawn.counts()[split][label] for split in ("train", "val") for label in "abc")
+    assert drawn == draw(scan(root, seed=1), digests)
+    assert drawn.photos != draw(scan(root, seed=2), digests).photos
 
 
 def test_names_are_composed(folder):
