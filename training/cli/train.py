@@ -92,8 +92,8 @@ def train(
     A run that was stopped or killed at any step goes on when the same command is given again, and
     ends with the very weights of one never stopped. It goes on with the photos that it began with;
     what has changed since waits for the next run. On another device, torch or number of threads it
-    would end with other weights, and is refused without --accept-changes. SIGTERM saves a
-    checkpoint and exits with 75.
+    would end with other weights, and is refused without --accept-changes. SIGTERM,
+    SIGUSR1 and SIGHUP save a checkpoint and exit with 75.
 
     --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
     work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run

@@ -2,5 +2,5 @@
 
 trainer ─► run (epochs, saves) ─► batches (StepData) ─► learner (forward, backward) ─► finish
               │                                            └─ optimizer, schedule, state
-              └─ annealed_preview, batch_finder, stopping
+              └─ saving, annealed_preview, batch_finder, stopping
 """

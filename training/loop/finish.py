@@ -15,6 +15,7 @@ def finish(run: Run) -> TrainResult:
         RunError: They are lost, and making them again needs the weights that the run started from.
         StoppedError: The run was asked to stop.
     """
+    run.written()
     try:
         tensors, _ = checkpoint.load(run.checkpoints / checkpoint.BEST)
     except checkpoint.DamagedError:

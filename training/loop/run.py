@@ -8,6 +8,7 @@ at any step continues exactly.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,19 @@ from training.errors import DivergedError, RunError, StoppedError
 from training.loop.annealed_preview import annealed_preview
 from training.loop.batches import BatchPlan
 from training.loop.learner import Learner
+from training.loop.saving import Writer, copied, update_files, write
 from training.loop.schedule import learning_rate
 from training.loop.state import restore, tensors_of
 from training.model.pretrained import Start
-from training.runs import checkpoint, run_directory
+from training.runs import checkpoint
 from training.runs.run_record import best_of
 
 
 class Run:
-    """A run in its directory, which the caller has locked; call `resume` first."""
+    """A run in its directory, which the caller has locked; call `resume` first.
+
+    Its checkpoints are written by `writer`, whose `with` block the caller enters.
+    """
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Run:
         self.world = world
         self.should_stop = should_stop
         self.progress = progress
+        self.writer = Writer()
         targets = cache.splits["train"].targets
         weights = None
         if config.balance != "none":
@@ -134,7 +140,8 @@ class Run:
         self.train_s, self.waited_s = state["train_s"], state["data_wait_s"]
         self.save_s = state.get("save_s", 0.0)
         self.history = state["history"]
-        self._update_files()
+        if self.world.leads:
+            update_files(self.run_dir, self.step, self.epoch, self.history)
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch.
@@ -165,6 +172,7 @@ class Run:
             if on_cpu or self.step % 10 == 0:
                 self.progress(self.step, self.steps, self._note())
             self._save_and_stop_if_asked()
+            self.writer.check()
             if self.steps_done % self.config.checkpoint_every_steps == 0 and self.step < last:
                 self._save()
         # Reading a value waits for the device, so that the time includes all of its work.
@@ -223,10 +231,20 @@ class Run:
         if not self.world.any(self.should_stop()):
             return
         save()
+        self.written()
         raise StoppedError(
             f"stopped at epoch {min(self.epoch + 1, self.config.epochs)}, step {self.step};"
             " the checkpoint is saved: the same command goes on"
         )
+
+    def written(self) -> None:
+        """Return when the newest checkpoint is written, whichever process writes it.
+
+        Raises:
+            RunError: It could not be written.
+        """
+        self.writer.wait()
+        self.world.wait()
 
     def _save_and_stop_if_asked(self) -> None:
         self.stop_if_asked(self._save)
@@ -272,29 +290,11 @@ class Run:
         if self.world.any(not checkpoint.all_finite(tensors)):
             raise self._diverged("the weights are", self.step - 1)
         if self.world.leads:
-            state = {
-                "epoch": self.epoch,
-                "step": self.step,
-                "train_s": self.train_s,
-                "data_wait_s": self.waited_s,
-                "save_s": self.save_s,
-                "history": self.history,
-            }
-            tensors["loss_sum"] = self.loss_sum
-            checkpoint.save(checkpoint.path_of(self.checkpoints, self.step), tensors, state)
-            self._update_files()
-        self.world.wait()
+            state = {"epoch": self.epoch, "step": self.step, "train_s": self.train_s,
+                     "data_wait_s": self.waited_s, "save_s": self.save_s,
+                     "history": list(self.history)}  # fmt: skip
+            # Not before the last one is written, so that no more than one copy is held.
+            self.writer.wait()
+            tensors = copied({**tensors, "loss_sum": self.loss_sum})
+            self.writer.begin(partial(write, self.run_dir, self.step, tensors, state))
         self.save_s += time.perf_counter() - started_s
-
-    def _update_files(self) -> None:
-        """Make the best checkpoint, the metrics and the kept checkpoints agree with the newest one.
-
-        After every save and every resume, so a kill between two of these writes is repaired.
-        """
-        if not self.world.leads:
-            return
-        at_end_of_epoch = self.history and self.step == self.history[-1]["steps"]
-        if at_end_of_epoch and self.best["epoch"] == self.epoch == len(self.history):
-            checkpoint.link_best(self.checkpoints, self.step)
-        run_directory.write_metrics(self.run_dir, self.history)
-        checkpoint.prune(self.checkpoints)

@@ -107,15 +107,16 @@ def _train_to_the_end(
     about = world.share(about)
     torch.set_num_threads(about["threads"])
     run = Run(config, cache, run_dir, where, start=start, world=world, **options)
-    run.resume()
-    if run.history and after_epoch is not None:
-        after_epoch(run.history, run.annealed_preview)
-    while run.unfinished:
-        run.train_epoch()
-        run.end_epoch()
-        if after_epoch is not None:
+    with run.writer:
+        run.resume()
+        if run.history and after_epoch is not None:
             after_epoch(run.history, run.annealed_preview)
-    return finish(run)
+        while run.unfinished:
+            run.train_epoch()
+            run.end_epoch()
+            if after_epoch is not None:
+                after_epoch(run.history, run.annealed_preview)
+        return finish(run)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The weights that fine-tuning starts from: read without pickle, checked name by name.
 
 a run directory       its best epoch
-.safetensors .pth     a state dict under torchvision's names for ResNet18
+.safetensors .pth     a state dict under torchvision's names for ResNet18, however wrapped
 torchvision           its published ImageNet weights, downloaded
 hf-hub:OWNER/NAME     a model on the hub, downloaded; timm:NAME is one of timm's
 a released model      the run that it was exported from: the ONNX file has BatchNorm folded into its
@@ -25,12 +25,13 @@ from training.errors import ConfigError, RunError
 from training.model import hub
 from training.model.cached_features import digest
 from training.model.resnet import build
+from training.model.state_dicts import network_of, weights_in
 from training.runs import checkpoint, run_directory
 
 MOST_BYTES = 2**30
 """The largest file of weights that is read; ResNet18 has 45 MB."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 _TIMEOUT_S = 30.0
 _SHOWN = 3
 
@@ -163,16 +164,7 @@ def _file(path: Path) -> Mapping[str, Any]:
             f"{path} is damaged, or holds more than tensors, which is never run here; save it with"
             " torch.save(model.state_dict(), …) or as safetensors"
         ) from error
-    if isinstance(found, Mapping):
-        for wrapper in ("state_dict", "model", "model_state_dict"):
-            if isinstance(found.get(wrapper), Mapping):
-                found = found[wrapper]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise ConfigError(f"{path} holds no state dict (a mapping of names to tensors)")
-    names = [str(name) for name in found]
-    if any(name.startswith(("model.", "average.")) for name in names):
-        return checkpoint.model_tensors(found)
-    return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return weights_in(found, str(path))
 
 
 def _checked(tensors: Mapping[str, Any], name: str) -> Start:
@@ -192,6 +184,11 @@ def _checked(tensors: Mapping[str, Any], name: str) -> Start:
         if found
     ]
     if problems:
+        network = network_of(tensors)
+        if network and network != "ResNet18":
+            raise ConfigError(
+                f"{name} holds the weights of a {network}, and only a ResNet18 can be started from"
+            )
         raise ConfigError(
             f"{name} has no weights of ResNet18 under torchvision's names: {'; '.join(problems)}"
         )

@@ -16,21 +16,21 @@ from safetensors.torch import load_file
 from tests.paths import ROOT
 from tests.training.loop.disturbed import CONFIG, PROCESSES, assert_same, go
 from training.errors import DivergedError, RunError
+from training.loop import saving
 from training.loop.learner import Learner
-from training.loop.run import Run
 from training.loop.trainer import train
 from training.runs import checkpoint
 
 PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
 
 
-PHASES = ("between", "step", "checkpoint", "validation", "epoch end")
+PHASES = ("between", "step", "checkpoint", "validation", "files")
 
 
-def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
+def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int, writing: ctypes.c_int) -> None:
     """Train as `go` does; what it is in the middle of can be read from outside, at any time."""
 
-    def tell(owner: object, name: str, number: int) -> None:
+    def tell(owner: object, name: str, number: int, phase: ctypes.c_int = phase) -> None:
         whole = getattr(owner, name)
 
         def telling(*arguments, **options):
@@ -42,31 +42,32 @@ def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int) -> None:
 
         setattr(owner, name, telling)
 
-    # Within the end of an epoch lie its validation and its checkpoint; what is left of it writes
-    # the metrics, links the best and removes the old.
-    for number, (owner, name) in enumerate(
-        [(Learner, "step"), (checkpoint, "save"), (Learner, "evaluate"), (Run, "end_epoch")], 1
-    ):
-        tell(owner, name, number)
+    # A thread writes the checkpoint, links the best, writes the metrics and removes the old.
+    tell(Learner, "step", PHASES.index("step"))
+    tell(Learner, "evaluate", PHASES.index("validation"))
+    tell(checkpoint, "save", PHASES.index("checkpoint"), writing)
+    tell(saving, "update_files", PHASES.index("files"), writing)
     go(cache, run_dir)
 
 
 def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path):
-    """One run, killed 20 times: within steps, checkpoints, validations and epoch ends."""
+    """One run, killed 20 times: within steps, validations and the writing of files."""
     reference, took_s = undisturbed
     run_dir, moments = tmp_path / "r", random.Random(0)
     kills: Counter[str] = Counter()
 
     for _ in range(60):
         wanted = min(range(1, len(PHASES)), key=lambda number: kills[PHASES[number]])
-        phase = PROCESSES.Value("i", 0, lock=False)
-        process = PROCESSES.Process(target=go_and_tell, args=(str(cache.path), str(run_dir), phase))
+        phase, writing = (PROCESSES.Value("i", 0, lock=False) for _ in range(2))
+        process = PROCESSES.Process(
+            target=go_and_tell, args=(str(cache.path), str(run_dir), phase, writing)
+        )
         process.start()
         while process.exitcode is None and not phase.value:
             time.sleep(0.001)
         until_s = time.monotonic() + moments.uniform(0.0, took_s / 16)
         while process.exitcode is None:
-            if time.monotonic() > until_s and phase.value == wanted:
+            if time.monotonic() > until_s and wanted in (phase.value, writing.value):
                 # Not always as it begins.
                 time.sleep(moments.uniform(0.0, 0.01) if wanted < 4 else 0.0)
                 break
@@ -76,7 +77,7 @@ def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_p
         process.join()
         if process.exitcode == -signal.SIGKILL:
             # Where it was when it died, not when it was aimed at.
-            kills[PHASES[phase.value]] += 1
+            kills[PHASES[writing.value or phase.value]] += 1
         else:
             # It came to its end; what is left of the 20 goes to a fresh one.
             assert 0 == process.exitcode
@@ -180,7 +181,8 @@ def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
     train(CONFIG, cache, run_dir, device="cpu")
 
 
-def test_sigterm_saves_within_ten_seconds(dishes, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_saves_within_ten_seconds(dishes, tmp_path, number):
     """The exit code is 75 and the checkpoint is that of the very step."""
     process = subprocess.Popen(
         [
@@ -192,7 +194,7 @@ def test_sigterm_saves_within_ten_seconds(dishes, tmp_path):
     for line in process.stderr:
         if line.startswith("train: 3/"):
             break
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     started_s = time.monotonic()
     _, said = process.communicate()
 
