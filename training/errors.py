@@ -9,7 +9,8 @@ UserError
     │   ├── SettingsError      the settings are the cause: other trials of a search may do better
     │   │   └── DivergedError      the loss or a weight is not finite
     │   └── StoppedError           asked to stop; a checkpoint is saved
-    └── ExportError    the exported model is not the trained one
+    ├── ExportError    the exported model is not the trained one
+    └── ReportError    all is trained, and its report could not be written
 """
 
 from terminal import UserError
@@ -33,6 +34,13 @@ class RunError(TrainingError):
 
 class ExportError(TrainingError):
     """The exported model does not answer as the trained one does."""
+
+
+class ReportError(TrainingError):
+    """All is trained and its results are written, but a report could not be."""
+
+    exit_code = 73
+    """EX_CANTCREAT of sysexits.h: nothing needs to be trained again."""
 
 
 class BusyError(RunError):

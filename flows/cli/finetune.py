@@ -131,6 +131,7 @@ def finetune(
     folder = (look if begun is None else look_again)(data, cache_dir, group=group)
     require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
+    from training.errors import ReportError
     from training.finetuning.runner import Runner
     from training.recipes import recipe
 
@@ -156,6 +157,8 @@ def finetune(
         _run_all(trained, strategies, keep or [], as_json)
     else:
         _run_one(trained, strategy, as_json)
+    if runner.unreported:
+        raise ReportError("; ".join(runner.unreported))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 
 from flows.prefect_setup.survival import gpu, holding
 from terminal import UserError
+from training.errors import ReportError
 
 _STOP_S = 25.0
 """Prefect kills a cancelled run 30 s after SIGTERM; a checkpoint is written well within that."""
@@ -158,9 +159,12 @@ def _run(arguments: list[str], locks: tuple[int, ...]) -> Any:
             for pipe in (process.stdin, process.stderr):
                 if pipe:
                     pipe.close()
-    if code not in (0, UserError.exit_code):
+    if code == ReportError.exit_code:
+        # All is trained, and a night goes on; the report can be made by hand.
+        logger.error(last_line)
+    elif code not in (0, UserError.exit_code):
         raise RuntimeError(f"training ended with exit code {code}; the run can be resumed")
-    if code != 0:
+    elif code != 0:
         reason = last_line.removeprefix("error: ") if not on_terminal else ""
         raise UserError(reason or f"training ended with exit code {code}")
     return json.loads(outputs[0])

@@ -139,12 +139,14 @@ def _train_runs(
     """Train runs with their settings, one after another, and print the results."""
     from training.data.loader import placement_of
     from training.distributed.world import joined
+    from training.errors import ReportError
     from training.loop.trainer import train as train_run
     from training.model.device import device_for
-    from training.reports.tracking import report_or_warn, tracked
+    from training.reports.tracking import reported, tracked
     from training.runs import run_directory
 
     results: list[TrainResult] = []
+    unreported: list[str] = []
     begun: dict[str, Any] | None = None
     with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as copies:
         for run_dir, overrides in runs:
@@ -173,10 +175,13 @@ def _train_runs(
                         should_stop=stop.is_set, progress=report,
                     )  # fmt: skip
                 if world.leads:
-                    report_or_warn(run_dir)
+                    unreported += filter(None, [reported(run_dir)])
             results.append(result)
         if world.leads:
             print_results(results, as_json)
+    # Last, so that it is not overlooked, and with a code of its own: the runs are trained.
+    if unreported:
+        raise ReportError("; ".join(unreported))
 
 
 def _check(overrides: dict[str, Any], recipe: str | None, run_dir: Path) -> None:

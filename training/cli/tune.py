@@ -10,7 +10,7 @@ import typer
 
 from machine import num_cores
 from storage import require_writable
-from terminal import print_json, progress, say
+from terminal import print_json, progress
 from training.cli.options import (
     AcceptChanges,
     CacheDir,
@@ -140,7 +140,12 @@ def tune(
     if most is not None:
         print_json([one.to_dict() for one in done])
         return
-    print_search(opened, reached, _report(opened, reached), as_json)
+    page, why = _report(opened, reached)
+    print_search(opened, reached, page, as_json)
+    if why is not None:
+        from training.errors import ReportError
+
+        raise ReportError(f"no report: {why}") from why
 
 
 def _open(
@@ -212,12 +217,11 @@ def _final(
         )  # fmt: skip
 
 
-def _report(study: "Study", final: "Final | None") -> Path | None:
-    """Write the study's page; a finished search does not fail because its report does."""
+def _report(study: "Study", final: "Final | None") -> tuple[Path | None, Exception | None]:
+    """Write the study's page; return where it lies, or why there is none."""
     try:
         from training.tuning import study_report
 
-        return study_report.write(study.folder, study.optuna, final)
+        return study_report.write(study.folder, study.optuna, final), None
     except Exception as error:
-        say(f"no report: {error}")
-        return None
+        return None, error

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from training.errors import ConfigError, RunError, StoppedError
+from training.errors import ConfigError, ReportError, RunError, StoppedError
 
 
 def launch(num_processes: int, arguments: Sequence[str]) -> None:
@@ -12,6 +12,7 @@ def launch(num_processes: int, arguments: Sequence[str]) -> None:
     Raises:
         ConfigError: The number is below 1.
         StoppedError: They were asked to stop, and saved a checkpoint.
+        ReportError: All is trained, but not reported.
         RunError: One of them failed, and printed why.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -38,4 +39,6 @@ def launch(num_processes: int, arguments: Sequence[str]) -> None:
         _, first = error.get_first_failure()
         if first.exitcode == StoppedError.exit_code:
             raise StoppedError(stopped) from error
+        if first.exitcode == ReportError.exit_code:
+            raise ReportError("no report; why stands above") from error
         raise RunError(f"process {first.local_rank} failed; what it said stands above") from error

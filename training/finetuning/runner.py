@@ -17,7 +17,7 @@ from training.finetuning.search import Job, config_for, is_finished
 from training.loop.stopping import stop_on_signals
 from training.loop.trainer import train
 from training.model.pretrained import Start
-from training.reports.tracking import report_or_warn, tracked
+from training.reports.tracking import reported, tracked
 from training.runs import run_directory
 from training.runs.result import TrainResult
 
@@ -46,6 +46,8 @@ class Runner:
         self._placement = placement_of(placement)
         self._use_features = use_features
         self._tensorboard = tensorboard
+        self.unreported: list[str] = []
+        """Why finished runs have no report, a sentence each."""
         self._accept_changes = accept_changes
 
     def run_all(self, jobs: Sequence[Job]) -> list[TrainResult]:
@@ -87,7 +89,7 @@ class Runner:
             result = self._train(job, config, start, label, stop)
             # Within the block, so that a tracker is sent the report. Rungs get one on demand.
             if not job.stage.startswith("rung"):
-                report_or_warn(job.run_dir)
+                self.unreported += filter(None, [reported(job.run_dir)])
         return [result]
 
     def _train(

@@ -168,8 +168,8 @@ def tracked(run_dir: Path, *, tensorboard: bool) -> Iterator[None]:
         follower.stop(finished=finished)
 
 
-def report_or_warn(run_dir: Path, pauses_s: Sequence[float] = (5, 20)) -> None:
-    """Write the run's page; if that fails, warn instead of failing a finished run.
+def reported(run_dir: Path, pauses_s: Sequence[float] = (5, 20)) -> str:
+    """Write the run's page, and say where; return why there is none, for an error at the end.
 
     What the system refused is tried again, after each of the pauses: a disk may be full, or a
     network drive away, for a minute.
@@ -179,7 +179,7 @@ def report_or_warn(run_dir: Path, pauses_s: Sequence[float] = (5, 20)) -> None:
     for pause_s in (*pauses_s, None):
         try:
             say(f"report: {write_report(run_dir)}")
-            return
+            return ""
         except OSError as error:
             if pause_s is not None:
                 say(f"no report yet ({error}); it is tried again in {pause_s:g} s")
@@ -189,4 +189,4 @@ def report_or_warn(run_dir: Path, pauses_s: Sequence[float] = (5, 20)) -> None:
         except Exception as error:
             failed = error
         break
-    say(f"no report ({failed}); make it with: hansang report {shell(run_dir)}")
+    return f"no report ({failed}); make it with: hansang report {shell(run_dir)}"

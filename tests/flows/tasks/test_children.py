@@ -32,6 +32,17 @@ def answer() -> object:
     return run_child(["-c", "print('[1]')"])
 
 
+def test_a_night_goes_on_without_a_report(prefect_server: None) -> None:
+    """A child that trained and could not report has its result taken all the same."""
+
+    @flow
+    def night() -> object:
+        code = "import sys; print('[1]'); print('error: no report', file=sys.stderr); sys.exit(73)"
+        return run_child(["-c", code])
+
+    assert [1] == night()
+
+
 def test_what_threads_wait_for_is_stopped_with_the_flow(
     prefect_server: None, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ class Stop:
 @pytest.fixture
 def go(tmp_path, monkeypatch):
     """`go(photos, home, stop=3)` trains, or goes on, by the verb; without the report."""
-    monkeypatch.setattr("training.reports.tracking.report_or_warn", lambda _run_dir: None)
+    monkeypatch.setattr("training.reports.tracking.reported", lambda _run_dir: "")
 
     def train(photos: Path, home: Path, stop: int = 10**6, **options) -> Path:
         monkeypatch.setattr(verb, "stop_on_signals", lambda: Stop(stop))

@@ -18,7 +18,7 @@ from training.reports.tracking import (
     MlflowTracker,
     TensorBoardTracker,
     numbers,
-    report_or_warn,
+    reported,
 )
 from training.runs.run_record import RunRecord
 
@@ -182,12 +182,32 @@ def test_a_report_is_tried_again_when_the_system_refuses(run_dir, tmp_path, caps
         return run / "report.html"
 
     monkeypatch.setattr(report, "write_report", write)
-    report_or_warn(run_dir, pauses_s=(0, 0))
+    assert not reported(run_dir, pauses_s=(0, 0))
     assert f"report: {run_dir / 'report.html'}" in capsys.readouterr().err
 
     failures += [OSError("No space left on device")] * 3
-    report_or_warn(run_dir, pauses_s=(0, 0))
-    assert "no report (No space left on device); make it with" in capsys.readouterr().err
+    why = reported(run_dir, pauses_s=(0, 0))
+    assert why.startswith("no report (No space left on device); make it with: hansang report")
+
+
+def test_a_report_that_fails_is_an_error_at_the_end(dishes, tmp_path, capsys, monkeypatch):
+    """The results are printed first; the last line and the exit code say what is missing."""
+    from training.cli.train import train
+    from training.errors import ReportError
+    from training.reports import report
+
+    def fail(_run: Path) -> Path:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr(report, "write_report", fail)
+
+    with pytest.raises(ReportError, match=r"no report \(no such font\); make it with") as failed:
+        train(dishes, run="r", epochs=1, image_size=32, threads=1, setting=["batch_size=16"],
+              runs_dir=tmp_path / "runs", cache_dir=tmp_path / "cache", as_json=True)  # fmt: skip
+
+    assert 73 == failed.value.exit_code
+    assert 1 == json.loads(capsys.readouterr().out)["epochs"]
+    assert (tmp_path / "runs" / "r" / "result.json").is_file()
 
 
 @pytest.mark.long
