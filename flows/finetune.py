@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from flows.release import released
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
 from flows.tasks.links import link
+from flows.tasks.names import run_name
 from flows.tasks.parameters import Finetuning, Places
 from flows.train import publish
 
@@ -34,7 +35,7 @@ def finetune(
     from training.finetuning.strategies import summarise
     from training.recipes import recipe
 
-    study_dir = places.runs_dir / (run_id or str(runtime.flow_run.id))
+    study_dir = places.runs_dir / (run_id or run_name(data, "finetune", places.runs_dir))
     epochs = search.epochs or recipe("finetune").epochs
     shared = [
         str(data), "--from", source, "--cache-dir", str(places.cache_dir),

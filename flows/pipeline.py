@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
@@ -15,6 +15,7 @@ from flows.release_gate import changes
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
 from flows.tasks.artifacts import or_warn, publish_sheet
+from flows.tasks.names import run_name
 from flows.tasks.parameters import Nightly, Places, Training
 from flows.train import trained
 from training.buckets import mirror
@@ -36,7 +37,7 @@ def pipeline(
 
     Args:
         data: The folder of photos.
-        run_id: Names the run directory; the flow run's own id if empty.
+        run_id: Names the run directory; photos, model and date if empty.
         training: How to train.
         model: Name of the model in the repository.
         places: Folders of runs, caches and models.
@@ -45,7 +46,7 @@ def pipeline(
         force: A reason to release it whatever the rules say.
         ask: Wait for a person's approval before a release.
     """
-    run_id = run_id or str(runtime.flow_run.id)
+    run_id = run_id or run_name(data, model, places.runs_dir)
     # A run that another machine started is fetched here; training fetches again, and uploads.
     run_dir = mirror.pull(places.runs_dir / run_id)
     # A run that has begun goes on with its photos: what has changed since waits for the next one.

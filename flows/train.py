@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import flow
 
 from flows.tasks import tasks
 from flows.tasks.artifacts import or_warn, publish_run
+from flows.tasks.names import run_name
 from flows.tasks.parameters import Places, Training
 from training.buckets import mirror
 
@@ -20,8 +21,9 @@ def train(
     places: Places = Places(),  # noqa: B008  # frozen
 ) -> dict[str, Any]:
     """Train ResNet18. Killed or cancelled at any moment, the same run id resumes it exactly."""
-    # The flow run's id survives its retries, so a retried run finds its own checkpoint.
-    return trained(data, training, run_id or str(runtime.flow_run.id), places)
+    # The name survives the flow run's retries, so a retried run finds its own checkpoint.
+    name = run_id or run_name(data, training.recipe, places.runs_dir)
+    return trained(data, training, name, places)
 
 
 def trained(data: Path, training: Training, run_id: str, places: Places) -> dict[str, Any]:

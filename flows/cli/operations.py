@@ -18,13 +18,13 @@ Home = Annotated[
 DataName = Annotated[str, typer.Option("--data", help="The folder of photos, from --home.")]
 Gpus = Annotated[
     int | None,
-    typer.Option(min=0, help="GPUs that train, a pool each.", show_default="this machine's"),
+    typer.Option(min=0, help="GPUs that train, a worker each.", show_default="this machine's"),
 ]
 GpusOfDeploy = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="GPUs that train, a pool each; on Kubernetes those of each Job.",
+        help="GPUs that train, a worker each; on Kubernetes those of each Job.",
         show_default="this machine's; 1 on Kubernetes",
     ),
 ]
@@ -39,9 +39,10 @@ def deploy(
 ) -> None:
     """Put the flows on the Prefect server of PREFECT_API_URL: pools, deployments, automations.
 
-    Doing it again changes nothing, and says so. What it makes: a pool for light work; a pool of one
-    place for each GPU (or for the CPU); the deployments of prefect.yaml; an automation that finds
-    runs whose heartbeat has stopped, and one that begins crashed runs again, 3 times at most.
+    Doing it again changes nothing, and says so. What it makes: a pool for light work; a pool that
+    trains, with a place for each GPU (or one for the CPU); the deployments of prefect.yaml; an
+    automation that finds runs whose heartbeat has stopped, and one that begins crashed runs again,
+    3 times at most.
     Where the pool `hansang` is there already and of another type, such as kubernetes, it is left
     as it is, and all flows run in it.
 

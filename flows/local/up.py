@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flows.prefect_setup.pools import LIGHT_POOL, heavy_pools
+from flows.prefect_setup.pools import LIGHT_POOL, heavy_pool
 from flows.tasks.links import RUNS, SETTING
 from terminal import UserError, print_table, say
 
@@ -95,9 +95,11 @@ class LocalStack:
         self._start("reports", "-m", "http.server", str(self.reports_port), "--bind", "127.0.0.1",
                     "--directory", str(runs))  # fmt: skip
         os.environ[SETTING] = f"http://localhost:{self.reports_port}"
-        for pool in (LIGHT_POOL, *heavy_pools(self.gpus)):
-            self._start(f"worker-{pool}", "-m", "flows.worker", "--pool", pool,
-                        "--type", "process", "--name", f"{pool}-{os.uname().nodename}")  # fmt: skip
+        heavy = [heavy_pool(self.gpus)] * max(self.gpus, 1)
+        for number, pool in enumerate((LIGHT_POOL, *heavy)):
+            name = f"{pool}-{number}" if number > 1 else pool
+            self._start(f"worker-{name}", "-m", "flows.worker", "--pool", pool,
+                        "--type", "process", "--name", f"{name}-{os.uname().nodename}")  # fmt: skip
         repository = self.home / self.repository
         repository.mkdir(parents=True, exist_ok=True)
         self._start("service", "-m", "hansang", "serve", "--repository", str(repository),

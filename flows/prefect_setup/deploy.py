@@ -1,6 +1,6 @@
 """`hansang deploy`: make a Prefect server ready for the nightly pipeline, and say what changed.
 
-pools (a GPU each, limit 1; one for light work) ─► prefect.yaml ─► automations
+pools (one that trains, a place for each GPU; one for light work) ─► prefect.yaml ─► automations
 
 Everything is found by its name, so a second deploy changes nothing. If the pool of light work
 exists and is not of type `process` (deploy/kubernetes makes one of Jobs), it is left as it is and
@@ -24,7 +24,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from flows.prefect_setup.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pools, num_gpus
+from flows.prefect_setup.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pool, num_gpus
 from terminal import UserError
 
 _TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hansang"}
@@ -81,18 +81,16 @@ def deploy(
     with connected() as client:
         jobs = _other_type(client)
         if jobs:
-            gpus, heavy = 1 if gpus is None else gpus, [LIGHT_POOL]
+            gpus, heavy = 1 if gpus is None else gpus, LIGHT_POOL
             changes = [Change(kind="pool", name=LIGHT_POOL, what=f"left as it is: {jobs}")]
         else:
             gpus = num_gpus() if gpus is None else gpus
-            heavy = heavy_pools(gpus)
-            changes = [_pool(client, LIGHT_POOL, LIGHT_LIMIT, {})]
-            for pool in heavy:
-                number = pool.rsplit("-", 1)[1]
-                env = {"CUDA_VISIBLE_DEVICES": number, "HANSANG_GPU": number} if gpus else {}
-                changes.append(_pool(client, pool, 1, env))
+            heavy = heavy_pool(gpus)
+            changes = [
+                _pool(client, LIGHT_POOL, LIGHT_LIMIT), _pool(client, heavy, max(gpus, 1))
+            ]  # fmt: skip
         before = _deployments(client)
-        _apply(file, home=home, data=data, model=model, pool=heavy[0], gpus=gpus)
+        _apply(file, home=home, data=data, model=model, pool=heavy, gpus=gpus)
         after = _deployments(client)
         for name, now in sorted(after.items()):
             if now["tags"] and "hansang" in now["tags"]:
@@ -193,9 +191,8 @@ def _other_type(client: SyncPrefectClient) -> str:
     return "" if found == "process" else found
 
 
-def _pool(client: SyncPrefectClient, name: str, limit: int, env: Mapping[str, str]) -> Change:
+def _pool(client: SyncPrefectClient, name: str, limit: int) -> Change:
     template = ProcessWorker.get_default_base_job_template()
-    template["variables"]["properties"]["env"]["default"] = dict(env)
     try:
         found = client.read_work_pool(name)
     except ObjectNotFound:

@@ -1,14 +1,15 @@
-"""The work pools: one with a limit of 1 for each GPU (or the CPU), and one for light work."""
+"""The work pools: one that trains, with a place for each GPU (or one), and one for light work."""
 
 import glob
 
 LIGHT_POOL = "hansang"
 LIGHT_LIMIT = 4
+GPU_POOL, CPU_POOL = "hansang-gpu", "hansang-cpu"
 
 
-def heavy_pools(gpus: int) -> list[str]:
-    """Return the names of the pools that train: one for each GPU, or one for the CPU."""
-    return [f"hansang-gpu-{number}" for number in range(gpus)] or ["hansang-cpu"]
+def heavy_pool(gpus: int) -> str:
+    """Return the name of the pool that trains."""
+    return GPU_POOL if gpus else CPU_POOL
 
 
 def num_gpus() -> int:

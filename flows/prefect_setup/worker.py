@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from flows.prefect_setup.pools import GPU_POOL, num_gpus
+from flows.prefect_setup.survival import gpu_of_worker
+from terminal import UserError
+
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _TRAINING = b"\0-m\0training\0"
 """In a training's command line. Its flow stops it; a second signal would make it skip saving."""
@@ -111,6 +115,20 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def main() -> int:
-    """Run `prefect worker start` with the given arguments; return the exit code."""
-    code = run([sys.executable, "-m", "prefect", "worker", "start", *sys.argv[1:]])
+    """Run `prefect worker start` with the given arguments; return the exit code.
+
+    A worker of the pool that trains on GPUs takes one GPU for itself, and one run at a time.
+    """
+    arguments, lock = sys.argv[1:], None
+    if GPU_POOL in arguments:
+        try:
+            lock = gpu_of_worker(num_gpus())
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return UserError.exit_code
+        if "--limit" not in arguments:
+            arguments += ["--limit", "1"]
+    code = run([sys.executable, "-m", "prefect", "worker", "start", *arguments])
+    if lock is not None:
+        lock.close()
     return 0 if code in (-signal.SIGTERM, 128 + signal.SIGTERM) else code

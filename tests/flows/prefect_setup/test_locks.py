@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 from flows.prefect_setup.survival import gpu, holding
+from tests.paths import ROOT
 
 FLOW = """
 import subprocess, sys, time
 from flows.prefect_setup.survival import gpu, holding
+from tests.paths import ROOT
 with holding(gpu(), lambda text: print(text, flush=True)) as locks:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"], pass_fds=locks)
     print("holds", child.pid, flush=True)
@@ -78,3 +80,39 @@ def test_the_pool_says_which_gpu_it_is(monkeypatch):
     assert "gpu-3" == gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu() is None
+
+
+CLAIM = """
+import os, sys
+from flows.prefect_setup.survival import gpu_of_worker
+from terminal import UserError
+try:
+    lock = gpu_of_worker(2)
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    sys.stdin.read()
+except UserError as error:
+    print(error, flush=True)
+"""
+
+
+def test_each_worker_takes_a_gpu_of_its_own(tmp_path):
+    """Two GPUs, three workers: the third is told; who takes the place of a killed one gets its."""
+    env = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    env |= {"HANSANG_LOCKS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+
+    def worker() -> tuple[subprocess.Popen, str]:
+        started = subprocess.Popen([sys.executable, "-c", CLAIM], env=env, text=True,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        return started, started.stdout.readline().strip()
+
+    first, one = worker()
+    second, two = worker()
+    third, refused = worker()
+    assert ("0", "1") == (one, two)
+    assert "each of the 2 GPUs of this machine has a worker" in refused
+    first.kill()
+    first.wait()
+    fourth, again = worker()
+    assert "0" == again
+    for each in (second, third, fourth):
+        each.communicate(timeout=10)

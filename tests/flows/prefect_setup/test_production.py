@@ -3,6 +3,7 @@
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,36 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
 
     changed = [change for change in rig.deploy() if change["what"] != "unchanged"]
     assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
+
+
+def test_two_gpus_train_two_runs_at_once_under_names_that_say_what(rig, photos, tmp_path):
+    """One pool with a place for each GPU; each worker has one, and each gets a run."""
+    rig.deploy(gpus=2)
+    pool = rig.get("/work_pools/hansang-gpu")
+    assert 2 == pool["concurrency_limit"]
+    for number in ("0", "1"):
+        with (tmp_path / "worker.log").open("a") as log:
+            rig.workers.append(subprocess.Popen(
+                [sys.executable, "-m", "flows.worker", "--pool", "hansang-gpu", "--type", "process",
+                 "--name", f"gpu-{number}"],
+                cwd=tmp_path, env=rig.env | {"CUDA_VISIBLE_DEVICES": number}, stdout=log,
+                stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            ))  # fmt: skip
+    parameters = {
+        "data": str(photos),
+        "training": {"epochs": 400, "image_size": 32, "device": "cpu",
+                     "overrides": {"batch_size": "16", "threads": "1"}},
+        "places": {"runs_dir": str(tmp_path / "runs"), "cache_dir": str(tmp_path / "cache")},
+    }  # fmt: skip
+    for _ in range(2):
+        rig.start_run("train/train", parameters)
+
+    rig.until(lambda: len(list(tmp_path.glob("runs/*/config.json"))) == 2, within_s=240)
+
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert all(re.fullmatch(r"photos-scratch-\d{8}-\d{4}-[0-9a-f]{6}", name) for name in names)
+    locks = {path.name.rsplit("-", 1)[1] for path in rig.home.glob("hansang-*-gpu-?.lock")}
+    assert {"0.lock", "1.lock"} <= locks
 
 
 def test_a_pool_of_kubernetes_jobs_keeps_its_template_and_takes_every_flow(rig):
