@@ -9,7 +9,7 @@ from typing import Protocol
 from storage.bucket import Bucket, file_system, was_refused
 from storage.errors import StorageError, TakenError, bucket_url, shown
 from storage.folder import Folder
-from storage.writing import replacing, require_writable, sync
+from storage.writing import replacing, require_writable, sync, temporary_folder
 
 __all__ = [
     "Bucket",
@@ -24,6 +24,7 @@ __all__ = [
     "shown",
     "storage_of",
     "sync",
+    "temporary_folder",
     "was_refused",
 ]
 

@@ -1,6 +1,8 @@
 """Writing to a file system: files that are whole or not there, and a check before any work."""
 
+import errno
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -32,6 +34,44 @@ def require_writable(folder: Path, option: str) -> None:
         raise StorageError(
             f"{option} {folder}: {at} cannot be written ({error.strerror}); choose another place"
         ) from error
+
+
+@contextmanager
+def temporary_folder(what: str, num_bytes: int = 0) -> Iterator[Path]:
+    """Yield a folder of its own that is removed afterwards, where the system keeps such folders.
+
+    Args:
+        what: What needs it, for an error.
+        num_bytes: What it must have room for, as far as that is known.
+
+    Raises:
+        StorageError: There is no such place, or it is too small; the message says how much is
+            wanted and how to choose another place.
+    """
+    other = "free some space, or let TMPDIR name a folder with room"
+    try:
+        place = Path(tempfile.gettempdir())
+        if (free := shutil.disk_usage(place).free) < num_bytes:
+            raise StorageError(
+                f"{what} needs {_mib(num_bytes)} in {place}, which has {_mib(free)} left; {other}"
+            )
+        with tempfile.TemporaryDirectory(prefix="hansang-", dir=place) as folder:
+            yield Path(folder)
+    except FileNotFoundError as error:
+        if error.errno != errno.ENOENT or error.filename is not None:
+            raise
+        # Of `gettempdir`: no place can be written.
+        raise StorageError(
+            f"{what} needs {_mib(num_bytes)} for a while: {error}; {other}"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageError(f"{what} has no room in {place}: {error.strerror}; {other}") from error
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{-(-num_bytes // 2**20)} MiB"
 
 
 @contextmanager

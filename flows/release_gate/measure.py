@@ -8,7 +8,6 @@ Shapes: N photos, S side, K classes.
 
 import asyncio
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from machine import num_cores
 from service.models.model import Model
+from storage import temporary_folder
 from terminal import Progress, UserError, no_progress
 
 _BATCH = 32
@@ -94,9 +94,9 @@ def smoke(onnx: Path, files: Sequence[Path]) -> int:
     chosen = list(files)[::step][:_SMOKE_PHOTOS]
     model = Model(onnx, device="cpu")
     expected = answers(model, chosen)
-    with tempfile.TemporaryDirectory(prefix="hansang-smoke-") as folder:
-        ModelRepository(Path(folder)).publish("candidate", onnx)
-        with _server(Path(folder)) as port, Classifier(f"127.0.0.1:{port}") as client:
+    with temporary_folder("the smoke call", 2 * onnx.stat().st_size) as folder:
+        ModelRepository(folder).publish("candidate", onnx)
+        with _server(folder) as port, Classifier(f"127.0.0.1:{port}") as client:
             labels = client.model("candidate").labels
             results = client.classify([file.read_bytes() for file in chosen], top_k=1)
     if tuple(labels) != tuple(model.metadata.labels):

@@ -16,7 +16,6 @@ AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …).
 
 import logging
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +29,15 @@ from service.models.repository import MODEL_NAME, ModelRepository
 from service.models.triton_config import CONFIG
 from service.models.versions import CLAIM, VERSION, complete_in, of_version
 from service.pb import inference_pb2 as pb
-from storage import Bucket, StorageError, TakenError, bucket_url, replacing, sync
+from storage import (
+    Bucket,
+    StorageError,
+    TakenError,
+    bucket_url,
+    replacing,
+    sync,
+    temporary_folder,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -281,10 +288,10 @@ def working_copy(repository: Path) -> Iterator[Path]:
     if url is None:
         yield repository
         return
-    with tempfile.TemporaryDirectory(prefix="hansang-models-") as name:
-        copy = BucketRepository(url, Path(name))
+    with temporary_folder(f"a copy of {url}") as folder:
+        copy = BucketRepository(url, folder)
         copy.pull()
-        yield Path(name)
+        yield folder
         copy.push()
 
 

@@ -10,10 +10,10 @@ Shapes: N batch, K classes.
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from service.models.repository import ModelRepository
 from service.offline.photos import Photo, Reader
 from service.offline.plan import Plan, answers_file, failed_file, photos_of
 from service.pixels.preprocessing import preprocess
-from storage import Storage, bucket_url, storage_of
+from storage import Storage, bucket_url, storage_of, temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +126,8 @@ def load(job: Job) -> Model:
 def _open(job: Job) -> Model:
     name, version = job.plan.wish.model, job.plan.wish.version
     url = bucket_url(job.repository)
-    with tempfile.TemporaryDirectory(prefix="hansang-model-") as copy:
-        folder = Path(job.repository if url is None else copy)
+    with temporary_folder("the model's copy") if url else nullcontext(None) as copy:
+        folder = copy or Path(job.repository)
         if url is not None:
             BucketRepository(url, folder).pull_version(name, version)
         store = ModelRepository(folder)

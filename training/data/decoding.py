@@ -21,6 +21,7 @@ from machine import num_cores
 from photo_folder.reading import content, reason
 from service.pixels import budget
 from service.pixels.preprocessing import ImageError, load_square
+from terminal import say
 from training.errors import DataError
 
 AT_ONCE = 16
@@ -38,16 +39,16 @@ def workers(num_photos: int) -> Iterator[Executor]:
         DataError: A process was killed.
     """
     cores = num_cores()
-    pool: Executor
-    if num_photos < _FEW:
-        pool = ThreadPoolExecutor(cores, "decode")
-    else:
-        # Spawned: whoever calls may have threads, and a context on a GPU.
-        context = multiprocessing.get_context("spawn")
-        # One picture at a time may take more memory than its process's share of it.
-        start = (os.getpid(), cores, context.Lock())
-        pool = ProcessPoolExecutor(cores, context, _begin, start)
-        _start(pool, cores)
+    pool: Executor = ThreadPoolExecutor(cores, "decode")
+    if num_photos >= _FEW:
+        try:
+            pool = _processes(cores)
+        except OSError as error:
+            say(
+                f"warning: processes cannot share locks in /dev/shm ({reason(error)}); threads"
+                " decode the photos, which takes longer. 1 MiB there is enough: in a container,"
+                " --shm-size 1m"
+            )
     try:
         with pool:
             yield pool
@@ -56,6 +57,21 @@ def workers(num_photos: int) -> Iterator[Executor]:
             "a process that decodes photos was killed, most likely for want of memory; free some,"
             " and try again"
         ) from error
+
+
+def _processes(cores: int) -> ProcessPoolExecutor:
+    """Return processes that decode.
+
+    Raises:
+        OSError: The system has no room for their locks.
+    """
+    # Spawned: whoever calls may have threads, and a context on a GPU.
+    context = multiprocessing.get_context("spawn")
+    # One picture at a time may take more memory than its process's share of it.
+    start = (os.getpid(), cores, context.Lock())
+    pool = ProcessPoolExecutor(cores, context, _begin, start)
+    _start(pool, cores)
+    return pool
 
 
 def _start(pool: ProcessPoolExecutor, cores: int) -> None:
