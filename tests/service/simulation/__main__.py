@@ -10,6 +10,9 @@ import time
 import traceback
 from collections import Counter
 
+from tests.mutated import apply
+from tests.service.simulation.mutations import MUTATIONS
+
 CALLS = 1000
 """Calls of one world."""
 
@@ -24,9 +27,7 @@ def main() -> int:
     parser.add_argument("--mutation", help="a fault that is put in first; see mutations.py")
     given = parser.parse_args()
     if given.mutation:
-        from tests.service.simulation.mutations import apply
-
-        apply(given.mutation)
+        apply(MUTATIONS[given.mutation])
     first, most = (given.first, given.calls) if given.seed is None else (given.seed, 1)
     seeds, calls, codes, seconds = run(first, most, given.cpu)
     each = ", ".join(f"{name} {count}" for name, count in codes.most_common())

@@ -1,13 +1,9 @@
 """Faults that were put into the service by hand, to see that the simulation finds each of them.
 
-A mutation is a module, a text that occurs in it once, and what takes its place. It is applied
-before anything else imports the module.
+tests/mutated.py applies them.
 """
 
-import importlib
-import importlib.util
-import sys
-from types import ModuleType
+from tests.mutated import Mutation
 
 _ADMISSION = "service.batching.admission"
 _BATCHER = "service.batching.batcher"
@@ -16,7 +12,7 @@ _DECODER = "service.batching.decoder"
 _PIXELS = "service.pixels.budget"
 _STREAMS = "service.api.streams"
 
-MUTATIONS: dict[str, tuple[str, str, str]] = {
+MUTATIONS: dict[str, Mutation] = {
     # Counters that do not return to zero.
     "a call that fails stays admitted": (
         _ADMISSION,
@@ -178,24 +174,3 @@ MUTATIONS: dict[str, tuple[str, str, str]] = {
         "",
     ),
 }  # fmt: skip
-
-
-def apply(name: str) -> None:
-    """Put a fault into the service of this process.
-
-    Raises:
-        ValueError: The text is not there once: the module has changed, so must the mutation.
-    """
-    where, old, new = MUTATIONS[name]
-    assert where not in sys.modules, f"{where} is imported already"
-    spec = importlib.util.find_spec(where)
-    assert spec is not None
-    assert spec.origin is not None
-    source = spec.loader.get_source(where)  # type: ignore[union-attr]
-    if source.count(old) != 1:
-        raise ValueError(f"{where} has {source.count(old)} times what {name!r} changes")
-    module = sys.modules[where] = ModuleType(where)
-    module.__spec__, module.__file__ = spec, spec.origin
-    exec(compile(source.replace(old, new), spec.origin, "exec"), module.__dict__)  # noqa: S102
-    parent, _, child = where.rpartition(".")
-    setattr(importlib.import_module(parent), child, module)
