@@ -24,6 +24,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.prefect_setup import alerts
 from flows.prefect_setup.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pool, num_gpus
 from terminal import UserError
 
@@ -64,6 +65,9 @@ def deploy(
 ) -> list[Change]:
     """Create or update everything on the server that PREFECT_API_URL names.
 
+    With HANSANG_ALERTS, the address of an Alertmanager, failed, late and crashed runs are told to
+    it.
+
     Args:
         home: The folder that the flows run in; it holds `flows/`.
         data: The folder of photos, from there.
@@ -97,7 +101,10 @@ def deploy(
                 changes.append(
                     Change(kind="deployment", name=name, what=_difference(before.get(name), now))
                 )
-        changes += [_automation(client, wanted) for wanted in automations(heartbeat_missed_s)]
+        wanted = automations(heartbeat_missed_s)
+        if url := os.environ.get("HANSANG_ALERTS"):
+            wanted += alerts.automations(alerts.save_block(url), dict(_TAG))
+        changes += [_automation(client, each) for each in wanted]
     return changes
 
 

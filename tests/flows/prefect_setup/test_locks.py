@@ -14,7 +14,6 @@ from tests.paths import ROOT
 FLOW = """
 import subprocess, sys, time
 from flows.prefect_setup.survival import gpu, holding
-from tests.paths import ROOT
 with holding(gpu(), lambda text: print(text, flush=True)) as locks:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"], pass_fds=locks)
     print("holds", child.pid, flush=True)

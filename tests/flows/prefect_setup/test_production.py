@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,50 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
 
     changed = [change for change in rig.deploy() if change["what"] != "unchanged"]
     assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
+
+
+def test_failed_late_and_crashed_runs_are_told_to_alertmanager(tmp_path):
+    """Each is an alert of Alertmanager's own form, with what the run said; a good run is none."""
+    told: list[dict] = []
+
+    class Alertmanager(BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert "/api/v2/alerts" == self.path
+            told.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    receiver = ThreadingHTTPServer(("127.0.0.1", 0), Alertmanager)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    rig = Rig(tmp_path, HANSANG_ALERTS=f"http://127.0.0.1:{receiver.server_port}")
+    rig.start_server()
+    try:
+        rig.deploy()
+        assert {"unchanged"} == {change["what"] for change in rig.deploy()}
+        said = 'the "photos" are gone:\n김치'
+        for state in ("COMPLETED", "FAILED"):
+            run = rig.start_run("prepare/prepare", {"data": "x"})
+            for each in ("PENDING", "RUNNING", state):
+                rig.post(f"/flow_runs/{run}/set_state",
+                         {"state": {"type": each, "message": said}, "force": True})  # fmt: skip
+        rig.until(lambda: told, within_s=60)
+        # No worker takes it: the server itself finds that it is late.
+        rig.start_run("prepare/prepare", {"data": "x"})
+        rig.until(lambda: len(told) > 1, within_s=120)
+    finally:
+        rig.close()
+        receiver.shutdown()
+        receiver.server_close()
+
+    first, second = told
+    assert ("HansangRunFailed", "critical", "prepare") == tuple(
+        first["labels"][name] for name in ("alertname", "severity", "flow")
+    )
+    assert said == first["annotations"]["message"]
+    assert "HansangRunLate" == second["labels"]["alertname"]
 
 
 def test_two_gpus_train_two_runs_at_once_under_names_that_say_what(rig, photos, tmp_path):
