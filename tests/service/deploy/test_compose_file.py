@@ -73,6 +73,8 @@ def test_compose_holds_no_secret_and_no_moving_tag():
     assert {secret["file"] for secret in COMPOSE["secrets"].values()} == {
         "./secrets/postgres",
         "./secrets/grafana",
+        "./secrets/alert_webhook",
+        "./secrets/alert_mail",
     }
 
 
