@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving simulate trouble soak gpu gpu-pack check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test night audit sbom notices bench-serving fuzz simulate trouble soak gpu gpu-pack check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -99,7 +99,7 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
 	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_release.py -v
 
-night: test-long test-prefect test-deploy test-engines test-mlflow  ## all that `make test` leaves out, an hour or two; also image-test where Docker is
+night: test-long test-prefect test-deploy test-engines test-mlflow fuzz  ## all that `make test` leaves out, two or three hours; also image-test where Docker is
 	if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image-test; else \
 	  echo "night: no Docker engine answers; the images were not built" >&2; fi
 
@@ -110,6 +110,19 @@ audit: $(VENV)-deploy/.ready  ## known faults of all pinned packages, from PyPI'
 SIMULATE ?= --calls 1e8 --first $$(date +%s)
 simulate: setup  ## the server in virtual time: a hundred million calls, or one seed again with SEED=…
 	$(BIN)/python -m tests.service.simulation $(if $(SEED),--seed $(SEED),$(SIMULATE))
+
+# Minutes for each target; what it found is in build/fuzz/TARGET/crash-*, and the rest of the corpus
+# is where the next night goes on.
+MINUTES ?= 10
+FUZZED ?= image exif tensor config stream body
+fuzz: $(VENV)-serve/.fuzz  ## fuzz all that reads what callers send: FUZZED="image body" MINUTES=3
+	@found=0; for target in $(FUZZED); do \
+	  $(VENV)-serve/bin/python -m tests.fuzz.run $$target $(MINUTES) build/fuzz/$$target || found=1; \
+	done; exit $$found
+
+$(VENV)-serve/.fuzz: requirements/fuzz.txt $(VENV)-serve/.ready
+	$(VENV)-serve/bin/python $(PIP) $(LOCK) requirements/fuzz.txt
+	touch $@
 
 trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
@@ -167,7 +180,7 @@ proto: setup  ## generate service/pb from proto/
 	  service/pb/classifier.proto service/pb/inference.proto
 
 lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
-	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow dask ray heif; do \
+	cd requirements && for role in dev train serve serve-cpu serve-test otel mlflow dask ray heif fuzz; do \
 	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	    $$( [ $$role = dev ] || echo -c dev.txt ) -o $$role.txt $$role.in || exit 1; done
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \

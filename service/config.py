@@ -92,8 +92,9 @@ class ServerConfig:
     """`on`: reflection on the gRPC port; `off`: none; `HOST:PORT`: on a port of its own, where
     nothing else answers."""
 
-    device: str = _setting("auto", "auto: CUDA if it can be had.", choices=("auto", "cuda", "cpu"))
-    """`cuda` (or fail), `cpu`, or `auto`: CUDA if there is a device, else the CPU."""
+    device: str = _setting("auto", "auto (CUDA if it can be had), cuda, cuda:1 or cpu.")
+    """`auto`: CUDA if there is a GPU, else the CPU. `cuda`: the first GPU computes all of a model,
+    or the server does not start; `cuda:1` is the second one. `cpu`: no GPU is used."""
 
     max_batch: int = _setting(32, "Most images in a run.", 1, 1024)
     """Most images in one run of the model."""
@@ -260,6 +261,8 @@ class ServerConfig:
                 return f"{each.name} must be {low} to {high}, not {value}"
             if setting.choices and value not in setting.choices:
                 return f"{each.name} must be one of {', '.join(setting.choices)}, not {value!r}"
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
+            return f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}"
         for origin in self.cors_origin or ():
             if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
                 return f"cors_origin must be like https://host:port, or *, not {origin!r}"

@@ -26,6 +26,7 @@ def metadata(instance: ModelInstance, versions: Sequence[int]) -> pb.ModelMetada
 
 def config(instance: ModelInstance, *, max_delay_ms: float) -> pb.ModelConfig:
     """Describe how this server serves a model, in the terms of config.pbtxt."""
+    side = instance.model.metadata.image_size
     return pb.ModelConfig(
         name=instance.name,
         platform=PLATFORM,
@@ -43,6 +44,8 @@ def config(instance: ModelInstance, *, max_delay_ms: float) -> pb.ModelConfig:
                 label_filename=f"{instance.version}/labels.txt",
             )
         ],
+        # An input has one type alone, and this server takes two.
+        parameters={f"{INPUT}.UINT8": pb.ModelParameter(string_value=str([-1, side, side, 3]))},
         dynamic_batching=pb.ModelDynamicBatching(
             max_queue_delay_microseconds=int(max_delay_ms * 1000),
             priority_levels=2,

@@ -15,6 +15,7 @@ from service.api.auth import caller
 from service.api.classifier import likeliest
 from service.api.inference import CallOptions, Inference
 from service.api.interceptors import Timed, deadline_s
+from service.api.not_offered import NotOffered
 from service.api.streams import in_order
 from service.api.tensors import (
     INPUT,
@@ -31,7 +32,6 @@ from service.errors import ForbiddenError, InvalidArgumentError, ServiceError
 from service.models.instance import ModelInstance
 from service.models.pool import ModelPool
 from service.pb import inference_pb2 as pb
-from service.pb import inference_pb2_grpc as pb_grpc
 
 EXTENSIONS = ("classification", "model_configuration", "statistics", "model_repository")
 
@@ -48,7 +48,7 @@ class Control:
     """Longest wait of a batch for more images, which ModelConfig reports."""
 
 
-class OpenInferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
+class OpenInferenceServicer(NotOffered):
     """Answers Triton's clients; every method is specified in proto/inference/inference.proto."""
 
     def __init__(

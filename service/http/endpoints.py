@@ -13,6 +13,7 @@ from service.api.open_inference import OpenInferenceServicer
 from service.errors import InvalidArgumentError, UnavailableError
 from service.http.body import Bodies
 from service.http.calls import Calls
+from service.http.not_offered import not_offered
 from service.http.photos import mapped, read_classify
 from service.http.problems import problem
 from service.http.tensors_json import LENGTH_HEADER, InferRequest, infer_response, parse, plain
@@ -74,7 +75,7 @@ class Api:
                 Route(f"{path}/stats", self.statistics),
                 Route(f"{path}/infer", self.infer, methods=["POST"]),
             ]
-        return found
+        return [*found, *not_offered(self.ask, self._bodies)]
 
     async def classify(self, request: Request) -> Response:
         """Name the dishes on 1 to 64 photos."""
@@ -111,7 +112,7 @@ class Api:
 
     async def models(self, request: Request) -> Response:
         """List the models that are served."""
-        return await self._ask(
+        return await self.ask(
             request, "RepositoryIndex", pb.RepositoryIndexRequest(ready=True), _served
         )
 
@@ -127,7 +128,7 @@ class Api:
 
     async def server_metadata(self, request: Request) -> Response:
         """Name the server and its extensions."""
-        return await self._ask(request, "ServerMetadata", pb.ServerMetadataRequest())
+        return await self.ask(request, "ServerMetadata", pb.ServerMetadataRequest())
 
     async def model_ready(self, request: Request) -> Response:
         """Tell whether a version of a model is loaded and works."""
@@ -137,14 +138,12 @@ class Api:
                 return JSONResponse({"name": request.path_params["model"], "ready": True})
             return problem(UnavailableError(f"{request.path_params['model']} is not ready"))
 
-        return await self._ask(
-            request, "ModelReady", pb.ModelReadyRequest(**_which(request)), write
-        )
+        return await self.ask(request, "ModelReady", pb.ModelReadyRequest(**_which(request)), write)
 
     async def model_metadata(self, request: Request) -> Response:
         """Describe the tensors of a model."""
         message = pb.ModelMetadataRequest(**_which(request))
-        return await self._ask(request, "ModelMetadata", message)
+        return await self.ask(request, "ModelMetadata", message)
 
     async def model_config(self, request: Request) -> Response:
         """Describe how a model is served, in the terms of config.pbtxt."""
@@ -153,12 +152,12 @@ class Api:
             return JSONResponse(plain(answer.config))
 
         message = pb.ModelConfigRequest(**_which(request))
-        return await self._ask(request, "ModelConfig", message, write)
+        return await self.ask(request, "ModelConfig", message, write)
 
     async def statistics(self, request: Request) -> Response:
         """Return what loaded versions computed, and how long the stages took."""
         message = pb.ModelStatisticsRequest(**_which(request))
-        return await self._ask(request, "ModelStatistics", message)
+        return await self.ask(request, "ModelStatistics", message)
 
     async def infer(self, request: Request) -> Response:
         """Compute an answer, tensors in JSON or binary."""
@@ -191,7 +190,7 @@ class Api:
             given = parse(await self._bodies.read(request))
             return pb.RepositoryIndexRequest(ready=given.get("ready") is True)
 
-        return await self._ask(
+        return await self.ask(
             request, "RepositoryIndex", read, lambda answer: JSONResponse(plain(answer)["models"])
         )
 
@@ -206,7 +205,7 @@ class Api:
                 )
             return pb.RepositoryModelLoadRequest(model_name=request.path_params["model"])
 
-        return await self._ask(request, "RepositoryModelLoad", read, _empty)
+        return await self.ask(request, "RepositoryModelLoad", read, _empty)
 
     async def unload(self, request: Request) -> Response:
         """Stop serving a model until it is loaded again."""
@@ -215,9 +214,9 @@ class Api:
             await self._bodies.read(request)
             return pb.RepositoryModelUnloadRequest(model_name=request.path_params["model"])
 
-        return await self._ask(request, "RepositoryModelUnload", read, _empty)
+        return await self.ask(request, "RepositoryModelUnload", read, _empty)
 
-    async def _ask(
+    async def ask(
         self,
         request: Request,
         method: str,

@@ -1,5 +1,6 @@
 """The body of `:classify`: a photo as it is, photos as multipart parts, or the message as JSON."""
 
+import logging
 from typing import Any, TypeAlias
 
 from google.protobuf import json_format
@@ -14,6 +15,9 @@ from service.http.tensors_json import parse
 from service.pb import classifier_pb2 as pb
 
 Query: TypeAlias = dict[str, str]
+
+# It writes a line for each byte that it did not expect: whatever anybody sends would fill the log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 QUERY = ("topK", "modelVersion", "priority")
 """Fields of ClassifyRequest that a URL may set."""

@@ -54,9 +54,10 @@ class CudaOptions:
     search: str = "HEURISTIC"
     """How cuDNN chooses algorithms. EXHAUSTIVE tries more, and may choose differently each time."""
 
-    def provider(self) -> dict[str, str]:
-        """Return the options under onnxruntime's names."""
+    def provider(self, index: int) -> dict[str, str]:
+        """Return the options under onnxruntime's names, for the GPU of that index."""
         return {
+            "device_id": str(index),
             "cudnn_conv_algo_search": self.search,
             "cudnn_conv_use_max_workspace": "1",
             "use_tf32": str(int(self.tf32)),
@@ -136,6 +137,7 @@ class CudaSessions:
         largest: int,
         *,
         device: str = "cuda",
+        index: int = 0,
         graphs: bool = True,
     ) -> None:
         """Prepare every batch size in every session.
@@ -146,6 +148,7 @@ class CudaSessions:
             num_classes: K.
             largest: Most images in a run.
             device: `cuda`; `cpu` does the same without a device, for tests.
+            index: The GPU, of several.
             graphs: Whether the sessions were opened with CUDA graphs.
 
         Raises:
@@ -154,7 +157,7 @@ class CudaSessions:
         self.sizes = sizes_up_to(largest)
         self._free: queue.SimpleQueue[CudaSession] = queue.SimpleQueue()
         for each in sessions:
-            session = CudaSession(each, input_shape, num_classes, self.sizes, device)
+            session = CudaSession(each, input_shape, num_classes, self.sizes, device, index)
             session.do(session.prepare, graphs)
             self._free.put(session)
 
@@ -178,10 +181,11 @@ class BatchBuffers:
         shape: tuple[int, int, int],
         classes: int,
         device: str,
+        index: int,
     ) -> None:
         allocate = ort.OrtValue.ortvalue_from_shape_and_type
-        self.images = allocate([size, *shape], np.uint8, device, 0)
-        self.rows = allocate([size, classes], np.float32, device, 0)
+        self.images = allocate([size, *shape], np.uint8, device, index)
+        self.rows = allocate([size, classes], np.float32, device, index)
         self.binding = session.io_binding()
         self.binding.bind_ortvalue_input("images", self.images)
         self.binding.bind_ortvalue_output("probabilities", self.rows)
@@ -198,13 +202,14 @@ class CudaSession:
         classes: int,
         sizes: tuple[int, ...],
         device: str = "cuda",
+        index: int = 0,
     ) -> None:
         """Start the thread. Call `prepare` through `do` before `run`; `sizes` rise."""
         self._session = session
         self._shape = shape
         self._classes = classes
         self._sizes = sizes
-        self._device = device
+        self._device, self._index = device, index
         self._buffers: dict[int, BatchBuffers] = {}
         self._staged: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
@@ -222,13 +227,13 @@ class CudaSession:
 
     def prepare(self, graphs: bool) -> None:
         """Allocate and warm up every size; capture it as a CUDA graph if `graphs`."""
-        self._staged = pinned((self._sizes[-1], *self._shape), self._device)
+        self._staged = pinned((self._sizes[-1], *self._shape), self._device, self._index)
         self._staged[:] = 0
         # The largest first: its memory is large enough for the others.
         for size in reversed(self._sizes):
             with _device_lock.shared():
                 buffers = BatchBuffers(
-                    self._session, size, self._shape, self._classes, self._device
+                    self._session, size, self._shape, self._classes, self._device, self._index
                 )
                 buffers.images.update_inplace(self._staged[:size])
                 if graphs:
@@ -261,7 +266,7 @@ class CudaSession:
             return np.array(buffers.rows.numpy()[:count])
 
 
-def pinned(shape: tuple[int, ...], device: str = "cuda") -> NDArray[np.uint8]:
+def pinned(shape: tuple[int, ...], device: str = "cuda", index: int = 0) -> NDArray[np.uint8]:
     """Return page-locked memory, which CUDA copies from directly.
 
     Where there is none, an ordinary array is returned and a warning is logged.
@@ -271,6 +276,8 @@ def pinned(shape: tuple[int, ...], device: str = "cuda") -> NDArray[np.uint8]:
         return np.empty(shape, np.uint8)
     try:
         runtime = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.split('.')[0]}")
+        # Else it would begin to use the first GPU.
+        runtime.cudaSetDevice(index)
         address = ctypes.c_void_p()
         # Flag 1, portable: for every CUDA context of the process.
         error = runtime.cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(count), 1)

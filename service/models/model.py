@@ -45,13 +45,14 @@ class Model:
 
         Args:
             path: The ONNX file.
-            device: `cuda`, `cpu`, or `auto` for CUDA if there is a device.
+            device: `cuda` or `cuda:N`, which must compute all of it; `cpu`; or `auto` for CUDA if
+                there is a device.
             intra_op_threads: Threads within one call of `predict`.
             cuda: How a CUDA device is used.
 
         Raises:
             ModelContractError: The file cannot be opened or breaks the contract, or `device` is
-                `cuda` and CUDA does not work.
+                `cuda` and CUDA does not compute all of it.
         """
         self.path = path
         self._cuda_sessions: CudaSessions | None = None
@@ -118,6 +119,7 @@ class Model:
                 (size, size, 3),
                 num_classes,
                 max_batch,
+                index=_gpu(self._opened_with[1]),
                 graphs=self._cuda.graphs,
             )
         except Exception as error:  # onnxruntime has no common base of its errors
@@ -189,19 +191,33 @@ def _open(
     # Threads that spin while waiting cost three quarters of the throughput on shared cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers: list[object] = [CPU] if wanted == CPU else [(CUDA, cuda.provider()), CPU]
+    providers: list[object] = [CPU]
+    alone = device.startswith("cuda")
+    if wanted == CUDA:
+        providers = [(CUDA, cuda.provider(_gpu(device))), *[CPU] * (not alone)]
+    if alone:
+        # onnxruntime falls back to the CPU, node by node, without a word.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        session = ort.InferenceSession(
+            path, options, providers=providers, enable_fallback=int(not alone)
+        )
     except Exception as error:  # onnxruntime has no common base of its errors
         if wanted == CUDA and cuda.graphs:
             logger.warning("%s: no CUDA graphs, %s", path, error)
             return _open(path, device, intra_op_threads, dataclasses.replace(cuda, graphs=False))
-        raise ModelContractError(f"{path}: onnxruntime cannot open it: {error}") from error
+        advice = (
+            f"; on {device} the GPU must compute all of it: install onnxruntime-gpu[cuda,cudnn] if"
+            " CUDA's libraries are missing, or use --device auto"
+        )
+        raise ModelContractError(
+            f"{path}: onnxruntime cannot open it: {error}{advice * alone}"
+        ) from error
     # onnxruntime falls back to the CPU with only a warning.
     if session.get_providers()[0] != wanted:
-        if device == "cuda":
+        if alone:
             raise ModelContractError(
-                "device cuda: CUDA's or cuDNN's libraries cannot be loaded; install"
+                f"device {device}: CUDA's or cuDNN's libraries cannot be loaded; install"
                 " onnxruntime-gpu[cuda,cudnn], or use --device cpu"
             )
         logger.warning("device auto: CUDA's libraries cannot be loaded; serving on the CPU")
@@ -211,16 +227,26 @@ def _open(
 def _provider(device: str) -> str:
     if device == "cpu":
         return CPU
-    if CUDA in ort.get_available_providers() and _num_cuda_devices() > 0:
+    gpus = _num_cuda_devices() if CUDA in ort.get_available_providers() else 0
+    if gpus > _gpu(device):
         ort.preload_dlls()
         return CUDA
-    if device == "cuda":
+    if gpus:
         raise ModelContractError(
-            "device cuda: no NVIDIA driver with a GPU is found on this machine,"
+            f"device {device}: this machine has {gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
+        )
+    if device.startswith("cuda"):
+        raise ModelContractError(
+            f"device {device}: no NVIDIA driver with a GPU is found on this machine,"
             " or this onnxruntime is built without CUDA; use --device cpu"
         )
     logger.info("device auto: no CUDA device is found; serving on the CPU")
     return CPU
+
+
+def _gpu(device: str) -> int:
+    """Return the index of the GPU that a device such as `cuda:1` names; the first one is 0."""
+    return int(device.partition(":")[2] or 0)
 
 
 def _num_cuda_devices() -> int:

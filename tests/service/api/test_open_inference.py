@@ -137,6 +137,8 @@ async def test_a_client_learns_what_there_is(triton):
     assert ["-1", "3"] == found["metadata"]["outputs"][0]["shape"]
     assert ("food", 64) == (found["config"]["name"], found["config"]["max_batch_size"])
     assert "TYPE_STRING" == found["config"]["input"][0]["data_type"]
+    uint8 = found["config"]["parameters"]["images.UINT8"]
+    assert "[-1, 8, 8, 3]" == uint8["string_value"]
     (statistics,) = found["statistics"]
     assert "2" == statistics["inference_count"]
     counts = {name: each["count"] for name, each in statistics["inference_stats"].items()
@@ -144,6 +146,22 @@ async def test_a_client_learns_what_there_is(triton):
     stages = ("success", "queue", "compute_input", "compute_infer", "compute_output")
     assert dict.fromkeys(stages, "1") == counts
     assert [{"name": "food", "version": "1", "state": "READY"}] == found["index"]
+
+
+async def test_what_is_not_offered_is_told(triton):
+    """A client that looks finds nothing; one that asks for more is told what to do instead."""
+    found = await triton("not_offered")
+    assert [""] * 5 == found.pop("looks")
+    sentences = {
+        "traces": "start the server with --otlp-endpoint",
+        "logs": "start the server with --log-level",
+        "memory": "shared memory is not offered; send the tensors",
+        "CUDA memory": "shared memory is not offered; send the tensors",
+    }
+    assert sentences.keys() == found.keys()
+    for what, (code, sentence) in found.items():
+        assert "INVALID_ARGUMENT" in code
+        assert sentences[what] in sentence
 
 
 async def test_wrong_requests_get_a_sentence_that_helps(triton):

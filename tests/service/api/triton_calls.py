@@ -224,6 +224,29 @@ def control(triton):
     }
 
 
+def not_offered(triton):
+    """Shared memory and settings at run time: a look succeeds, a wish does not."""
+    for unregister in (
+        triton.unregister_system_shared_memory,
+        triton.unregister_cuda_shared_memory,
+    ):
+        unregister()
+        unregister("r")
+    return {
+        "looks": [
+            str(triton.get_trace_settings()),
+            str(triton.get_trace_settings("food")),
+            str(triton.get_log_settings()),
+            str(triton.get_system_shared_memory_status()),
+            str(triton.get_cuda_shared_memory_status()),
+        ],
+        "traces": refusal(lambda: triton.update_trace_settings("food", {"trace_rate": "1"})),
+        "logs": refusal(lambda: triton.update_log_settings({"log_verbose_level": 1})),
+        "memory": refusal(lambda: triton.register_system_shared_memory("r", "k", 8)),
+        "CUDA memory": refusal(lambda: triton.register_cuda_shared_memory("r", b"aGk=", 0, 8)),
+    }
+
+
 def asynchronous(triton):
     """The asyncio client, many calls at a time."""
     del triton

@@ -63,6 +63,16 @@ async def test_compressed_bodies_are_refused(publish, serve, call):
     assert 415 == answer.status
 
 
+async def test_a_broken_form_writes_nothing_into_the_log(publish, serve, call, caplog):
+    """What anybody may send a million times is told to the caller alone."""
+    publish("food")
+    server = await serve(http_port=0)
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await call(server, "POST", CLASSIFY, b"no boundary at all", kind)
+    assert 400 == answer.status
+    assert "multipart" not in caplog.text
+
+
 async def test_bodies_together_fit_the_budget(publish, serve, call, photo):
     """While one long body is on its way, another that does not fit beside it is told to wait."""
     publish("food")

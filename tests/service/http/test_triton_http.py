@@ -58,6 +58,8 @@ async def test_describe(triton):
     metadata = found["metadata"]
     assert metadata == found["version"]
     assert [{"name": "images", "datatype": "BYTES", "shape": [-1, 1]}] == metadata["inputs"]
+    uint8 = found["config"]["parameters"]["images.UINT8"]
+    assert "[-1, 8, 8, 3]" == uint8["string_value"]
     assert [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}] == metadata["outputs"]
     assert 64 == found["config"]["max_batch_size"]
     assert 2 == found["statistics"][0]["inference_count"]
@@ -79,16 +81,20 @@ async def test_control(triton):
 
 
 async def test_what_is_not_offered_is_told(triton):
-    """Traces, logs and shared memory are not set over this protocol: 404, in a sentence."""
+    """Looking at traces, logs and shared memory shows nothing; asking for more is refused."""
     found = await triton("not_offered")
+    assert [{}, {}, {}, [], [], [], None, None, None] == found.pop("looks")
     assert [0] == found.pop("wanted gzip")
     assert ["415", "shared memory is not offered"] == [
         found.pop("gzip")[0],
         found.pop("shared")[1].partition(": ")[2].partition(";")[0],
     ]
-    for status, sentence in found.values():
-        assert "404" == status
-        assert "there is no /v2/" in sentence
+    assert {"400"} == {status for status, _ in found.values()}
+    said = {name: sentence for name, (_, sentence) in found.items()}
+    assert "--otlp-endpoint" in said.pop("update_trace_settings")
+    assert "--log-level" in said.pop("update_log_settings")
+    assert all("shared memory is not offered" in sentence for sentence in said.values())
+    assert 2 == len(said)
 
 
 async def test_each_mistake_has_a_sentence(triton):

@@ -150,22 +150,27 @@ def control(triton):
 
 
 def not_offered(triton):
-    """Methods of the client for what this server does not do: each is told so."""
+    """Methods of the client for what this server does not do: a look succeeds, a wish does not."""
     calls = {
-        "get_trace_settings": (),
-        "update_trace_settings": (),
-        "get_log_settings": (),
-        "update_log_settings": ({},),
-        "get_system_shared_memory_status": (),
+        "update_trace_settings": ("food", {"trace_level": ["TIMESTAMPS"]}),
+        "update_log_settings": ({"log_verbose_level": 1},),
         "register_system_shared_memory": ("r", "k", 8),
-        "unregister_system_shared_memory": (),
-        "get_cuda_shared_memory_status": (),
         "register_cuda_shared_memory": ("r", b"handle", 0, 8),
-        "unregister_cuda_shared_memory": (),
     }
     shared = encoded(jpeg("red"))
     shared.set_shared_memory("region", 10)
     return {
+        "looks": [
+            triton.get_trace_settings(),
+            triton.get_trace_settings("food"),
+            triton.get_log_settings(),
+            triton.get_system_shared_memory_status(),
+            triton.get_system_shared_memory_status("r"),
+            triton.get_cuda_shared_memory_status(),
+            triton.unregister_system_shared_memory(),
+            triton.unregister_system_shared_memory("r"),
+            triton.unregister_cuda_shared_memory(),
+        ],
         **{
             name: refusal(lambda n=name, a=of: getattr(triton, n)(*a)) for name, of in calls.items()
         },

@@ -8,6 +8,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from service.config import ServerConfig
+from service.errors import InvalidArgumentError, ModelContractError
 from service.models.cuda import CudaOptions, CudaSessions, SharedLock, sizes_up_to
 from service.models.model import CUDA, Model, _num_cuda_devices
 
@@ -112,6 +114,53 @@ def test_sizes_waste_a_third_at_most():
         sizes = sizes_up_to(largest)
         assert largest == sizes[-1]
         assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))
+
+
+class OpenedError(Exception):
+    """A session would have been opened with these options."""
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """Stand for a machine with two GPUs; what onnxruntime is asked for is raised."""
+
+    def opened(path, options, *, providers, enable_fallback):
+        try:
+            alone = options.get_session_config_entry("session.disable_cpu_ep_fallback")
+        except RuntimeError:  # it was not set
+            alone = "0"
+        raise OpenedError(providers, alone, enable_fallback)
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ort, "InferenceSession", opened)
+    monkeypatch.setattr("service.models.model._num_cuda_devices", lambda: 2)
+
+
+def asked(device: str) -> tuple[str, list[object], str, int]:
+    """Return the GPU's index, the providers, and whether others may compute a part."""
+    with pytest.raises(ModelContractError) as caught:
+        Model("model.onnx", device=device, cuda=CudaOptions(graphs=False))
+    ((name, options), *others), alone, fallback = caught.value.__cause__.args
+    assert CUDA == name
+    return options["device_id"], others, alone, fallback
+
+
+def test_a_gpu_that_was_asked_for_computes_all_of_it(two_gpus):
+    """With `cuda` and `cuda:1` onnxruntime may give no node to the CPU; with `auto` it may."""
+    assert ("0", [], "1", 0) == asked("cuda")
+    assert ("1", [], "1", 0) == asked("cuda:1")
+    assert ("0", ["CPUExecutionProvider"], "0", 1) == asked("auto")
+
+
+def test_a_gpu_that_is_not_there_is_told(two_gpus):
+    """The sentence says which there are; so does that of a device that is none."""
+    with pytest.raises(ModelContractError, match="cuda:2: this machine has 2 GPUs, cuda:0 to"):
+        Model("model.onnx", device="cuda:2")
+    for wrong in ("gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:1"):
+        with pytest.raises(InvalidArgumentError, match="auto, cpu, cuda or cuda:N"):
+            ServerConfig(device=wrong)
+    assert "cuda:1" == ServerConfig(device="cuda:1").device
 
 
 @gpu
