@@ -52,7 +52,9 @@ LABEL org.opencontainers.image.title="Hansang" \
 RUN groupadd --gid 10001 hansang \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin hansang \
     && install -d -o 10001 -g 10001 /models /data /runs /cache
+# Runs and models note the revision: there is no git in an image.
 ENV PATH=/opt/hansang/bin:${PATH} \
+    HANSANG_REVISION=${REVISION} \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

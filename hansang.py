@@ -40,6 +40,7 @@ VERBS = {
     "up": "flows.cli.operations:up",
     "drift": "flows.cli.operations:drift",
     "relabel": "flows.cli.operations:relabel",
+    "models": "flows.cli.upkeep:models",
     "prune": "flows.cli.upkeep:prune",
 }
 """Verb → `module:function`. These modules import nothing heavy; their functions do."""

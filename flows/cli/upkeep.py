@@ -1,4 +1,4 @@
-"""The verbs of keeping order: prune."""
+"""The verbs of keeping order: models, prune."""
 
 import shutil
 from pathlib import Path
@@ -7,8 +7,49 @@ from typing import Annotated
 import typer
 
 from service.cli.serve import Repository
+from storage import shown
 from terminal import print_json, print_table, say
 from training.cli.options import CacheDir, Json, RunsDir
+
+
+def models(
+    repository: Repository = Path("models"),
+    model: Annotated[str | None, typer.Option(help="One model alone.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List every version: where it came from, what it reached, and who decided.
+
+    Run, dataset hash, git commit, accuracy on the held-out photos, and the reason of the gate or of
+    a person. The version that serves has a star.
+
+    Example: hansang models
+    """
+    from flows.local.lineage import versions
+    from service.models.bucket import working_copy
+
+    with working_copy(repository) as folder:
+        found = versions(folder, model)
+    if as_json:
+        print_json(found)
+        return
+    columns = ("run", "dataset", "commit", "top1", "released", "why")
+    print_table(
+        f"{len(found)} versions in {shown(repository)}",
+        ["model", *columns],
+        [
+            [f"{row['model']} {row['version']}{' *' if row['serves'] else ''}",
+             *(_short(name, row[name]) for name in columns)]
+            for row in found
+        ],
+    )  # fmt: skip
+
+
+def _short(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if name == "top1":
+        return f"{value:.2%}"
+    return str(value)[:12] if name in ("dataset", "commit") else str(value)
 
 
 def prune(

@@ -22,7 +22,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.release_gate.scrapes import BINS, scrape
+from storage import Bucket, bucket_url, shown
 from terminal import UserError
+from training.files import write_text
 
 _SCRAPES = ".traffic.jsonl"
 _KEPT_S = 8 * 86400.0
@@ -76,22 +78,33 @@ def remember(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str,
     Raises:
         UserError: The file of scrapes is damaged.
     """
-    from training.files import write_text
-
-    path = folder / _SCRAPES
     scrapes: list[dict[str, Any]] = []
-    if path.exists():
-        for line in path.read_text("utf-8").splitlines():
-            try:
-                scrapes.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{path} is damaged ({error}); remove it") from error
+    for line in (_read(folder, _SCRAPES) or b"").decode(errors="replace").splitlines():
+        try:
+            scrapes.append(json.loads(line))
+        except ValueError as error:
+            where = f"{shown(folder)}/{_SCRAPES}"
+            raise UserError(f"{where} is damaged ({error}); remove it") from error
     # A clock that was set back leaves scrapes of the future, which nothing can follow.
     now_s = found[-1]["time_s"]
     scrapes = [each for each in scrapes if now_s - _KEPT_S < each["time_s"] <= now_s]
     scrapes += [dict(each) for each in found]
-    write_text(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in scrapes))
+    text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in scrapes)
+    if url := bucket_url(folder):
+        Bucket(url).write(_SCRAPES, text.encode())
+    else:
+        write_text(folder / _SCRAPES, text)
     return scrapes
+
+
+def _read(folder: Path, name: str) -> bytes | None:
+    """Return a file of a folder, which may lie in a bucket; None if it is not there."""
+    if url := bucket_url(folder):
+        return Bucket(url).read(name)
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def recent(scrapes: Sequence[Mapping[str, Any]], hours: float) -> tuple[dict[str, Any], float]:
@@ -202,10 +215,10 @@ def check_drift(model: str, metrics: str, repository: Path, rules: DriftRules) -
     scrapes = remember(store.path(model, version).parents[1], found)
     known = store.path(model, version).with_name("release.json")
     try:
-        reference = json.loads(known.read_text("utf-8"))["reference"]
+        reference = json.loads(_read(known.parent, known.name) or b"")["reference"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{known} has no held-out answers to compare with ({error}); release with:"
+            f"{shown(known)} has no held-out answers to compare with ({error}); release with:"
             " hansang release"
         ) from error
     counts, hours = recent(scrapes, rules.hours)

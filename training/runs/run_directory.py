@@ -170,7 +170,8 @@ def _git_commit() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        # An image has no repository; it says itself what it was built from.
+        return os.environ.get("HANSANG_REVISION", "")
     return done.stdout.strip()
 
 

@@ -248,3 +248,27 @@ def test_drift_raises_an_event_that_automations_can_hear(prefect_server):
         time.sleep(0.5)
     assert "hansang.model.food42" == events[0]["resource"]["prefect.resource.id"]
     assert 600 == events[0]["payload"]["images"]
+
+
+def test_drift_is_measured_for_a_repository_in_a_bucket(bucket, monkeypatch):
+    """Scrapes and held-out answers lie in the bucket; the second look counts from the first."""
+    from pathlib import Path
+
+    held = {"predictions": {"a": 500, "b": 500}, "confidence": [0] * 10 + [500, 500]}
+    place = "bucket/models/food42"
+    bucket.pipe_file(f"{place}/1/release.json", json.dumps({"reference": held}).encode())
+    counts = {"started_s": 0.0, "version": 1, "server": "x"}
+    looks = [
+        {**counts, "time_s": 100.0 + number, "predictions": {"a": 500 * number, "b": 500 * number},
+         "confidence": [0] * 10 + [500 * number, 500 * number]}
+        for number in (1, 2)
+    ]  # fmt: skip
+    monkeypatch.setattr(traffic, "scrape", lambda *_: [looks.pop(0)])
+
+    first, second = (
+        traffic.check_drift("food42", "http://x", Path("s3://bucket/models"), traffic.DriftRules())
+        for _ in range(2)
+    )
+
+    assert (1000, 2000, False) == (first.images, second.images, second.drifted)
+    assert 2 == len(bucket.cat_file(f"{place}/.traffic.jsonl").splitlines())
