@@ -116,8 +116,8 @@ def finetune(
 
     auto measures how large the new set is and how well the old features tell its classes apart,
     says what the four-way rule makes of that, runs every strategy for a few epochs, drops the
-    worse half, trains the last two in full over several seeds, and recommends: a difference inside
-    its interval is a tie, and the cheaper strategy wins. RUNS/ID/report.html has the table.
+    worse half, trains the last two in full over several seeds, and recommends the most accurate. A
+    difference inside its interval is a tie. RUNS/ID/report.html has the table.
 
     Stopped or killed at any moment, the same command with the same --run goes on.
 

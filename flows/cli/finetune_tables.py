@@ -24,6 +24,7 @@ def show_single(results: Sequence[Any], kept: "Retention | None", as_json: bool)
 
 def show_study(study: "Strategies", kept: "Retention | None") -> None:
     """Print a row for each strategy, and what the recommended one kept of the old classes."""
+    from training.evaluation.intervals import over
     from training.pages.page import percent, points, points_span, span
 
     rows: list[list[object]] = []
@@ -35,7 +36,16 @@ def show_study(study: "Strategies", kept: "Retention | None") -> None:
             f"{row.epochs} × {row.seeds}", f"{row.time_s:.0f}", f"{row.num_trained / 1e6:.3g} M",
             row.verdict,
         ])  # fmt: skip
-    columns = ["strategy", "top-1 (95 %)", "behind (95 %)", "epochs", "s", "trained", "verdict"]
+    how = over(study.recommended.groups)
+    columns = [
+        "strategy",
+        f"top-1 (95 % {how})",
+        f"behind (95 % {how})",
+        "epochs",
+        "s",
+        "trained",
+        "verdict",
+    ]
     print_table("Fine-tuning", columns, rows)
     if kept is not None:
         print_table("Old classes", ["what", "value"], _retention_rows(kept))

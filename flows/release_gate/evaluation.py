@@ -171,6 +171,7 @@ def _compare(
         before.predicted if before else None,
         labels=answered.labels,
         champion_labels=before.labels if before else (),
+        groups=photos.groups,
         same_weights=champion is not None and _same_weights(challenger, champion),
         rules=rules,
     )

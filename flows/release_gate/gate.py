@@ -6,6 +6,10 @@ alone on the `lost` ones. McNemar's exact test gives the probability of counts t
 both were equally good. The bootstrap instead compares the mean recall of the classes, in which a
 class of few photos counts as much as one of many.
 
+Where photos share groups, such as an object or a shop, they are gained and lost together: McNemar's
+test then flips the signs of whole groups, and the interval of the mean recall leaves out one group
+at a time (`training/evaluation/clusters.py`).
+
 Sources: McNemar 1947; Efron & Tibshirani 1993, chapter 13 (percentile intervals of paired data).
 """
 
@@ -17,10 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from training.evaluation.intervals import mcnemar
-
-_RESAMPLES = 4000
-_SEED = 0
+from flows.release_gate.paired import Paired, paired
 
 
 class Rules(BaseModel):
@@ -82,7 +83,10 @@ class Verdict:
     gained: int
     lost: int
     p_value: float | None
-    """Chance of as many gains or more, were both equally good (McNemar, exact, one-sided)."""
+    """Chance of as many gains or more, were both equally good (McNemar, exact, one-sided; by group
+    where photos share groups)."""
+    groups: int
+    """Groups that photos share and that the test counts; 0 where no two photos share one."""
     recall_difference: float | None
     """Challenger's mean recall less the champion's, over the classes that both know."""
     recall_interval: tuple[float, float] | None
@@ -105,6 +109,7 @@ def judge(
     *,
     labels: Sequence[str],
     champion_labels: Sequence[str] = (),
+    groups: Sequence[str] = (),
     same_weights: bool = False,
     rules: Rules | None = None,
 ) -> Verdict:
@@ -116,6 +121,7 @@ def judge(
         champion: What the serving model answered; None if nothing serves.
         labels: The classes of the new model.
         champion_labels: The classes of the serving one.
+        groups: What each photo shares with others; empty where that is not known.
         same_weights: Whether both are the same epoch of the same run, in two precisions.
         rules: What a release must reach; the defaults if None.
     """
@@ -126,16 +132,16 @@ def judge(
     if champion is None or not shared.any():
         return _first(truth, right, labels, champion_labels if champion is not None else (), rules)
     before = np.array([t == c for t, c in zip(truth, champion, strict=True)], bool)
-    gained = int((right & ~before & shared).sum())
-    lost = int((before & ~right & shared).sum())
     rows = tuple(_row(label, truth, right, before, label in known) for label in labels)
     both = [row for row in rows if row.label in known and row.photos]
-    difference, interval = _mean_recall(both, rules.alpha)
+    found = paired(
+        np.array(truth)[shared].tolist(), right[shared], before[shared],
+        np.array(groups)[shared].tolist() if len(groups) else (), rules.alpha,
+    )  # fmt: skip
     added = tuple(label for label in labels if label not in known)
     removed = tuple(label for label in champion_labels if label not in known)
-    p_value = mcnemar(gained, lost, one_sided=True)
     exempt = _exempt(bool(added or removed), same_weights)
-    passes, grounds = _compared(rules, gained, lost, p_value, difference, interval, exempt)
+    passes, grounds = _compared(rules, found, exempt)
     refusals = [
         *([] if passes else [grounds]),
         *_too_low(float(right.mean()), rules),
@@ -149,11 +155,12 @@ def judge(
         photos=int(shared.sum()),
         challenger_top1=float(right[shared].mean()),
         champion_top1=float(before[shared].mean()),
-        gained=gained,
-        lost=lost,
-        p_value=p_value,
-        recall_difference=difference,
-        recall_interval=interval,
+        gained=found.gained,
+        lost=found.lost,
+        p_value=found.p_better,
+        groups=found.groups,
+        recall_difference=found.recall,
+        recall_interval=found.interval,
         added=added,
         removed=removed,
         classes=rows,
@@ -180,6 +187,7 @@ def _first(
         gained=0,
         lost=0,
         p_value=None,
+        groups=0,
         recall_difference=None,
         recall_interval=None,
         added=tuple(labels),
@@ -196,32 +204,29 @@ def _exempt(changed: bool, same_weights: bool) -> str:
     return "the same weights in another precision" if same_weights else ""
 
 
-def _compared(
-    rules: Rules,
-    gained: int,
-    lost: int,
-    p_value: float,
-    difference: float,
-    interval: tuple[float, float],
-    exempt: str,
-) -> tuple[bool, str]:
+def _compared(rules: Rules, found: Paired, exempt: str) -> tuple[bool, str]:
     """Return whether the comparison allows a release, and the sentence that says why.
 
     A challenger must be better, unless `exempt` says why being no worse is enough.
     """
+    gained, lost = found.gained, found.lost
     if exempt:
-        if mcnemar(lost, gained, one_sided=True) < rules.alpha:
+        if found.p_worse < rules.alpha:
             return False, f"worse on the classes that both know (-{lost} +{gained} photos)"
         return True, f"{exempt}, and what both know is no worse (+{gained} -{lost})"
     if rules.test == "mcnemar":
-        counts = f"+{gained} -{lost} photos, p {p_value:.3g}"
-        if p_value < rules.alpha:
-            return True, f"better: {counts} (McNemar, below {rules.alpha:g})"
-        return False, f"not better beyond chance: {counts} (McNemar, not below {rules.alpha:g})"
-    low, high = interval
-    found = f"mean recall {difference:+.2%} ({low:+.2%} to {high:+.2%}, bootstrap)"
-    # Written so that NaN fails.
-    return (True, f"better: {found}") if low > 0 else (False, f"not better beyond chance: {found}")
+        passes = found.p_better < rules.alpha
+        grounds = (
+            f"+{gained} -{lost} photos, p {found.p_better:.3g} (McNemar{found.over},"
+            f" {'' if passes else 'not '}below {rules.alpha:g})"
+        )
+    else:
+        low, high = found.interval
+        # Written so that NaN fails.
+        passes = low > 0
+        how = f"jackknife{found.over}" if found.groups else "bootstrap"
+        grounds = f"mean recall {found.recall:+.2%} ({low:+.2%} to {high:+.2%}, {how})"
+    return passes, f"{'better' if passes else 'not better beyond chance'}: {grounds}"
 
 
 def _too_low(top1: float, rules: Rules) -> list[str]:
@@ -267,18 +272,3 @@ def _row(
         gained=int((right & ~before & mine).sum()) if known else 0,
         lost=int((before & ~right & mine).sum()) if known else 0,
     )
-
-
-def _mean_recall(rows: Sequence[ClassRow], alpha: float) -> tuple[float, tuple[float, float]]:
-    """Return the difference of the mean recalls and its bootstrap interval (1 - 2·alpha)."""
-    random = np.random.default_rng(_SEED)
-    sums = np.zeros(_RESAMPLES)
-    difference = 0.0
-    for row in rows:
-        # Each photo is gained, lost or neither, so resampling photos is a multinomial draw.
-        shares = np.array([row.gained, row.lost, row.photos - row.gained - row.lost]) / row.photos
-        resampled = random.multinomial(row.photos, shares, _RESAMPLES)
-        sums += (resampled[:, 0] - resampled[:, 1]) / row.photos
-        difference += (row.gained - row.lost) / row.photos
-    low, high = np.quantile(sums / len(rows), [alpha, 1 - alpha])
-    return difference / len(rows), (float(low), float(high))

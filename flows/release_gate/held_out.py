@@ -5,11 +5,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.release_gate.changes import PHOTOS, learnt
 from machine import num_cores
 from service.models.model import Model
 from terminal import UserError
+
+if TYPE_CHECKING:
+    from training.data.cache import DatasetCache
 
 _MISSING_SHARE = 0.1
 """Share of the photos that may have changed before the comparison is refused."""
@@ -24,6 +28,8 @@ class HeldOut:
     files: tuple[Path, ...]
     truth: tuple[str, ...]
     """The label of each, in NFC."""
+    groups: tuple[str, ...]
+    """What each shares with others, such as an object; "" for one that stands alone."""
     dataset_hash: str
     left_out: dict[str, int]
     """Why photos of the split are not among them → how many."""
@@ -54,7 +60,8 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
         )
     known = _learnt_by(champion, cache.path.parent)
     root, left_out = cache.root, Counter[str]()
-    files, truth = [], []
+    files, truth, groups = [], [], []
+    group_of = _groups(run_dir, name, cache)
     with ThreadPoolExecutor(num_cores(), "hash") as pool:
         contents = pool.map(_hash, [root / name for name in split.files])
         for name_of, target, wanted, content in zip(
@@ -67,6 +74,7 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
             else:
                 files.append(root / name_of)
                 truth.append(cache.labels[target])
+                groups.append(group_of.get(name_of, ""))
     lost = left_out["gone"] + left_out["changed"]
     if lost > _MISSING_SHARE * len(split.files):
         raise UserError(
@@ -75,7 +83,20 @@ def held_out(run_dir: Path, champion: Model | None) -> HeldOut:
         )
     if not files:
         raise UserError(f"no {name} photo of {root} is left to compare on: {dict(left_out)}")
-    return HeldOut(name, tuple(files), tuple(truth), cache.dataset_hash, dict(+left_out))
+    return HeldOut(
+        name, tuple(files), tuple(truth), tuple(groups), cache.dataset_hash, dict(+left_out)
+    )
+
+
+def _groups(run_dir: Path, name: str, cache: "DatasetCache") -> dict[str, str]:
+    """Return the group of each photo of a split by its name: as the run has it, or the cache."""
+    from training.evaluation.metrics import Predictions
+
+    found = Predictions.load(run_dir, name, len(cache.labels))
+    if found is not None and found.groups:
+        return dict(zip(found.files, found.groups, strict=True))
+    split = cache.splits[name]
+    return dict(zip(split.files, split.groups, strict=False))
 
 
 def _learnt_by(champion: Model | None, caches: Path) -> frozenset[str]:

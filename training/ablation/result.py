@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.ablation.arms import Arm
-from training.evaluation.intervals import mean_interval
+from training.evaluation.intervals import mean_interval, over
 from training.reports.gain import Gain, gain
 from training.runs.run_record import RunRecord
 
@@ -97,9 +97,11 @@ def verdict(better: str, than: str, found: Gain) -> str:
     value, low, high = found.value, found.low, found.high
     if found.certain and value < 0:
         better, than, value, low, high = than, better, -value, -high, -low
-    figures = f"{value * 100:+.1f} points, 95 %: {low * 100:+.1f} to {high * 100:+.1f}"
+    interval = f"95 % {over(found.groups)}: {low * 100:+.1f} to {high * 100:+.1f}"
+    figures = f"{value * 100:+.1f} points, {interval}"
     if not found.certain:
-        seeds = " One seed cannot tell: repeat with --seeds 3." if found.seeds == 1 else ""
+        few = {1: "One seed cannot", 2: "Two seeds are too few to"}.get(found.seeds)
+        seeds = f" {few} tell: repeat with --seeds 3." if few else ""
         return f"No difference shows between {better} and {than} ({figures}).{seeds}"
     return f"{better.capitalize()} beats {than} ({figures})."
 

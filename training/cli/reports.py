@@ -63,6 +63,7 @@ def _report_study(folder: Path, as_json: bool) -> None:
 
 
 def _print_report(record: "RunRecord", numbers: "RunNumbers") -> None:
+    from training.evaluation.intervals import method
     from training.pages.page import percent, span
 
     best = record.best
@@ -70,7 +71,8 @@ def _print_report(record: "RunRecord", numbers: "RunNumbers") -> None:
         ["best validation top-1", f"{percent(best['val_top1'])} (epoch {best['epoch']})"]
     ]
     for split, found in numbers.scores.items():
-        rows.append([f"{split} top-1", f"{percent(found.top1)} ({span(found.top1_interval)})"])
+        how = f"{span(found.top1_interval)}, {method(found.groups)}"
+        rows.append([f"{split} top-1", f"{percent(found.top1)} ({how})"])
         rows.append([f"{split} macro F1", f"{percent(found.macro_f1)}"])
     if numbers.convergence is not None:
         for name, epoch in (
@@ -109,6 +111,7 @@ def compare(
 
 
 def _print_comparison(comparison: "Comparison") -> None:
+    from training.evaluation.intervals import over
     from training.pages.page import percent, points, points_span
 
     rows: list[list[object]] = []
@@ -117,7 +120,8 @@ def _print_comparison(comparison: "Comparison") -> None:
     ):
         shown = "the first" if delta is None else "no shared predictions"
         if delta is not None and delta.value is not None:
-            shown = f"{points(delta.value)} ({points_span(delta.interval)})"
+            shown = (f"{points(delta.value)} ({points_span(delta.interval)},"
+                     f" {over(delta.groups)})")  # fmt: skip
         rows.append([name, percent(record.best["val_top1"]), record.best["epoch"], shown])
     columns = ["run", "val top-1", "best epoch", "difference in points (95 %)"]
     print_table("Runs", columns, rows)

@@ -52,21 +52,29 @@ def print_results(results: "Sequence[TrainResult]", as_json: bool) -> None:
 
 
 def _accuracies(result: "TrainResult", where: str) -> list[list[object]]:
-    low, high = result.val_interval
-    value = f"{result.val_top1:.2%} (epoch {result.best_epoch}; 95 %: {low:.1%} to {high:.1%})"
+    from training.evaluation.intervals import method
+
+    def spread(split: str, interval: tuple[float, float]) -> str:
+        how = method(result.groups.get(split, 0))
+        return f"95 %: {interval[0]:.1%} to {interval[1]:.1%}, {how}"
+
+    found = spread("val", result.val_interval)
+    value = f"{result.val_top1:.2%} (epoch {result.best_epoch}; {found})"
     rows: list[list[object]] = [[f"{where}validation top-1, best epoch", value]]
     if result.test_top1 is not None and result.test_interval is not None:
-        low, high = result.test_interval
-        value = f"{result.test_top1:.2%} (95 %: {low:.1%} to {high:.1%})"
+        value = f"{result.test_top1:.2%} ({spread('test', result.test_interval)})"
         rows.append([f"{where}test top-1, the same epoch", value])
     return rows
 
 
 def print_ablation(result: "AblationResult") -> None:
     """Print a study of arms: its table and its conclusions."""
-    rows = []
+    from training.evaluation.intervals import over
+
+    rows, groups = [], 0
     for arm in result.arms:
         gain = arm.gain
+        groups = gain.groups if gain else groups
         rows.append([
             arm.name, f"{arm.val_top1:.1%}",
             f"± {arm.half_interval:.1%}" if result.seeds > 1 else "–",
@@ -75,7 +83,7 @@ def print_ablation(result: "AblationResult") -> None:
         ])  # fmt: skip
     print_table(
         f"{result.title}, {result.epochs} epochs, {result.seeds} seeds",
-        ["arm", "top-1", "seeds", "points", "95 %"], rows,
+        ["arm", "top-1", "seeds", "points", f"95 % {over(groups)}"], rows,
     )  # fmt: skip
     for sentence in result.conclusion:
         print(sentence)
@@ -118,9 +126,11 @@ def _trial(one: "Outcome") -> list[Any]:
 
 
 def _print_final(final: "Final") -> None:
+    from training.evaluation.intervals import over
+
     def span(gain: "Gain") -> str:
-        return (f"{gain.value * 100:+.1f} points (95 %: {gain.low * 100:+.1f} to"
-                f" {gain.high * 100:+.1f}), from {gain.first:.1%}")  # fmt: skip
+        return (f"{gain.value * 100:+.1f} points (95 % {over(gain.groups)}: {gain.low * 100:+.1f}"
+                f" to {gain.high * 100:+.1f}), from {gain.first:.1%}")  # fmt: skip
 
     seeds = len(final.runs)
     more = f" ± {final.half_interval:.1%} over {seeds} seeds" if seeds > 1 else " (one seed)"

@@ -21,9 +21,15 @@ class Evaluation:
     """Mean cross entropy, without label smoothing or class weights."""
 
     @property
+    def right(self) -> NDArray[np.bool_]:
+        """[N], whether the likeliest class is the right one."""
+        found: NDArray[np.bool_] = self.logits.argmax(1) == self.targets
+        return found
+
+    @property
     def num_correct(self) -> int:
         """Return for how many photos the likeliest class is the right one."""
-        return int((self.logits.argmax(1) == self.targets).sum())
+        return int(self.right.sum())
 
     @property
     def top1(self) -> float:

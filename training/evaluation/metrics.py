@@ -3,8 +3,7 @@
 Shapes: N photos, K classes, B bins.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -12,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
+from training.evaluation import macro_f1
 from training.evaluation.calibration import expected_calibration_error, softmax
-from training.evaluation.intervals import wilson, wilson_of
+from training.evaluation.clusters import Clusters, Designs
+from training.evaluation.intervals import Z95, accuracy_interval, wilson
+from training.evaluation.macro_f1 import share
 
 _BINS = 15
-_RESAMPLINGS = 1000
 _TINY = 1e-12
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,19 @@ class Predictions:
     """[N], positions in the labels."""
     files: tuple[str, ...]
     """[N], paths below the folder of photos."""
+    groups: tuple[str, ...] = ()
+    """[N], what a photo shares with others, "" for one that stands alone; empty without groups."""
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[N], whether the likeliest class is the right one."""
+        found: NDArray[np.bool_] = self.predicted == self.targets
+        return found
+
+    @property
+    def clusters(self) -> Clusters | None:
+        """The groups of the photos; None where no two share one."""
+        return Clusters.of(self.groups)
 
     @property
     def predicted(self) -> Ints:
@@ -44,7 +58,7 @@ class Predictions:
         """Return them with the logits divided by a temperature (Guo et al. 2017)."""
         logits = np.log(np.maximum(self.probabilities, 1e-30))
         probabilities = softmax(logits, temperature).astype(np.float32)
-        return Predictions(probabilities, self.targets, self.files)
+        return replace(self, probabilities=probabilities)
 
     @classmethod
     def load(cls, run_dir: Path, split: str, num_classes: int) -> "Predictions | None":
@@ -62,6 +76,8 @@ class Predictions:
                     arrays["probabilities"].astype(np.float32),
                     arrays["targets"].astype(np.int64),
                     tuple(arrays["files"].tolist()),
+                    # Runs of before have none.
+                    tuple(arrays["groups"].tolist()) if "groups" in arrays else (),
                 )
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise RunError(f"{path} is damaged: {error}; train the run again") from error
@@ -78,6 +94,8 @@ class Predictions:
                 f"probabilities {self.probabilities.shape}, targets {self.targets.shape} and"
                 f" {len(self.files)} files do not fit {num_classes} classes"
             )
+        if self.groups and len(self.groups) != count:
+            return f"{len(self.groups)} groups do not fit {count} photos"
         if not count:
             return "it holds no photo"
         if not ((self.targets >= 0) & (self.targets < num_classes)).all():
@@ -137,11 +155,14 @@ class Scores:
     photos: int
     top1: float
     top1_interval: tuple[float, float]
+    groups: int
+    """Groups that photos share, and that the intervals count; 0 where no two photos share one."""
     top5: float | None
     """None with five classes or fewer."""
     macro_f1: float
     macro_f1_interval: tuple[float, float]
-    """Percentiles of 1,000 resamplings of the photos, by a fixed seed."""
+    """Percentiles of 1,000 resamplings of the photos, by a fixed seed; with groups, by leaving out
+    one at a time."""
     balanced_accuracy: float
     """Mean recall over the classes that have photos."""
     log_loss: float
@@ -158,8 +179,11 @@ def confusion(targets: Ints, predicted: Ints, num_classes: int) -> Ints:
     return matrix
 
 
-def per_class(matrix: Ints) -> PerClass:
-    """Return precision, recall and F1 of each class of a confusion matrix [K, K]."""
+def per_class(matrix: Ints, designs: Designs | None = None) -> PerClass:
+    """Return precision, recall and F1 of each class of a confusion matrix [K, K].
+
+    Where photos share groups, their intervals need the design effects that `designs_of` returns.
+    """
     from sklearn.metrics import precision_recall_fscore_support
 
     # A cell of the matrix is a photo that counts as often as the cell says.
@@ -171,14 +195,27 @@ def per_class(matrix: Ints) -> PerClass:
     right, support, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     # F1 = 2J/(1+J) rises with J = right/(support + predicted - right), which is a proportion:
     # its Wilson interval, put through the same function, is an interval of F1.
-    low, high = wilson(right, support + predicted - right)
+    d = designs or Designs(1.0, 1.0, 1.0, Z95)
+
+    def interval(part: Ints, whole: Ints, design: Floats | float) -> tuple[Floats, Floats]:
+        return wilson(part / design, whole / design, d.quantile)
+
+    low, high = interval(right, support + predicted - right, d.union)
     return PerClass(
         support,
         predicted,
-        Rates(precision, *wilson(right, predicted)),
-        Rates(recall, *wilson(right, support)),
+        Rates(precision, *interval(right, predicted, d.predicted)),
+        Rates(recall, *interval(right, support, d.support)),
         Rates(f1, 2 * low / (1 + low), 2 * high / (1 + high)),
     )
+
+
+def designs_of(predictions: Predictions, num_classes: int) -> Designs | None:
+    """Return the design effects of each class; None where no two photos share a group."""
+    clusters = predictions.clusters
+    if clusters is None:
+        return None
+    return Designs.of(predictions.targets, predictions.predicted, clusters, num_classes)
 
 
 def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
@@ -189,8 +226,8 @@ def reliability(predictions: Predictions, bins: int = _BINS) -> Reliability:
     bin_of = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, bins - 1)
     count = np.bincount(bin_of, minlength=bins)
     correct = np.bincount(bin_of, weights=right, minlength=bins)
-    mean_confidence = _share(np.bincount(bin_of, weights=confidence, minlength=bins), count)
-    accuracy = _share(correct, count)
+    mean_confidence = share(np.bincount(bin_of, weights=confidence, minlength=bins), count)
+    accuracy = share(correct, count)
     low, high = wilson(correct, count)
     ece = expected_calibration_error(predictions.probabilities, predictions.targets, bins)
     return Reliability(edges, count, mean_confidence, accuracy, low, high, ece)
@@ -215,40 +252,22 @@ def scores(predictions: Predictions) -> Scores:
         targets, p / p.sum(1, keepdims=True), labels=np.arange(classes), scale_by_half=False
     )
     found = per_class(matrix)
-    resampled = bootstrap_macro_f1(matrix)
+    clusters = predictions.clusters
     return Scores(
         photos=photos,
         top1=right / photos,
-        top1_interval=wilson_of(right, photos),
+        top1_interval=accuracy_interval(predictions.right, clusters),
+        groups=clusters.count if clusters else 0,
         top5=top5,
         macro_f1=float(np.nanmean(found.f1.value)),
-        macro_f1_interval=percentiles(resampled),
+        macro_f1_interval=macro_f1.percentiles(macro_f1.resampled(matrix))
+        if clusters is None
+        else macro_f1.by_group(predictions.targets, predictions.predicted, clusters, classes),
         balanced_accuracy=float(np.nanmean(found.recall.value)),
         log_loss=log_loss,
         brier=float(brier),
         ece=reliability(predictions).ece,
     )
-
-
-def bootstrap_macro_f1(matrix: Ints) -> Floats:
-    """Return the macro F1 of 1,000 resamplings of the photos of a confusion matrix [K, K]."""
-    random = np.random.Generator(np.random.Philox(0))
-    true, taken = np.nonzero(matrix)
-    counts = matrix[true, taken]
-    values = np.empty(_RESAMPLINGS)
-    # Only of cells that hold photos: with thousands of classes most are empty.
-    for index in range(_RESAMPLINGS):
-        sample = random.multinomial(counts.sum(), counts / counts.sum())
-        both = np.bincount(true, sample, len(matrix)) + np.bincount(taken, sample, len(matrix))
-        right = np.bincount(true, sample * (true == taken), len(matrix))
-        values[index] = np.nanmean(_share(2 * right, both))
-    return values
-
-
-def percentiles(values: Floats) -> tuple[float, float]:
-    """Return the middle 95 % of values."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def cluster_order(matrix: Ints) -> Ints:
@@ -263,7 +282,7 @@ def cluster_order(matrix: Ints) -> Ints:
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 
-    rates = _share(matrix, matrix.sum(1, keepdims=True))
+    rates = share(matrix, matrix.sum(1, keepdims=True))
     rates = np.nan_to_num(rates)
     near = (rates + rates.T) / 2
     distance = 1 - near / max(near[~np.eye(classes, dtype=bool)].max(), _TINY)
@@ -272,10 +291,3 @@ def cluster_order(matrix: Ints) -> Ints:
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=classes <= 300)
     order: Ints = leaves_list(tree).astype(np.int64)
     return order
-
-
-def _share(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
-    """Divide; NaN where there is nothing to divide by."""
-    whole_f = np.asarray(whole, np.float64)
-    result: Floats = np.asarray(part, np.float64) / np.where(whole_f > 0, whole_f, math.nan)
-    return result

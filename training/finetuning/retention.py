@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.cache import DatasetCache
+from training.evaluation.clusters import Clusters
 from training.finetuning.separation import features_of, linear_probe
 from training.model import pretrained
 from training.model.pretrained import Start
@@ -41,9 +42,10 @@ def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
         model = build(2, seed=0)
         model.load_state_dict({**model.state_dict(), **weights.tensors})
         right.append(linear_probe(features_of(model, old)))
+    clusters = Clusters.of(old.splits["val"].groups)
     return Retention(
         photos=photos.name,
         before=float(right[0].mean()),
         after=float(right[1].mean()),
-        change=difference(right[0], right[1]),
+        change=difference(right[0], right[1], clusters=(clusters, clusters)),
     )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from training.data.cache import DatasetCache
 from training.errors import DataError
-from training.evaluation.intervals import wilson_of
+from training.evaluation.clusters import Clusters
+from training.evaluation.intervals import accuracy_interval, method
 from training.finetuning.separation import centroids_of, features_of, linear_probe, nearest_centroid
 from training.model.pretrained import Start
 from training.model.resnet import build
@@ -51,6 +52,8 @@ class Similarity:
     probe_top1: float
     """Accuracy of a linear probe on frozen features, on the validation split."""
     probe_interval: tuple[float, float]
+    groups: int
+    """Groups of validation photos that the interval counts; 0 where they share none."""
     centroid_top1: float
     """Accuracy of the nearest class mean."""
     guess_top1: float
@@ -76,7 +79,8 @@ class Similarity:
         size = f"{self.photos_per_class:.0f} photos a class (median; small is below {SMALL})"
         probe = (
             f"on the frozen features of {self.source} a linear probe is right on"
-            f" {self.probe_top1:.1%} of the validation photos (95 %: {low:.1%} to {high:.1%}), the"
+            f" {self.probe_top1:.1%} of the validation photos (95 %: {low:.1%} to {high:.1%},"
+            f" {method(self.groups)}), the"
             f" nearest class mean on {self.centroid_top1:.1%}; guessing the largest class"
             f" {self.guess_top1:.1%}"
         )
@@ -114,6 +118,7 @@ def measure(cache: DatasetCache, start: Start) -> Similarity:
     small = float(np.median(counts)) < SMALL
     similar = (right.mean() - guess) / max(1 - guess, 1e-9) >= SIMILAR
     advice, why = _RULE[small, bool(similar)]
+    clusters = Clusters.of(cache.splits["val"].groups)
     distance = None
     old = _opened(start.photos)
     if old is not None:
@@ -127,7 +132,8 @@ def measure(cache: DatasetCache, start: Start) -> Similarity:
         photos_per_class=float(np.median(counts)),
         num_classes=features.num_classes,
         probe_top1=float(right.mean()),
-        probe_interval=wilson_of(int(right.sum()), len(right)),
+        probe_interval=accuracy_interval(right, clusters),
+        groups=clusters.count if clusters else 0,
         centroid_top1=float(nearest_centroid(features).mean()),
         guess_top1=guess,
         distance=distance,

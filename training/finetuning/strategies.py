@@ -14,12 +14,18 @@ from numpy.typing import NDArray
 
 from training.config import TrainConfig
 from training.errors import RunError
-from training.evaluation.intervals import mean_interval, wilson_of
+from training.evaluation.clusters import Clusters
+from training.evaluation.intervals import accuracy_interval, mean_interval
 from training.finetuning.search import Job
 from training.model.resnet import build
 from training.model.stages import num_trained
 from training.reports.gain import Gain, gain_between
 from training.runs.run_record import RunRecord
+
+_LEAST_SEEDS = 3
+"""With fewer, the spread of the seeds is hardly known, and a difference that does not show is none
+that was looked for."""
+_CHEAPER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,13 +40,18 @@ class Row:
     val_top1: float
     """Mean over the seeds, of the best epoch of each."""
     interval: tuple[float, float]
+    groups: int
+    """Groups that photos share, and that intervals count; 0 where they share none."""
     test_top1: float | None
     time_s: float
     """Mean over the seeds, of steps, validation and features, on the machine that trained."""
     num_trained: int
     """Parameters that learn in some epoch."""
     behind: Gain | None
-    """Against the most accurate finalist; None for that one, and for dropped strategies."""
+    """Against the recommended finalist; None for that one, and for dropped strategies."""
+    is_cheaper: bool
+    """Whether it trains in less than 0.8 times the time of the recommended one. What is served
+    costs the same: every strategy ends in the same network."""
     recommended: bool
     runs: tuple[str, ...]
     """The run directories, the most accurate first."""
@@ -52,9 +63,11 @@ class Row:
             return "recommended"
         if self.stage != "final":
             return f"dropped after {self.stage}"
-        if self.behind is None:
-            return "most accurate; a cheaper one ties"
-        return "tie, and dearer" if not self.behind.certain else "worse"
+        if self.behind is None or self.behind.certain:
+            return "worse"
+        if self.behind.seeds < _LEAST_SEEDS:
+            return "too few seeds to tell"
+        return "tie, and cheaper to train" if self.is_cheaper else "tie"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +84,17 @@ class Strategies:
         """Return the row of the recommended strategy."""
         return next(row for row in self.rows if row.recommended)
 
+    @property
+    def ties(self) -> list[str]:
+        """Return the finalists whose difference to the recommended one may be chance."""
+        return [row.strategy for row in self.rows if row.behind and not row.behind.certain]
+
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
         return {
             "recommended": self.recommended.strategy,
             "release": self.recommended.runs[0],
+            "ties": self.ties,
             "strategies": [{**asdict(row), "verdict": row.verdict} for row in self.rows],
             "classes": [
                 {"label": label, "recall": recall, "others": {n: asdict(d) for n, d in others}}
@@ -87,7 +106,7 @@ class Strategies:
 def summarise(jobs: Sequence[Job]) -> Strategies:
     """Read the runs of a study and recommend one strategy.
 
-    Of the finalists whose difference to the most accurate one may be chance, the fastest wins.
+    The most accurate finalist is recommended. Those whose difference to it may be chance are ties.
 
     Raises:
         RunError: A run is not finished.
@@ -100,15 +119,15 @@ def summarise(jobs: Sequence[Job]) -> Strategies:
     right = {name: _right(records) for name, records in read.items()}
     finals = [name for name, of in last.items() if of[0].stage in ("final", "")]
     best = max(finals, key=lambda name: (right[name].mean(), -_time_s(read[name])))
-    behind = {n: gain_between(right[best], right[n]) for n in finals if n != best}
-    tied = [n for n in finals if n == best or not behind[n].certain]
-    winner = min(tied, key=lambda name: _time_s(read[name]))
+    clusters = _clusters(read[best][0])
+    behind = {n: gain_between(right[best], right[n], clusters) for n in finals if n != best}
     rows = [
-        _row(last[name], read[name], right[name], behind.get(name), recommended=name == winner)
+        _row(last[name], read[name], right[name], behind.get(name), _time_s(read[best]),
+             recommended=name == best)
         for name in last
-    ]
+    ]  # fmt: skip
     rows.sort(key=lambda row: (row.stage == "final", row.epochs, row.val_top1), reverse=True)
-    return Strategies(rows=tuple(rows), classes=_classes(winner, finals, read, right))
+    return Strategies(rows=tuple(rows), classes=_classes(best, finals, read, right))
 
 
 def _row(
@@ -116,6 +135,7 @@ def _row(
     records: Sequence[RunRecord],
     right: NDArray[np.bool_],
     behind: Gain | None,
+    best_time_s: float,
     *,
     recommended: bool,
 ) -> Row:
@@ -128,21 +148,30 @@ def _row(
         epochs=jobs[0].epochs,
         seeds=len(jobs),
         val_top1=float(right.mean()),
-        interval=_interval(right),
+        interval=_interval(right, _clusters(records[0])),
+        groups=found.count if (found := _clusters(records[0])) else 0,
         test_top1=None if None in tests or not tests else float(np.mean(tests)),
         time_s=_time_s(records),
         num_trained=num_trained(build(len(records[0].labels), seed=0), config),
         behind=behind,
+        is_cheaper=_time_s(records) < _CHEAPER * best_time_s,
         recommended=recommended,
         runs=tuple(str(record.path) for record in order),
     )
 
 
-def _interval(right: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return Wilson's interval of the mean over the seeds, widened by their spread."""
-    num_photos = right.shape[1]
+def _clusters(record: RunRecord) -> Clusters | None:
+    """Return the groups of the validation photos, in the order of `_right`."""
+    if record.val is None or not record.val.groups:
+        return None
+    order = np.argsort(np.array(record.val.files))
+    return Clusters.of(np.array(record.val.groups)[order].tolist())
+
+
+def _interval(right: NDArray[np.bool_], clusters: Clusters | None) -> tuple[float, float]:
+    """Return the interval of the mean over the seeds, widened by their spread."""
     mean, seeds = mean_interval(right.mean(1).tolist())
-    low, high = wilson_of(mean * num_photos, num_photos)
+    low, high = accuracy_interval(right.mean(0), clusters)
     return (
         max(0.0, mean - math.hypot(mean - low, seeds)),
         min(1.0, mean + math.hypot(high - mean, seeds)),
@@ -177,11 +206,14 @@ def _classes(
     if record.val is None:
         return ()
     targets = record.val.targets[np.argsort(np.array(record.val.files))]
+    clusters = _clusters(record)
     rows = []
     for target, label in enumerate(record.labels):
         of_class = targets == target
         if of_class.any():
             mine = right[winner][:, of_class]
-            others = [(n, gain_between(mine, right[n][:, of_class])) for n in finals if n != winner]
+            groups = clusters.subset(of_class) if clusters else None
+            others = [(n, gain_between(mine, right[n][:, of_class], groups))
+                      for n in finals if n != winner]  # fmt: skip
             rows.append((label, float(mine.mean()), tuple(others)))
     return tuple(sorted(rows, key=lambda row: row[1]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.data.cache import DatasetCache
 from training.errors import TrainingError
+from training.evaluation.intervals import method
 from training.pages.page import percent, span
 from training.reports.report import command
 from training.reports.run_numbers import numbers_of
@@ -49,6 +50,7 @@ def card(run_dir: Path) -> dict[str, Any]:
                 "photos": len(given.targets),
                 "top1": numbers.scores[split].top1,
                 "interval": list(numbers.scores[split].top1_interval),
+                "groups": numbers.scores[split].groups,
             }
             for split, given in (("val", record.val), ("test", record.test))
             if given is not None
@@ -87,9 +89,10 @@ def as_markdown(told: dict[str, Any]) -> str:
         f"A ResNet18 that names {len(model['labels'])} dishes on photos of"
         f" {model['image_size_px']} px. It was trained and exported by Hansang.", "",
         "## How well it does", "",
-        "| split | photos | top-1 | 95 % interval |", "| --- | --- | --- | --- |",
+        "| split | photos | top-1 | 95 % interval | by |", "| --- | --- | --- | --- | --- |",
         *(
             f"| {split} | {of['photos']} | {percent(of['top1'])} | {span(of['interval'])} |"
+            f" {method(of['groups'])} |"
             for split, of in accuracy.items()
         ), "",
         "The epoch was chosen on the validation split, which flatters it. The test split chose"

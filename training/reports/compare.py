@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-from training.evaluation.intervals import mcnemar, paired_interval, wilson_of
+from training.evaluation.clusters import Clusters, sign_flips
+from training.evaluation.intervals import accuracy_interval, mcnemar, paired_interval
 from training.evaluation.metrics import Predictions
 from training.pages import page
 from training.reports.run_numbers import RunNumbers, numbers_of
@@ -35,7 +36,10 @@ class Delta:
     lost: int
     """Paired: photos that only the first gets right."""
     p: float | None
-    """Paired: p of McNemar's exact test that gains and losses are equally likely."""
+    """Paired: exact p that gains and losses are equally likely, by photo (McNemar's test) or, where
+    photos share groups, by group."""
+    groups: int = 0
+    """Groups that the interval and p count; 0 where no two photos share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,26 +110,31 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
 
 
 def difference(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], *, paired: bool = True
-) -> Delta:
+    first: NDArray[np.bool_], second: NDArray[np.bool_], *, paired: bool = True,
+    clusters: tuple[Clusters | None, Clusters | None] = (None, None),
+) -> Delta:  # fmt: skip
     """Return by how much `second` is right more often than `first`, with a 95 % interval.
 
     Paired, both are (N,) of the same photos, and the interval is `paired_interval`. Otherwise it is
-    Newcombe's of the two Wilson intervals (1998).
+    Newcombe's of the two intervals (1998). `clusters` are the groups of the photos of each.
     """
+    groups = max(found.count if found else 0 for found in clusters)
     if paired:
         gained, lost = int((second & ~first).sum()), int((first & ~second).sum())
-        middle, half = paired_interval(second.astype(np.float64) - first)
+        each = second.astype(np.float64) - first
+        middle, half = paired_interval(each, clusters[0])
+        p = mcnemar(gained, lost) if clusters[0] is None else sign_flips(clusters[0].sums(each))
         value = (gained - lost) / len(first)
         interval = (max(-1.0, middle - half), min(1.0, middle + half))
         return Delta(value=value, interval=interval, paired=True, gained=gained, lost=lost,
-                     p=mcnemar(gained, lost))  # fmt: skip
+                     p=p, groups=groups)  # fmt: skip
     a, b = float(first.mean()), float(second.mean())
-    low_a, high_a = wilson_of(int(first.sum()), len(first))
-    low_b, high_b = wilson_of(int(second.sum()), len(second))
+    low_a, high_a = accuracy_interval(first, clusters[0])
+    low_b, high_b = accuracy_interval(second, clusters[1])
     low = b - a - math.hypot(b - low_b, high_a - a)
     high = b - a + math.hypot(high_b - b, a - low_a)
-    return Delta(value=b - a, interval=(low, high), paired=False, gained=0, lost=0, p=None)
+    return Delta(value=b - a, interval=(low, high), paired=False, gained=0, lost=0, p=None,
+                 groups=groups)  # fmt: skip
 
 
 def _delta(first: RunRecord, other: RunRecord) -> Delta:
@@ -134,14 +143,15 @@ def _delta(first: RunRecord, other: RunRecord) -> Delta:
         return Delta(value=None, interval=None, paired=False, gained=0, lost=0, p=None)
     joined = _joined(a, b)
     if joined is None:
-        return difference(_right(a), _right(b), paired=False)
+        return difference(a.right, b.right, paired=False, clusters=(a.clusters, b.clusters))
     rows_a, rows_b = joined
-    return difference(_right(a)[rows_a], _right(b)[rows_b])
+    clusters = _clusters(a, rows_a)
+    return difference(a.right[rows_a], b.right[rows_b], clusters=(clusters, clusters))
 
 
-def _right(found: Predictions) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = found.predicted == found.targets
-    return right
+def _clusters(found: Predictions, rows: NDArray[np.generic]) -> Clusters | None:
+    """Return the groups of some photos, rows or a mask; None where no two share one."""
+    return Clusters.of(np.array(found.groups)[rows].tolist()) if found.groups else None
 
 
 def _joined(a: Predictions, b: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -165,18 +175,21 @@ def _classes(
     for target, label in enumerate(labels):
         recall: list[float | None] = []
         deltas: list[Delta | None] = []
-        before = _right(first)[first.targets == target]
+        before = first.right[first.targets == target]
         for other, rows_of in zip(found, joined, strict=True):
-            after = np.zeros(0, bool) if other is None else _right(other)[other.targets == target]
+            after = np.zeros(0, bool) if other is None else other.right[other.targets == target]
             recall.append(float(after.mean()) if len(after) else None)
             if other is None or not len(before) or not len(after):
                 deltas.append(None)
             elif rows_of is None:
-                deltas.append(difference(before, after, paired=False))
+                clusters = (_clusters(first, first.targets == target),
+                            _clusters(other, other.targets == target))  # fmt: skip
+                deltas.append(difference(before, after, paired=False, clusters=clusters))
             else:
                 of_class = first.targets[rows_of[0]] == target
-                a, b = _right(first)[rows_of[0]], _right(other)[rows_of[1]]
-                deltas.append(difference(a[of_class], b[of_class]))
+                a, b = first.right[rows_of[0]], other.right[rows_of[1]]
+                groups = _clusters(first, rows_of[0][of_class])
+                deltas.append(difference(a[of_class], b[of_class], clusters=(groups, groups)))
         rows.append((label, tuple(recall), (None, *deltas[1:])))
 
     def change(row: tuple[str, tuple[float | None, ...], tuple[Delta | None, ...]]) -> float:

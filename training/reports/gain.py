@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
+from training.evaluation.clusters import Clusters
 from training.evaluation.intervals import mean_interval, paired_interval
 from training.evaluation.metrics import Predictions
 from training.runs.run_record import RunRecord
@@ -32,6 +33,8 @@ class Gain:
     """The 95 % interval, of seeds and photos together."""
     seeds: int
     photos: int
+    groups: int = 0
+    """Groups that photos share, and that the interval counts; 0 where they share none."""
 
     @property
     def certain(self) -> bool:
@@ -53,11 +56,16 @@ def gain(first: Sequence[Path], second: Sequence[Path], split: str = "val") -> G
     if any(right is None for runs in rights for right in runs):
         return None
     pairs = [(a, b) for a, b in zip(*rights, strict=True) if a is not None and b is not None]
-    return gain_of(pairs)
+    return gain_of(pairs, groups_of(first[0], split))
 
 
-def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> Gain:
+def gain_of(
+    pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]],
+    groups: Mapping[str, str] | None = None,
+) -> Gain:
     """Compare two ways of training by what each got right, by file; a pair for each seed.
+
+    `groups` has the group of each file that is in one.
 
     Raises:
         RunError: The runs answered different photos.
@@ -68,21 +76,32 @@ def gain_of(pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]]) -> G
     first, second = (
         np.array([[pair[side][file] for file in files] for pair in pairs]) for side in (0, 1)
     )
-    return gain_between(first, second)
+    return gain_between(first, second, Clusters.of([(groups or {}).get(f, "") for f in files]))
 
 
-def gain_between(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Gain:
+def gain_between(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], clusters: Clusters | None = None
+) -> Gain:
     """Compare what two ways of training got right, (S, N): S seeds, N photos in one order."""
     each = second.astype(np.float64) - first
     value, seeds_half = mean_interval(each.mean(1).tolist())
     # The seeds answered the same photos, so each photo counts once, with its mean over seeds.
-    middle, photos_half = paired_interval(each.mean(0))
+    middle, photos_half = paired_interval(each.mean(0), clusters)
     half = math.hypot(seeds_half, photos_half)
     return Gain(
         first=float(first.mean()), second=float(second.mean()), value=value,
         low=max(-1.0, middle - half), high=min(1.0, middle + half),
-        seeds=len(first), photos=first.shape[1],
+        seeds=len(first), photos=first.shape[1], groups=clusters.count if clusters else 0,
     )  # fmt: skip
+
+
+def groups_of(run_dir: Path, split: str) -> dict[str, str]:
+    """Return the group of each photo of a split that is in one, by file."""
+    record = RunRecord.open(run_dir)
+    found = record.val if split == "val" else record.test
+    if found is None:
+        return {}
+    return dict(zip(found.files, found.groups, strict=False))
 
 
 def right_of(run_dir: Path, split: str) -> dict[str, bool] | None:

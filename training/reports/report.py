@@ -11,6 +11,7 @@ import numpy as np
 from training.errors import ConfigError
 from training.evaluation import metrics
 from training.evaluation.convergence import DEFINITIONS, Convergence
+from training.evaluation.intervals import method
 from training.pages import page
 from training.pages.figures import PageFigure
 from training.recipes import recipe
@@ -80,7 +81,7 @@ def summary(record: RunRecord, numbers: RunNumbers) -> list[str]:
     best, last = record.best, record.history[-1]
     sentences = []
     val = numbers.scores.get("val")
-    interval = f" (95 %: {page.span(val.top1_interval)})" if val else ""
+    interval = f" (95 %: {page.span(val.top1_interval)}, {method(val.groups)})" if val else ""
     sentences.append(
         f"Best validation top-1 is {page.percent(best['val_top1'])}{interval}, at epoch"
         f" {best['epoch']} of {last['epoch']}."
@@ -89,7 +90,8 @@ def summary(record: RunRecord, numbers: RunNumbers) -> list[str]:
     if test:
         sentences.append(
             f"On the test photos, which chose nothing, that epoch reaches"
-            f" {page.percent(test.top1)} (95 %: {page.span(test.top1_interval)})."
+            f" {page.percent(test.top1)} (95 %: {page.span(test.top1_interval)},"
+            f" {method(test.groups)})."
         )
     if record.result is None:
         sentences.append("The run is not finished: this is what its epochs so far show.")

@@ -50,7 +50,9 @@ def numbers_of(record: RunRecord) -> RunNumbers:
         ),
         scores={name: metrics.scores(p) for name, p in predictions.items() if p is not None},
         matrix=matrix,
-        per_class=None if matrix is None else metrics.per_class(matrix),
+        per_class=None
+        if matrix is None or record.val is None
+        else metrics.per_class(matrix, metrics.designs_of(record.val, len(record.labels))),
     )
 
 

@@ -1,21 +1,23 @@
 """The result of a finished run, and the files that reports and releases read.
 
 result.json                accuracies with their intervals, calibration
-predictions-<split>.npz    probabilities [N, K], targets [N], files [N], of the best epoch
+predictions-<split>.npz    probabilities [N, K], targets [N], files [N], of the best epoch;
+                           groups [N], where photos share some
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.data.cache import DatasetCache
+from training.data.cache import DatasetCache, Split
 from training.evaluation.calibration import expected_calibration_error, fit_temperature, softmax
+from training.evaluation.clusters import Clusters
 from training.evaluation.evaluation import Evaluation
-from training.evaluation.intervals import wilson_of
+from training.evaluation.intervals import accuracy_interval
 from training.files import replacing, write_text
 
 
@@ -29,7 +31,7 @@ class TrainResult:
     """From 1. The highest validation top-1, of equal ones the lowest loss, then the first."""
     val_top1: float
     val_interval: tuple[float, float]
-    """Wilson's. The best epoch was chosen on this split, so the test split is less optimistic."""
+    """The best epoch was chosen on this split, so the test split is less optimistic."""
     val_loss: float
     test_top1: float | None
     """Of the best epoch. The test split is used for nothing else; None if there is none."""
@@ -42,6 +44,8 @@ class TrainResult:
     """The same after dividing the logits by the temperature."""
     photos_per_s: float
     """Mean over the epochs, of training steps without validation and saving."""
+    groups: dict[str, int] = field(default_factory=dict)
+    """Split → groups that its photos share and its interval counts; 0 where they share none."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `result.json` holds them."""
@@ -68,6 +72,7 @@ def write_result(
         write: Whether this process writes the files.
     """
     val, test = evaluations["val"], evaluations.get("test")
+    clusters = {name: Clusters.of(cache.splits[name].groups) for name in evaluations}
     temperature = fit_temperature(val.logits, val.targets)
     rates = [epoch["photos_per_s"] for epoch in history]
     result = TrainResult(
@@ -75,10 +80,11 @@ def write_result(
         epochs=len(history),
         best_epoch=best["epoch"],
         val_top1=best["val_top1"],
-        val_interval=wilson_of(val.num_correct, len(val.targets)),
+        val_interval=accuracy_interval(val.right, clusters["val"]),
         val_loss=best["val_loss"],
         test_top1=None if test is None else test.top1,
-        test_interval=None if test is None else wilson_of(test.num_correct, len(test.targets)),
+        test_interval=None if test is None else accuracy_interval(test.right, clusters["test"]),
+        groups={name: found.count if found else 0 for name, found in clusters.items()},
         temperature=temperature,
         ece_before=expected_calibration_error(softmax(val.logits), val.targets),
         ece_after=expected_calibration_error(softmax(val.logits, temperature), val.targets),
@@ -86,18 +92,17 @@ def write_result(
     )
     if write:
         for name, evaluation in evaluations.items():
-            _write_predictions(run_dir, name, evaluation, cache.splits[name].files)
+            _write_predictions(run_dir, name, evaluation, cache.splits[name])
         write_text(run_dir / "result.json", json.dumps(result.to_dict(), indent=2))
     return result
 
 
-def _write_predictions(
-    run_dir: Path, split: str, evaluation: Evaluation, files: Sequence[str]
-) -> None:
-    with replacing(run_dir / f"predictions-{split}.npz") as temporary, temporary.open("wb") as file:
+def _write_predictions(run_dir: Path, name: str, evaluation: Evaluation, split: Split) -> None:
+    with replacing(run_dir / f"predictions-{name}.npz") as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             probabilities=softmax(evaluation.logits).astype(np.float32),
             targets=evaluation.targets,
-            files=np.array(files),
+            files=np.array(split.files),
+            groups=np.array(split.groups, dtype=np.str_),
         )

@@ -40,7 +40,7 @@ def planted(run_dir: Path, right: int, time_s: float, strategy: str = "full") ->
     )  # fmt: skip
 
 
-def test_the_search_drops_the_worse_half_and_a_tie_goes_to_the_cheaper(tmp_path):
+def test_the_search_drops_the_worse_half_and_recommends_the_most_accurate(tmp_path):
     """Of seven, two and the one to keep come to the finals; 90 and 89 of 100 are a tie."""
     known = {"full": 90, "linear-probe": 89, "lp-ft": 70, "gradual": 60, "scratch": 20}
 
@@ -51,26 +51,43 @@ def test_the_search_drops_the_worse_half_and_a_tie_goes_to_the_cheaper(tmp_path)
             (job.run_dir / "checkpoints").mkdir()
             (job.run_dir / "checkpoints" / "step-00000001.safetensors").touch()
 
-    jobs = search(tmp_path, 9, [0, 1], run_all, keep=("scratch",))
+    jobs = search(tmp_path, 9, [0, 1, 2], run_all, keep=("scratch",))
     study = summarise(jobs)
 
     finals = [row.strategy for row in study.rows if row.stage == "final"]
     assert ["full", "linear-probe", "scratch"] == finals
     assert set(STRATEGIES) == {row.strategy for row in study.rows}
-    assert "linear-probe" == study.recommended.strategy
+    assert "full" == study.recommended.strategy
+    assert ["linear-probe"] == study.ties
     verdicts = {row.strategy: row.verdict for row in study.rows}
-    assert "most accurate; a cheaper one ties" == verdicts["full"]
+    assert "tie, and cheaper to train" == verdicts["linear-probe"]
     assert "worse" == verdicts["scratch"]
     assert "dropped after rung-1" == verdicts["last-layers"]
     assert "dropped after rung-2" == verdicts["lp-ft"]
     # Of a linear probe only the head is trained: 512 weights and a bias for each of two classes.
-    assert 2 * 512 + 2 == study.recommended.num_trained
+    assert 2 * 512 + 2 == next(r for r in study.rows if r.strategy in study.ties).num_trained
     # Trials never go on, so their checkpoints are removed; the finalists keep theirs.
     assert not list(tmp_path.glob("rung-*/*/checkpoints/step-*"))
-    assert 3 * 2 == len(list(tmp_path.glob("final/*/checkpoints/step-*")))
+    assert 3 * 3 == len(list(tmp_path.glob("final/*/checkpoints/step-*")))
     label, recall, others = study.classes[0]
-    assert ("b", 0.88) == (label, recall)
-    assert {"full", "scratch"} == {name for name, _ in others}
+    assert ("a", 0.9) == (label, recall)
+    assert {"linear-probe", "scratch"} == {name for name, _ in others}
+
+
+def test_two_seeds_are_too_few_to_tell(tmp_path):
+    """What two seeds cannot part is no tie; what they can, is worse."""
+    jobs = []
+    for seed in (0, 1):
+        for name, right in (("full", 90), ("gradual", 89), ("scratch", 20)):
+            run_dir = tmp_path / f"{name}-{seed}"
+            planted(run_dir, right, 10.0, name)
+            jobs.append(Job(strategy=name, epochs=1, seed=seed, stage="final", run_dir=run_dir))
+
+    verdicts = {row.strategy: row.verdict for row in summarise(jobs).rows}
+
+    assert {
+        "full": "recommended", "gradual": "too few seeds to tell", "scratch": "worse",
+    } == verdicts  # fmt: skip
 
 
 def test_a_difference_is_paired_and_holds_the_spread_of_the_seeds():
