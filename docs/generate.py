@@ -185,6 +185,7 @@ def rules() -> Iterator[str]:
 
 def metrics() -> Iterator[str]:
     """Give every metric that a server exports."""
+    from service.observability import gpus
     from service.observability.metrics import Metrics
 
     made = Metrics()
@@ -196,6 +197,10 @@ def metrics() -> Iterator[str]:
         (f"`{family.name}`", family.type, labels.get(family.name, ""), family.documentation)
         for family in made.registry.collect()
         if family.name.startswith("hansang_")
+    ]
+    rows += [
+        (f"`{family.name}`", family.type, ", ".join(gpus.LABELS), family.documentation)
+        for family in gpus.families().values()
     ]
     yield table(("metric", "kind", "labels", "what it says"), rows)
 

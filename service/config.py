@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from machine import num_cores
+from service.devices import problem_of
 
 MAX_IMAGES_PER_CALL = 64
 
@@ -92,9 +93,13 @@ class ServerConfig:
     """`on`: reflection on the gRPC port; `off`: none; `HOST:PORT`: on a port of its own, where
     nothing else answers."""
 
-    device: str = _setting("auto", "auto (CUDA if it can be had), cuda, cuda:1 or cpu.")
+    device: str = _setting("auto", "auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or tensorrt.")
     """`auto`: CUDA if there is a GPU, else the CPU. `cuda`: the first GPU computes all of a model,
-    or the server does not start; `cuda:1` is the second one. `cpu`: no GPU is used."""
+    or the server does not start; `cuda:1` is the second one. Of several, `cuda:0,cuda:1`, each runs
+    the whole model, and batches go to whichever is free; of `workers` each has one of them.
+    `cpu`: no GPU is used. `tensorrt`: the first GPU by NVIDIA's plugin
+    `onnxruntime-ep-nv-tensorrt-rtx-cu13`, which is installed by itself; a model whose answers are
+    not those of a CPU is refused there."""
 
     max_batch: int = _setting(32, "Most images in a run.", 1, 1024)
     """Most images in one run of the model."""
@@ -261,8 +266,8 @@ class ServerConfig:
                 return f"{each.name} must be {low} to {high}, not {value}"
             if setting.choices and value not in setting.choices:
                 return f"{each.name} must be one of {', '.join(setting.choices)}, not {value!r}"
-        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", self.device):
-            return f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}"
+        if problem := problem_of(self.device):
+            return problem
         for origin in self.cors_origin or ():
             if origin != "*" and not re.fullmatch(r"https?://[^/]+", origin):
                 return f"cors_origin must be like https://host:port, or *, not {origin!r}"

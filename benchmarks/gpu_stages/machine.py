@@ -60,7 +60,8 @@ def provider(device: str, models: Path) -> Found:
 
     from benchmarks.gpu_stages.models import random_model
     from service.models.cuda import CudaOptions
-    from service.models.model import CPU, CUDA, Model
+    from service.models.model import Model
+    from service.models.sessions import CPU, CUDA
 
     wanted, rows = CUDA if device == "cuda" else CPU, []
     for precision in ("fp32", "fp16"):

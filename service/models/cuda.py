@@ -54,10 +54,10 @@ class CudaOptions:
     search: str = "HEURISTIC"
     """How cuDNN chooses algorithms. EXHAUSTIVE tries more, and may choose differently each time."""
 
-    def provider(self, index: int) -> dict[str, str]:
-        """Return the options under onnxruntime's names, for the GPU of that index."""
+    def provider(self, gpu: int = 0) -> dict[str, str]:
+        """Return the options under onnxruntime's names, for a GPU by its number."""
         return {
-            "device_id": str(index),
+            "device_id": str(gpu),
             "cudnn_conv_algo_search": self.search,
             "cudnn_conv_use_max_workspace": "1",
             "use_tf32": str(int(self.tf32)),
@@ -127,28 +127,26 @@ _device_lock = SharedLock()
 
 
 class CudaSessions:
-    """The sessions of one model on a device, ready for batches of up to `largest` images."""
+    """The sessions of one model on its GPUs, ready for batches of up to `largest` images."""
 
     def __init__(
         self,
-        sessions: list[ort.InferenceSession],
+        sessions: list[tuple[ort.InferenceSession, int]],
         input_shape: tuple[int, int, int],
         num_classes: int,
         largest: int,
         *,
         device: str = "cuda",
-        index: int = 0,
         graphs: bool = True,
     ) -> None:
         """Prepare every batch size in every session.
 
         Args:
-            sessions: onnxruntime sessions of the same model.
+            sessions: onnxruntime sessions of the same model, each with the number of its GPU.
             input_shape: (S, S, C).
             num_classes: K.
             largest: Most images in a run.
             device: `cuda`; `cpu` does the same without a device, for tests.
-            index: The GPU, of several.
             graphs: Whether the sessions were opened with CUDA graphs.
 
         Raises:
@@ -156,8 +154,8 @@ class CudaSessions:
         """
         self.sizes = sizes_up_to(largest)
         self._free: queue.SimpleQueue[CudaSession] = queue.SimpleQueue()
-        for each in sessions:
-            session = CudaSession(each, input_shape, num_classes, self.sizes, device, index)
+        for each, gpu in sessions:
+            session = CudaSession(each, input_shape, num_classes, self.sizes, device, gpu)
             session.do(session.prepare, graphs)
             self._free.put(session)
 
@@ -181,11 +179,11 @@ class BatchBuffers:
         shape: tuple[int, int, int],
         classes: int,
         device: str,
-        index: int,
+        gpu: int,
     ) -> None:
         allocate = ort.OrtValue.ortvalue_from_shape_and_type
-        self.images = allocate([size, *shape], np.uint8, device, index)
-        self.rows = allocate([size, classes], np.float32, device, index)
+        self.images = allocate([size, *shape], np.uint8, device, gpu)
+        self.rows = allocate([size, classes], np.float32, device, gpu)
         self.binding = session.io_binding()
         self.binding.bind_ortvalue_input("images", self.images)
         self.binding.bind_ortvalue_output("probabilities", self.rows)
@@ -202,14 +200,15 @@ class CudaSession:
         classes: int,
         sizes: tuple[int, ...],
         device: str = "cuda",
-        index: int = 0,
+        gpu: int = 0,
     ) -> None:
         """Start the thread. Call `prepare` through `do` before `run`; `sizes` rise."""
         self._session = session
         self._shape = shape
         self._classes = classes
         self._sizes = sizes
-        self._device, self._index = device, index
+        self._device = device
+        self._gpu = gpu
         self._buffers: dict[int, BatchBuffers] = {}
         self._staged: NDArray[np.uint8] = np.empty(0, np.uint8)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
@@ -227,13 +226,13 @@ class CudaSession:
 
     def prepare(self, graphs: bool) -> None:
         """Allocate and warm up every size; capture it as a CUDA graph if `graphs`."""
-        self._staged = pinned((self._sizes[-1], *self._shape), self._device, self._index)
+        self._staged = pinned((self._sizes[-1], *self._shape), self._device, self._gpu)
         self._staged[:] = 0
         # The largest first: its memory is large enough for the others.
         for size in reversed(self._sizes):
             with _device_lock.shared():
                 buffers = BatchBuffers(
-                    self._session, size, self._shape, self._classes, self._device, self._index
+                    self._session, size, self._shape, self._classes, self._device, self._gpu
                 )
                 buffers.images.update_inplace(self._staged[:size])
                 if graphs:
@@ -266,7 +265,7 @@ class CudaSession:
             return np.array(buffers.rows.numpy()[:count])
 
 
-def pinned(shape: tuple[int, ...], device: str = "cuda", index: int = 0) -> NDArray[np.uint8]:
+def pinned(shape: tuple[int, ...], device: str = "cuda", gpu: int = 0) -> NDArray[np.uint8]:
     """Return page-locked memory, which CUDA copies from directly.
 
     Where there is none, an ordinary array is returned and a warning is logged.
@@ -277,7 +276,7 @@ def pinned(shape: tuple[int, ...], device: str = "cuda", index: int = 0) -> NDAr
     try:
         runtime = ctypes.CDLL(f"libcudart.so.{ort.cuda_version.split('.')[0]}")
         # Else it would begin to use the first GPU.
-        runtime.cudaSetDevice(index)
+        runtime.cudaSetDevice(gpu)
         address = ctypes.c_void_p()
         # Flag 1, portable: for every CUDA context of the process.
         error = runtime.cudaHostAlloc(ctypes.byref(address), ctypes.c_size_t(count), 1)

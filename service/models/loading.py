@@ -10,9 +10,8 @@ from service.batching.batcher import Batcher
 from service.batching.decoder import decoded
 from service.config import ServerConfig
 from service.memory import trim_heaps
-from service.models.cuda import SESSIONS_PER_MODEL
 from service.models.instance import ModelInstance
-from service.models.model import CUDA, Model
+from service.models.model import Model
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
 from service.pixels.budget import Budget
@@ -48,7 +47,6 @@ async def load_instance(
         partial(_open, name, version, repository=repository, config=config)
     )
     instance: ModelInstance
-    on_cuda = model.provider == CUDA
     decode = partial(decoded, image_size=model.metadata.image_size, metrics=metrics, budget=budget)
     batcher = Batcher(
         model.predict,
@@ -56,11 +54,11 @@ async def load_instance(
         max_batch=config.max_batch,
         max_delay_s=config.max_delay_ms / 1000,
         queue_size=config.queue_size,
-        workers=config.runs or (SESSIONS_PER_MODEL if on_cuda else config.cores),
+        workers=config.runs or model.runs or config.cores,
         seconds_per_image=seconds_per_image,
         failed=lambda: run_failed(instance),
         # A GPU must not wait for photos, so other threads decode for it.
-        decode=None if on_cuda else decode,
+        decode=None if model.runs else decode,
     )
     instance = ModelInstance(name=name, version=version, model=model, batcher=batcher)
     return instance

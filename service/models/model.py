@@ -5,9 +5,6 @@ docs/reference/model-contract.md: uint8 `images` (N, S, S, 3) → float32 `proba
 Shapes: N batch, H height, W width, C channels, K classes.
 """
 
-import ctypes
-import dataclasses
-import logging
 from pathlib import Path
 from time import perf_counter
 
@@ -15,19 +12,21 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from service.devices import gpus_of
 from service.errors import ModelContractError
 from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
 from service.models.metadata import ModelMetadata
+from service.models.sessions import CUDA, TENSORRT, open_session
 from service.pixels.preprocessing import COMPATIBLE, PREPROCESSING
 
-CUDA = "CUDAExecutionProvider"
-CPU = "CPUExecutionProvider"
 INPUT = "images"
 OUTPUT = "probabilities"
 _SUM_TOLERANCE = 1e-3
+_APART = 3e-2
+"""How far a probability may be from the CPU's: what fp16 may do, as in the export's check."""
+_COMPARED = 8
+"""Images that are compared."""
 _CUDA_OPTIONS = CudaOptions()
-
-logger = logging.getLogger(__name__)
 
 
 class Model:
@@ -45,19 +44,18 @@ class Model:
 
         Args:
             path: The ONNX file.
-            device: `cuda` or `cuda:N`, which must compute all of it; `cpu`; or `auto` for CUDA if
-                there is a device.
+            device: As `ServerConfig.device`: `cpu`, `cuda:0,cuda:1`, …
             intra_op_threads: Threads within one call of `predict`.
             cuda: How a CUDA device is used.
 
         Raises:
-            ModelContractError: The file cannot be opened or breaks the contract, or `device` is
-                `cuda` and CUDA does not compute all of it.
+            ModelContractError: The file cannot be opened or breaks the contract, or the device
+                that was asked for does not work.
         """
         self.path = path
         self._cuda_sessions: CudaSessions | None = None
-        self._session, self._cuda = _open(path, device, intra_op_threads, cuda)
-        self._opened_with = (path, device, intra_op_threads, self._cuda)
+        self._device, self._threads = device, intra_op_threads
+        self._session, self._cuda = self._open(next(iter(gpus_of(device)), 0), cuda)
         self.provider: str = self._session.get_providers()[0]
         # -1: a run without fixed buffers must not be captured as a graph.
         self._once = ort.RunOptions()
@@ -66,6 +64,16 @@ class Model:
         self.properties: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.metadata: ModelMetadata = ModelMetadata.from_props(self.properties)
         self._check()
+
+    @property
+    def runs(self) -> int:
+        """Runs at a time that keep its GPUs busy; 0 on a CPU, where that depends on its cores."""
+        if self.provider == CUDA:
+            return SESSIONS_PER_MODEL * len(gpus_of(self._device))
+        return SESSIONS_PER_MODEL if self.provider == TENSORRT else 0
+
+    def _open(self, gpu: int, cuda: CudaOptions) -> tuple[ort.InferenceSession, CudaOptions]:
+        return open_session(self.path, self._device, gpu, self._threads, cuda)
 
     def predict(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, float32 of shape (N, K); each row sums to 1."""
@@ -98,6 +106,8 @@ class Model:
         """
         if self.provider == CUDA:
             self._cuda_sessions = self._opened_on_cuda(max_batch)
+        if self.provider == TENSORRT:
+            self._require_like_cpu()
         for num_images in sorted({1, max_batch}):
             self._try(num_images)
         # The first run of a size may allocate, so the second one is timed.
@@ -110,20 +120,41 @@ class Model:
         size, num_classes = self.metadata.image_size, len(self.metadata.labels)
         # Only `CudaSession` may hold it now: it frees device memory under a lock.
         first = vars(self).pop("_session", None)
+        # GPU by GPU in turn: the free sessions are taken in this order.
+        gpus = gpus_of(self._device) * SESSIONS_PER_MODEL
         try:
+            sessions = [
+                first if first and not number else self._open(gpu, self._cuda)[0]
+                for number, gpu in enumerate(gpus)
+            ]
             return CudaSessions(
-                [
-                    first or _open(*self._opened_with)[0],
-                    *(_open(*self._opened_with)[0] for _ in range(SESSIONS_PER_MODEL - 1)),
-                ],
+                list(zip(sessions, gpus, strict=True)),
                 (size, size, 3),
                 num_classes,
                 max_batch,
-                index=_gpu(self._opened_with[1]),
                 graphs=self._cuda.graphs,
             )
+        except ModelContractError:
+            raise
         except Exception as error:  # onnxruntime has no common base of its errors
             raise ModelContractError(f"{self.path}: warm-up on CUDA failed: {error}") from error
+
+    def _require_like_cpu(self) -> None:
+        """Compare answers with the CPU's: TensorRT builds kernels that no export was checked with.
+
+        Raises:
+            ModelContractError: A probability is further apart than fp16 may set it.
+        """
+        size = self.metadata.image_size
+        random = np.random.default_rng(1)
+        images_NHWC = random.integers(0, 256, (_COMPARED, size, size, 3), dtype=np.uint8)
+        cpu = Model(self.path, device="cpu", intra_op_threads=self._threads)
+        apart = float(np.abs(self.predict(images_NHWC) - cpu.predict(images_NHWC)).max())
+        if not apart <= _APART:
+            raise ModelContractError(
+                f"{self.path}: on {self.provider} probabilities are {apart:.3f} from those of a"
+                f" CPU, where {_APART} are allowed; use --device cuda"
+            )
 
     def _try(self, num_images: int) -> None:
         """Run random images, and check that the rows are probabilities."""
@@ -178,84 +209,3 @@ class Model:
                 f"{self.path}: made for pixels by {self.metadata.resize!r}, and this server makes"
                 f" them by {PREPROCESSING!r}; release the run again"
             )
-
-
-def _open(
-    path: Path, device: str, intra_op_threads: int, cuda: CudaOptions
-) -> tuple[ort.InferenceSession, CudaOptions]:
-    """Return a session and its options; `graphs` is off where CUDA cannot capture this model."""
-    wanted = _provider(device)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    # Threads that spin while waiting cost three quarters of the throughput on shared cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    providers: list[object] = [CPU]
-    alone = device.startswith("cuda")
-    if wanted == CUDA:
-        providers = [(CUDA, cuda.provider(_gpu(device))), *[CPU] * (not alone)]
-    if alone:
-        # onnxruntime falls back to the CPU, node by node, without a word.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = ort.InferenceSession(
-            path, options, providers=providers, enable_fallback=int(not alone)
-        )
-    except Exception as error:  # onnxruntime has no common base of its errors
-        if wanted == CUDA and cuda.graphs:
-            logger.warning("%s: no CUDA graphs, %s", path, error)
-            return _open(path, device, intra_op_threads, dataclasses.replace(cuda, graphs=False))
-        advice = (
-            f"; on {device} the GPU must compute all of it: install onnxruntime-gpu[cuda,cudnn] if"
-            " CUDA's libraries are missing, or use --device auto"
-        )
-        raise ModelContractError(
-            f"{path}: onnxruntime cannot open it: {error}{advice * alone}"
-        ) from error
-    # onnxruntime falls back to the CPU with only a warning.
-    if session.get_providers()[0] != wanted:
-        if alone:
-            raise ModelContractError(
-                f"device {device}: CUDA's or cuDNN's libraries cannot be loaded; install"
-                " onnxruntime-gpu[cuda,cudnn], or use --device cpu"
-            )
-        logger.warning("device auto: CUDA's libraries cannot be loaded; serving on the CPU")
-    return session, cuda
-
-
-def _provider(device: str) -> str:
-    if device == "cpu":
-        return CPU
-    gpus = _num_cuda_devices() if CUDA in ort.get_available_providers() else 0
-    if gpus > _gpu(device):
-        ort.preload_dlls()
-        return CUDA
-    if gpus:
-        raise ModelContractError(
-            f"device {device}: this machine has {gpus} GPUs, cuda:0 to cuda:{gpus - 1}"
-        )
-    if device.startswith("cuda"):
-        raise ModelContractError(
-            f"device {device}: no NVIDIA driver with a GPU is found on this machine,"
-            " or this onnxruntime is built without CUDA; use --device cpu"
-        )
-    logger.info("device auto: no CUDA device is found; serving on the CPU")
-    return CPU
-
-
-def _gpu(device: str) -> int:
-    """Return the index of the GPU that a device such as `cuda:1` names; the first one is 0."""
-    return int(device.partition(":")[2] or 0)
-
-
-def _num_cuda_devices() -> int:
-    """Ask the driver directly: loading CUDA's libraries just to find no GPU takes seconds."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value

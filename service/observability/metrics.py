@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 
 from service.errors import IMAGE_ERRORS, UnavailableError
+from service.observability.gpus import add_gpus
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -53,8 +54,14 @@ class FastGauge:
 class Metrics:
     """The metrics of one server, in a registry of its own: a process may hold two servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gpus: bool = False) -> None:
+        """Begin to count; `gpus` adds what the driver says of GPUs.
+
+        Replicas leave that to their parent: its sums would count a GPU several times.
+        """
         self.registry = CollectorRegistry()
+        if gpus:
+            add_gpus(self.registry)
         ProcessCollector(registry=self.registry)
         self._add_stages()
         self._add_load()

@@ -32,8 +32,9 @@ from service.client.results_file import as_json
 from service.client.wire import Class, Result
 from service.errors import ImageError, NotFoundError
 from service.models.bucket import BucketRepository
-from service.models.model import CUDA, Model
+from service.models.model import Model
 from service.models.repository import ModelRepository
+from service.models.sessions import CUDA
 from service.offline.photos import Photo, Reader
 from service.offline.plan import Plan, answers_file, failed_file, photos_of
 from service.pixels.preprocessing import preprocess

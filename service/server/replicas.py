@@ -24,6 +24,7 @@ from pathlib import Path
 from time import monotonic
 
 from service.config import MAX_IMAGES_PER_CALL, ServerConfig
+from service.devices import part_of
 from service.errors import UnavailableError
 from service.observability.merged_metrics import MergedMetrics
 from service.observability.metrics import Metrics, exposed
@@ -81,7 +82,7 @@ class _Parent:
     def __init__(self, config: ServerConfig, ready: Callable[[str], None]) -> None:
         self._config = config
         self._ready = ready
-        self._metrics = Metrics()
+        self._metrics = Metrics(gpus=config.device != "cpu")
         self._merged = MergedMetrics(self._metrics.registry)
         self._running: dict[int, tuple[asyncio.subprocess.Process, asyncio.StreamWriter]] = {}
         self._serving: set[int] = set()
@@ -108,7 +109,11 @@ class _Parent:
                 closers.enter_context(exposed(self._merged.registry, host, config.metrics_port))
             closers.callback(self._kill)
             part = replace(share(config), port=port, http_port=http_port)
-            await asyncio.gather(*(self._keep(number, part) for number in range(config.workers)))
+            parts = (
+                replace(part, device=part_of(config.device, number))
+                for number in range(config.workers)
+            )
+            await asyncio.gather(*(self._keep(*each) for each in enumerate(parts)))
         return self._code
 
     async def _keep(self, number: int, config: ServerConfig) -> None:

@@ -83,7 +83,7 @@ class Server:
         self.http_port = config.http_port
         self.metrics_port = config.metrics_port
         self.reflection_port: int | None = None
-        self.metrics = Metrics()
+        self.metrics = Metrics(gpus=config.device != "cpu" and not shares_port)
         self._budget = Budget(config.max_decode_bytes or default_bytes())
         self.models: ModelPool = ModelPool(
             config, self.metrics, self._budget,

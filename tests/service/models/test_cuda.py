@@ -9,15 +9,17 @@ import onnxruntime as ort
 import pytest
 
 from service.config import ServerConfig
+from service.devices import num_gpus
 from service.errors import InvalidArgumentError, ModelContractError
 from service.models.cuda import CudaOptions, CudaSessions, SharedLock, sizes_up_to
-from service.models.model import CUDA, Model, _num_cuda_devices
+from service.models.model import Model
+from service.models.sessions import CUDA
 
 gpu = pytest.mark.gpu
 # Drivers and compilers warn of much that is no fault of a test.
 lenient = pytest.mark.filterwarnings("default")
 needs_gpu = pytest.mark.skipif(
-    CUDA not in ort.get_available_providers() or not _num_cuda_devices(),
+    CUDA not in ort.get_available_providers() or not num_gpus(),
     reason="no CUDA device, or an onnxruntime without CUDA",
 )
 
@@ -37,7 +39,7 @@ def test_a_batch_is_filled_up_and_answered_as_if_it_were_not(tiny_onnx, tmp_path
     path = tiny_onnx(tmp_path / "tiny.onnx")
     plain = session(path)
     sessions = CudaSessions(
-        [session(path), session(path)], (8, 8, 3), 3, 12, device="cpu", graphs=False
+        [(session(path), 0), (session(path), 0)], (8, 8, 3), 3, 12, device="cpu", graphs=False
     )
 
     answers = [(count, sessions.run(images(count, seed=count))) for count in (12, 5, 7, 1, 11)]
@@ -54,7 +56,7 @@ def test_sessions_answer_several_threads_at_once(tiny_onnx, tmp_path):
     path = tiny_onnx(tmp_path / "tiny.onnx")
     plain = session(path)
     sessions = CudaSessions(
-        [session(path), session(path)], (8, 8, 3), 3, 8, device="cpu", graphs=False
+        [(session(path), 0), (session(path), 0)], (8, 8, 3), 3, 8, device="cpu", graphs=False
     )
 
     with ThreadPoolExecutor(8) as callers:
@@ -71,7 +73,7 @@ def test_a_model_that_is_let_go_ends_its_threads(tiny_onnx, tmp_path):
     """Nothing of a session is left when its model was swapped out."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
     before = set(threading.enumerate())
-    sessions = CudaSessions([session(path)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
+    sessions = CudaSessions([(session(path), 0)], (8, 8, 3), 3, 4, device="cpu", graphs=False)
     started = set(threading.enumerate()) - before
 
     del sessions
@@ -134,7 +136,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", opened)
-    monkeypatch.setattr("service.models.model._num_cuda_devices", lambda: 2)
+    monkeypatch.setattr("service.models.sessions.num_gpus", lambda: 2)
 
 
 def asked(device: str) -> tuple[str, list[object], str, int]:

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import rig
 from service.config import ServerConfig
+from service.devices import num_gpus
 from service.errors import InvalidArgumentError, NotFoundError
-from service.models.model import CUDA, _num_cuda_devices
 from service.models.repository import ModelRepository
+from service.models.sessions import CUDA
 from service.pb import classifier_pb2 as pb
 from service.pb.classifier_pb2_grpc import ClassifierStub
 from service.server.replicas import share
@@ -141,7 +142,7 @@ async def test_swaps_and_a_drain_fail_no_call(publish, process, photo, several, 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    CUDA not in onnxruntime.get_available_providers() or not _num_cuda_devices(),
+    CUDA not in onnxruntime.get_available_providers() or not num_gpus(),
     reason="no CUDA device, or an onnxruntime without CUDA",
 )
 async def test_the_same_on_cuda(publish, process, photo, several, tmp_path):
