@@ -32,6 +32,9 @@ _TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hans
 _HEARTBEATS_MISSED_S = 95.0
 """Three heartbeats of 30 s and a little: a run that is silent for so long is dead."""
 
+_NEVER_STARTED_S = 900.0
+"""A run that was taken and did not start for so long never will: an image is pulled within it."""
+
 _SECOND_REPORT_S = 30.0
 MAX_RETRIES = 3
 """Times that a crashed run is started again."""
@@ -62,6 +65,7 @@ def deploy(
     gpus: int | None = None,
     file: Path = Path("prefect.yaml"),
     heartbeat_missed_s: float = _HEARTBEATS_MISSED_S,
+    never_started_s: float = _NEVER_STARTED_S,
 ) -> list[Change]:
     """Create or update everything on the server that PREFECT_API_URL names.
 
@@ -76,6 +80,7 @@ def deploy(
             default those that this machine has, and 1 for a Job.
         file: The deployments.
         heartbeat_missed_s: Silence after which a run is dead.
+        never_started_s: After which a run that a worker took, and did not start, is given back.
 
     Raises:
         UserError: The server cannot be reached, or refuses something.
@@ -101,17 +106,19 @@ def deploy(
                 changes.append(
                     Change(kind="deployment", name=name, what=_difference(before.get(name), now))
                 )
-        wanted = automations(heartbeat_missed_s)
+        wanted = automations(heartbeat_missed_s, never_started_s)
         if url := os.environ.get("HANSANG_ALERTS"):
             wanted += alerts.automations(alerts.save_block(url), dict(_TAG))
         changes += [_automation(client, each) for each in wanted]
     return changes
 
 
-def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[AutomationCore]:
-    """Return two automations: one finds dead runs, one starts crashed runs again.
+def automations(
+    heartbeat_missed_s: float = _HEARTBEATS_MISSED_S, never_started_s: float = _NEVER_STARTED_S
+) -> list[AutomationCore]:
+    """Return three automations: for dead runs, for runs that never start, and for crashed ones.
 
-    Both apply only to flow runs with the tag `hansang`. The second waits some seconds: a worker
+    All apply only to flow runs with the tag `hansang`. The third waits some seconds: a worker
     reports a dead process twice, and the second report would crash the run that was started again.
     It takes runs that started one to three times. A run that never started (its code cannot be
     imported) and one that crashes for the fourth time stay Crashed, with their reason.
@@ -130,6 +137,18 @@ def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[Automa
         posture=Posture.Proactive,
         threshold=1,
         within=timedelta(seconds=heartbeat_missed_s),
+    )
+    taken = EventTrigger(
+        after={"prefect.flow-run.Pending"},
+        expect={
+            f"prefect.flow-run.{state}"
+            for state in ("Running", "AwaitingConcurrencySlot", "Late", *ended, *ours)
+        },
+        for_each=for_each,
+        match_related=tag,
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=never_started_s),
     )
     crashed = EventTrigger(
         after={"prefect.flow-run.Crashed"},
@@ -151,6 +170,18 @@ def automations(heartbeat_missed_s: float = _HEARTBEATS_MISSED_S) -> list[Automa
                     name="Crashed",
                     state="CRASHED",
                     message=f"no heartbeat for {heartbeat_missed_s:.0f} s",
+                )
+            ],
+        ),
+        AutomationCore(
+            name="hansang: a run that never starts is given back",
+            description="Its worker died between taking and starting it; it would hold its place.",
+            trigger=taken,
+            actions=[
+                ChangeFlowRunState(
+                    name="AwaitingRetry",
+                    state="SCHEDULED",
+                    message=f"taken by a worker, and not started within {never_started_s:.0f} s",
                 )
             ],
         ),

@@ -114,6 +114,26 @@ def _read(pid: int, name: str) -> bytes:
         return b""
 
 
+def _make_up_for_the_latest(arguments: Sequence[str]) -> None:
+    """Cancel what later runs of a schedule have overtaken, and say where that was asked."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.prefect_setup.late import cancel_superseded
+
+    if "--pool" not in arguments[:-1]:
+        return
+    pool = arguments[arguments.index("--pool") + 1]
+    try:
+        with get_client(sync_client=True) as client:
+            count = cancel_superseded(client, pool)
+    except Exception as error:
+        # The worker says itself, and tries again, if the server is away.
+        print(f"cannot look for overtaken runs: {error!r}", file=sys.stderr)
+        return
+    print(f"pool {pool} of {PREFECT_API_URL.value()}: {count} overtaken runs cancelled", flush=True)
+
+
 def main() -> int:
     """Run `prefect worker start` with the given arguments; return the exit code.
 
@@ -128,6 +148,7 @@ def main() -> int:
             return UserError.exit_code
         if "--limit" not in arguments:
             arguments += ["--limit", "1"]
+    _make_up_for_the_latest(arguments)
     code = run([sys.executable, "-m", "prefect", "worker", "start", *arguments])
     if lock is not None:
         lock.close()

@@ -54,11 +54,14 @@ class Rig:
             os.killpg(self.server.pid, signal.SIGKILL)
             self.server.wait()
 
-    def deploy(self, file: Path = ROOT / "prefect.yaml", gpus: int = 0) -> list[dict]:
+    def deploy(
+        self, file: Path = ROOT / "prefect.yaml", gpus: int = 0, more: str = ""
+    ) -> list[dict]:
         script = (
             "import flows, json; from dataclasses import asdict; from pathlib import Path\n"
             "from flows.prefect_setup.deploy import deploy\n"
-            f"done = deploy(home=Path({str(ROOT)!r}), file=Path({str(file)!r}), gpus={gpus})\n"
+            f"done = deploy(home=Path({str(ROOT)!r}), file=Path({str(file)!r}), gpus={gpus},"
+            f"{more})\n"
             "print(json.dumps([asdict(change) for change in done]))"
         )
         done = subprocess.run([sys.executable, "-c", script], env=self.env, cwd=ROOT, check=True,

@@ -6,11 +6,14 @@ import pwd
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -120,6 +123,51 @@ def test_failed_late_and_crashed_runs_are_told_to_alertmanager(tmp_path):
     )
     assert said == first["annotations"]["message"]
     assert "HansangRunLate" == second["labels"]["alertname"]
+
+
+def test_of_three_late_nights_and_72_late_looks_the_latest_run_alone(rig, tmp_path):
+    """Days without a worker: the first one that comes cancels what later ones have overtaken."""
+    rig.deploy()
+    begin = datetime.now(UTC) - timedelta(days=3, minutes=5)
+    late = {"pipeline/pipeline": [], "drift/drift": []}
+    for name, every_h, count in (("pipeline/pipeline", 24, 3), ("drift/drift", 1, 72)):
+        deployment = rig.get(f"/deployments/name/{name}")["id"]
+        for number in range(count):
+            due = (begin + timedelta(hours=every_h * number)).isoformat()
+            state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due}}
+            path = f"/deployments/{deployment}/create_flow_run"
+            late[name].append(rig.post(path, {"state": state})["id"])
+    by_hand = rig.start_run("pipeline/pipeline", {})
+    # The scheduler alone may set this.
+    with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db", timeout=60)) as database:
+        ours = [run for runs in late.values() for run in runs]
+        database.executemany(
+            "UPDATE flow_run SET auto_scheduled = 1 WHERE id = ?", [(run,) for run in ours]
+        )
+        database.commit()
+
+    for pool in ("hansang", "hansang-cpu"):
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from flows.prefect_setup import worker;"
+             "worker._make_up_for_the_latest(['--pool', sys.argv[1]])", pool],
+            env=rig.env, cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert f"pool {pool} of {rig.url}: {71 if pool == 'hansang' else 2}" in done.stdout
+
+    for runs in late.values():
+        assert ["CANCELLED"] * (len(runs) - 1) == [rig.state(run)["type"] for run in runs[:-1]]
+        assert "SCHEDULED" == rig.state(runs[-1])["type"]
+    assert "SCHEDULED" == rig.state(by_hand)["type"]
+
+
+def test_a_run_that_was_taken_and_never_started_is_given_back(rig):
+    """A worker killed between taking and starting it, or a pod deleted while its image comes."""
+    rig.deploy(more="never_started_s=30")
+    run = rig.start_run("prepare/prepare", {"data": "x"})
+    rig.post(f"/flow_runs/{run}/set_state", {"state": {"type": "PENDING"}, "force": True})
+
+    rig.until(lambda: rig.state(run)["name"] == "AwaitingRetry", within_s=180)
+    assert "not started within 30 s" in rig.state(run)["message"]
 
 
 def test_two_gpus_train_two_runs_at_once_under_names_that_say_what(rig, photos, tmp_path):
