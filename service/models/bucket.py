@@ -14,11 +14,12 @@ Credentials and the endpoint come from the environment, as boto3 reads them (AWS
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …).
 """
 
+import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +53,6 @@ class _Pulled:
     tag: str | None = None
     """Tag of config.pbtxt, which changes when it is replaced."""
     config: bytes = b""
-    history: bytes = b""
     versions: set[int] = field(default_factory=set)
     tags: Mapping[str, str] = field(default_factory=dict)
     """Tags of all its files."""
@@ -151,13 +151,18 @@ class BucketRepository:
         of_model = {name: tag for name, tag in tags.items() if name.startswith(f"{model}/")}
         if pulled.tags == of_model:
             return
-        found = self._bucket.tagged(f"{model}/{CONFIG}")
-        if found is None:  # removed since it was listed
-            return
-        text, tag = found
+        while True:
+            found = self._bucket.tagged(f"{model}/{CONFIG}")
+            if found is None:  # removed since it was listed
+                return
+            text, tag = found
+            if of_model.get(f"{model}/{CONFIG}") == tag:
+                break
+            # Replaced since it was listed: the version that it names may be newer than the list.
+            of_model = self._bucket.tags(model)
         folder = self.folder / model
         folder.mkdir(parents=True, exist_ok=True)
-        complete = complete_in(model, tags)
+        complete = complete_in(model, of_model)
         config = self._config(model, text)
         serving = triton_config.serving_version(config)
         ranked = [serving, *reversed(triton_config.served_before(config) or [])]
@@ -171,12 +176,10 @@ class BucketRepository:
         if history:
             _replace(folder / _HISTORY, history)
         # A number that somebody claimed is never used again.
-        numbers = [0, *(int(name.split("/")[1]) for name in tags if of_version(model, name))]
+        numbers = [0, *(int(name.split("/")[1]) for name in of_model if of_version(model, name))]
         _replace(folder / ".last", b"%d\n" % max(numbers))
         _replace(folder / CONFIG, text)
-        self._pulled[model] = _Pulled(
-            tag=tag, config=text, history=history, versions=set(complete), tags=of_model
-        )
+        self._pulled[model] = _Pulled(tag=tag, config=text, versions=set(complete), tags=of_model)
         for path in list(folder.iterdir()) if most else ():
             if VERSION.fullmatch(path.name) and int(path.name) not in wanted:
                 removed = path.rename(folder / f".tmp-{path.name}")
@@ -222,15 +225,18 @@ class BucketRepository:
         versions = set(ModelRepository(self.folder).versions(model))
         for version in sorted(versions - pulled.versions):
             self._push_version(model, version)
+        history = folder / _HISTORY
+        lines = history.read_bytes().splitlines(keepends=True) if history.is_file() else []
         config = (folder / CONFIG).read_bytes()
         if config != pulled.config:
+            # Of the changes before this one, also those whose publishers were killed.
+            own = triton_config.line(self._config(model, config))
+            self._append(f"{model}/{_HISTORY}", [each for each in lines if json.loads(each) != own])
             try:
                 self._bucket.replace(f"{model}/{CONFIG}", config, pulled.tag)
             except TakenError as error:
                 raise self._conflict(f"{model}/{CONFIG}") from error
-        history = folder / _HISTORY
-        if history.is_file():
-            self._append(f"{model}/{_HISTORY}", history.read_bytes(), pulled.history)
+        self._append(f"{model}/{_HISTORY}", lines)
         for version in pulled.versions - versions:
             names = self._bucket.names(f"{model}/{version}")
             # The checksums first: without them a version does not count, if a kill leaves the rest.
@@ -247,16 +253,16 @@ class BucketRepository:
         for name in [each for each in names if each != MANIFEST] + [MANIFEST]:
             self._bucket.put(f"{model}/{version}/{name}", folder / name)
 
-    def _append(self, name: str, lines: bytes, pulled: bytes) -> None:
-        """Add the lines that are new since the pull, behind those that others added."""
-        added = lines.removeprefix(pulled)
-        while added:
+    def _append(self, name: str, lines: Sequence[bytes]) -> None:
+        """Add the lines that are not there, behind those that others added."""
+        while True:
             there, tag = self._bucket.tagged(name) or (b"", None)
-            try:
-                self._bucket.replace(name, there + added, tag)
-            except TakenError:
-                continue
-            return
+            known = set(there.splitlines(keepends=True))
+            added = [line for line in lines if line not in known]
+            if not added:
+                return
+            with suppress(TakenError):
+                self._bucket.replace(name, there + b"".join(added), tag)
 
     def _conflict(self, name: str) -> ConflictError:
         return ConflictError(

@@ -136,7 +136,7 @@ class ModelRepository:
         Raises:
             ModelContractError: The file is damaged.
         """
-        return history.read(self._folder(model), self._serving_or_none(model))
+        return history.read(self._folder(model), self._latest(model))
 
     def note(self, model: str, event: str, record: Mapping[str, Any]) -> None:
         """Add an event to the history that did not change what serves, such as a refusal.
@@ -145,7 +145,7 @@ class ModelRepository:
             ServiceError: The repository cannot be written.
         """
         with self._changing(model, create=True):
-            history.add(self._folder(model), event, record)
+            history.add(self._folder(model), history.line(event, record))
 
     def publish(
         self,
@@ -254,6 +254,13 @@ class ModelRepository:
         except (NotFoundError, ModelContractError):
             return None
 
+    def _latest(self, model: str) -> dict[str, Any] | None:
+        """Return the history's line of the change that made config.pbtxt, if it holds one."""
+        try:
+            return triton_config.line(self._config(model, ignore_unknown=True) or pb.ModelConfig())
+        except ModelContractError:
+            return None
+
     def _before(self, model: str) -> list[int]:
         """Return the versions that served before the serving one and are still there."""
         config = self._config(model, ignore_unknown=True) or pb.ModelConfig()
@@ -277,13 +284,13 @@ class ModelRepository:
 
         folder, version = self._folder(model), event["version"]
         metadata = Model(self.path(model, version), device="cpu").metadata
+        line = history.line(name, event)
         triton_config.set_serving(
             config, model, version, image_size=metadata.image_size, classes=len(metadata.labels),
-            before=before,
+            before=before, line=line,
         )  # fmt: skip
-        history.begin(folder, name, event)
         replace(folder / CONFIG, triton_config.to_text(config))
-        history.finish(folder, version)
+        history.add(folder, line)
 
     @contextmanager
     def _changing(self, model: str, *, create: bool = False) -> Iterator[None]:
@@ -294,7 +301,7 @@ class ModelRepository:
                 folder.mkdir(parents=True, exist_ok=True)
             with (folder / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                history.finish(folder, self._serving_or_none(model))
+                history.add(folder, self._latest(model))
                 yield
         except OSError as error:
             raise ServiceError(f"cannot change the model repository {folder}: {error}") from error

@@ -5,7 +5,8 @@ release or a rollback changes only what `set_serving` names; everything else tha
 is kept, except comments, which protobuf does not read.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -16,6 +17,7 @@ from service.pb import inference_pb2 as pb
 CONFIG = "config.pbtxt"
 
 _SERVED_BEFORE = "hansang.served_before"
+_LINE = "hansang.line"
 _REMEMBERED = 20
 _MAX_BATCH = 64
 _HEADER = """\
@@ -60,6 +62,17 @@ def served_before(config: pb.ModelConfig) -> list[int] | None:
     return [int(number) for number in numbers if number.isascii() and number.isdigit()]
 
 
+def line(config: pb.ModelConfig) -> dict[str, Any] | None:
+    """Return the history's line of the change that made the file; None if it holds none."""
+    if _LINE not in config.parameters:
+        return None
+    try:
+        found = json.loads(config.parameters[_LINE].string_value)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def set_serving(
     config: pb.ModelConfig,
     model: str,
@@ -68,6 +81,7 @@ def set_serving(
     image_size: int,
     classes: int,
     before: Sequence[int],
+    line: Mapping[str, Any],
 ) -> None:
     """Have a configuration say that a version serves.
 
@@ -81,6 +95,7 @@ def set_serving(
         image_size: Side of its input images, in pixels.
         classes: How many classes it has.
         before: The versions that served before, the latest last.
+        line: What the history says of this change.
     """
     config.name, config.backend = model, "onnxruntime"
     config.version_policy.specific.versions[:] = [version]
@@ -92,6 +107,7 @@ def set_serving(
     result.label_filename = f"{version}/labels.txt"
     remembered = " ".join(str(number) for number in before[-_REMEMBERED:])
     config.parameters[_SERVED_BEFORE].string_value = remembered
+    config.parameters[_LINE].string_value = json.dumps(line, ensure_ascii=False)
 
 
 def to_text(config: pb.ModelConfig) -> str:

@@ -17,7 +17,7 @@ CLAIM = ".claimed"
 """File in a bucket by which one publisher took a number."""
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _LEFTOVER = re.compile(
-    rf"\.tmp-({VERSION.pattern}|[0-9a-f]{{12}}-(\.last|\.pending\.json|history\.jsonl|config\.pbtxt))"
+    rf"\.tmp-({VERSION.pattern}|[0-9a-f]{{12}}-(\.last|history\.jsonl|config\.pbtxt))"
 )
 """What a publisher writes to before it is there: a version, or a file that it replaces."""
 

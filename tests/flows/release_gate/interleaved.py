@@ -29,6 +29,7 @@ class Process:
         result: What it returned.
         error: What it raised, unless it was killed.
         killed: Whether it was killed.
+        fate: What becomes of its next request, for whoever answers it.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -36,6 +37,7 @@ class Process:
         self.result: Any = None
         self.error: Exception | None = None
         self.killed = False
+        self.fate = ""
         self._work = work
         self._greenlet = greenlet(self._run)
 
@@ -69,13 +71,18 @@ class Process:
 _all: dict[Any, Process] = {}
 
 
+def current() -> Process | None:
+    """Return the process that runs, if it is one of these."""
+    return _all.get(getcurrent())
+
+
 def step() -> None:
     """Stop the current process, if it is one of these, until it is let on.
 
     Raises:
         KilledError: It was killed meanwhile.
     """
-    me = _all.get(getcurrent())
+    me = current()
     if me is None:
         return
     if not me.killed:

@@ -203,8 +203,7 @@ _HISTORY = "service.models.history"
 _REPOSITORY = "service.models.repository"
 _LOOKS = "        if _LEFTOVER.fullmatch(left.name):\n"
 _REPLACES = "        replace(folder / CONFIG, triton_config.to_text(config))\n"
-_BEGINS = "        history.begin(folder, name, event)\n"
-_TRUE = 'pending["version"] == serving and pending not in _lines(folder):\n        _append'
+_ADDS = "        history.add(folder, line)\n"
 _REMOVED = '    removed = folder / f".tmp-{version}"\n    (folder / str(version)).rename(removed)'
 
 MUTATIONS: dict[str, Mutation] = {
@@ -220,8 +219,11 @@ MUTATIONS: dict[str, Mutation] = {
         _REPOSITORY, _REPLACES,
         "        (folder / CONFIG).write_text(triton_config.to_text(config))\n",
     ),
-    "the line is written after the switch": (
-        _REPOSITORY, _BEGINS + _REPLACES, _REPLACES + _BEGINS,
+    "a line that a kill left out stays out": (
+        _REPOSITORY, "                history.add(folder, self._latest(model))\n", "",
+    ),
+    "a line is added before the switch": (
+        _REPOSITORY, _REPLACES + _ADDS, _ADDS + _REPLACES,
     ),
     "nobody holds the lock": (
         _REPOSITORY, "                fcntl.flock(lock, fcntl.LOCK_EX)\n", "",
@@ -232,11 +234,8 @@ MUTATIONS: dict[str, Mutation] = {
     "the version that serves is removed": (
         _REPOSITORY, "[version, *reversed(before), *reversed(others)]", "[*others, version]",
     ),
-    "a pending line always counts": (
-        _HISTORY, _TRUE, "pending not in _lines(folder):\n        _append",
-    ),
-    "a pending line is added twice": (
-        _HISTORY, _TRUE, 'pending["version"] == serving:\n        _append',
+    "a line is added twice": (
+        _HISTORY, "if line is None or line in _lines(folder):", "if line is None:",
     ),
 }  # fmt: skip
 _MUTATED = """

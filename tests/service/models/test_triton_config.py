@@ -7,7 +7,14 @@ import pytest
 from service.errors import ModelContractError
 from service.models.bucket import working_copy
 from service.models.repository import ModelRepository
-from service.models.triton_config import parse, served_before, serving_version, set_serving, to_text
+from service.models.triton_config import (
+    line,
+    parse,
+    served_before,
+    serving_version,
+    set_serving,
+    to_text,
+)
 
 PLAIN = "version_policy { specific { versions: 2 } }"
 ADDED = """\
@@ -92,10 +99,11 @@ def test_invalid_text_is_located(text, said):
 def test_what_is_written_is_what_is_read():
     """Text → message → text → message changes nothing but what `set_serving` names."""
     config = parse(ADDED.encode(), "config.pbtxt")
-    set_serving(config, "food", 3, image_size=8, classes=5, before=[1, 2])
+    said = {"event": "released", "reason": '쌀 "더" 나아'}
+    set_serving(config, "food", 3, image_size=8, classes=5, before=[1, 2], line=said)
     again = parse(to_text(config).encode(), "config.pbtxt")
     assert config == again
-    assert (3, [1, 2]) == (serving_version(again), served_before(again))
+    assert (3, [1, 2], said) == (serving_version(again), served_before(again), line(again))
 
 
 def added(folder: Path) -> dict[str, str]:
@@ -103,7 +111,8 @@ def added(folder: Path) -> dict[str, str]:
     config = parse((folder / "food" / "config.pbtxt").read_bytes(), folder)
     for name in ("name", "backend", "input", "output", "version_policy"):
         config.ClearField(name)
-    config.parameters.pop("hansang.served_before", None)
+    for name in ("hansang.served_before", "hansang.line"):
+        config.parameters.pop(name, None)
     return to_text(config)
 
 
