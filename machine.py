@@ -2,11 +2,13 @@
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 """Where the files of control groups lie."""
+_STAT = Path("/proc/stat")
 _MINE = Path("/proc/self/cgroup")
 
 
@@ -20,6 +22,41 @@ def num_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     shares = list(_cpu_shares())
     return min([cores, *(math.ceil(share) for share in shares)])
+
+
+def free_cores(sample_s: float = 0.3) -> int:
+    """Return how many of `num_cores` nobody computes on now, one at least; takes `sample_s`.
+
+    Call it while this process itself computes nothing.
+    """
+    before = _idle_ticks()
+    time.sleep(sample_s)
+    spans = [
+        (idle - before[core][0], total - before[core][1])
+        for core, (idle, total) in _idle_ticks().items()
+        if core in before
+    ]
+    if not spans:
+        return num_cores()
+    idle = sum(idle / max(total, 1) for idle, total in spans)
+    return max(min(round(idle), num_cores()), 1)
+
+
+def _idle_ticks() -> dict[int, tuple[int, int]]:
+    """Return (idle, all) ticks of each core that this process may use; empty on another system."""
+    try:
+        lines = _STAT.read_text().splitlines()
+        mine = os.sched_getaffinity(0)
+    except (OSError, AttributeError):
+        return {}
+    found = {}
+    for line in lines:
+        name, *ticks = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in mine:
+            # user, nice, system, idle, iowait, irq, softirq, steal: proc(5)
+            values = [int(tick) for tick in ticks[:8]]
+            found[int(name[3:])] = (values[3] + values[4], sum(values))
+    return found
 
 
 def control_groups(controller: str) -> list[Path]:

@@ -32,6 +32,45 @@ def test_cores_are_those_that_the_container_was_granted(tmp_path, monkeypatch, g
     assert cores == machine.num_cores()
 
 
+@pytest.mark.parametrize(
+    ("idle", "free"), [((100, 100), 2), ((100, 4), 1), ((3, 5), 1), ((60, 55), 1), ((90, 80), 2)]
+)
+def test_cores_that_others_compute_on_are_not_free(tmp_path, monkeypatch, idle, free):
+    """Beside a busy neighbour one of two cores is left, and never none; others are not ours."""
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine, "_STAT", stat)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+
+    def write(ticks: int) -> None:
+        lines = ["cpu 1 2 3 4 5 6 7 8", *(
+            f"cpu{core} {(100 - part) * ticks} 0 0 {part * ticks} 0 0 0 0 0 0"
+            for core, part in enumerate((*idle, 100))
+        )]  # fmt: skip
+        stat.write_text("\n".join(lines))
+
+    write(1)
+    monkeypatch.setattr(machine.time, "sleep", lambda _: write(2))
+
+    assert free == machine.free_cores()
+    stat.unlink()
+    assert machine.free_cores() == 2
+
+
+def test_a_new_run_leaves_a_busy_core_alone(monkeypatch, capsys):
+    """It says how many threads it takes, and why; several processes share what is free."""
+    from training.loop import trainer
+
+    monkeypatch.setattr(trainer, "num_cores", lambda: 8)
+    monkeypatch.setattr(trainer, "free_cores", lambda: 6)
+
+    assert [6, 3, 1] == [trainer._threads(processes) for processes in (1, 2, 8)]
+    assert "other programs compute on 2 of 8 cores" in capsys.readouterr().err
+    monkeypatch.setattr(trainer, "free_cores", lambda: 8)
+    assert 8 == trainer._threads(1)
+    assert not capsys.readouterr().err
+
+
 def test_training_and_flows_ask_the_same_question(monkeypatch):
     """Threads of a search's worker, and processes that decode, are the granted cores."""
     from flows.tasks import parameters

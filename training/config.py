@@ -211,7 +211,8 @@ class TrainConfig:
     and resumed ends near the run that was not, but not exactly there."""
 
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads; 0 takes every core. Results on a CPU depend on the number, so a run keeps it."""
+    """CPU threads; 0 takes every core that no other program computes on as the run begins. Results
+    on a CPU depend on the number, so a run keeps it."""
 
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
     """Steps between two checkpoints within an epoch; the end of an epoch always saves one."""

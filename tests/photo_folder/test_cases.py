@@ -251,3 +251,33 @@ def test_own_inventions_are_prepared(case, tmp_path):
     for folder in ("wrongext", "tiny", "hugealpha", "small"):
         cache = prepare(case("X") / folder, 32, cache_root=tmp_path)
         assert set(cache.bad_files) == set(inspect(case("X") / folder).bad_files)
+
+
+def test_photos_of_every_size_are_trained_on_and_classified(case, tmp_path):
+    """A7: 50 to 108 MP, a panorama and 23 MB of noise: none is left out, and memory is bounded."""
+    photos = case("A7") / "p"
+    large = {"a49.9MP.jpg", "b50.3MP.jpg", "c64MP.jpg", "d108MP.jpg", "e_pano.jpg", "f24MiB.jpg"}
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from service.pixels.preprocessing import load_square\n"
+        "from training.data.prepare import prepare\n"
+        "cache = prepare(Path(sys.argv[1]), 64, cache_root=Path(sys.argv[2]))\n"
+        "for photo in sorted(Path(sys.argv[1]).glob('rice/[a-f]*')):\n"
+        "    print(photo.name, load_square(photo.read_bytes(), 64).shape)\n"
+        "print(dict(cache.bad_files), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(photos), str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert 0 == done.returncode, done.stderr
+    *decoded, last = done.stdout.splitlines()
+    assert {f"{name} (64, 64, 3)" for name in large} == set(decoded)
+    left_out, _, peak_mib = last.rpartition(" ")
+    assert "{}" == left_out
+    # Whole, the largest photo alone has 309 MiB of pixels; torch and what else is loaded take 500.
+    assert int(peak_mib) < 1500
+    assert large <= {path.name for path in names(photos)}

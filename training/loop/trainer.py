@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from machine import num_cores
+from machine import free_cores, num_cores
 from terminal import Progress, no_progress, say
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
@@ -98,7 +98,7 @@ def _train_to_the_end(
     if world.leads:
         before = run_directory.read(run_dir) or {}
         # Sums on a CPU depend on the number of threads: a run that goes on keeps its own.
-        threads = config.threads or before.get("threads") or max(num_cores() // world.size, 1)
+        threads = config.threads or before.get("threads") or _threads(world.size)
         about = run_directory.open_or_create(
             run_dir, config, cache, computing(config, where, threads, world.size),
             extend=extend, accept_changes=accept_changes,
@@ -117,6 +117,21 @@ def _train_to_the_end(
             if after_epoch is not None:
                 after_epoch(run.history, run.annealed_preview)
         return finish(run)
+
+
+def _threads(processes: int) -> int:
+    """Return the CPU threads of each process of a new run: one for each core that nobody uses.
+
+    Threads wait for each other after every operation. One that must share its core with another
+    program makes all of them as slow as itself (docs/notes/benchmarks.md).
+    """
+    free, cores = free_cores(), num_cores()
+    if free < cores:
+        say(
+            f"threads: {max(free // processes, 1)}, since other programs compute on"
+            f" {cores - free} of {cores} cores; --threads sets another number"
+        )
+    return max(free // processes, 1)
 
 
 @contextmanager
