@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from machine import num_cores
 
@@ -66,7 +67,8 @@ class Search(BaseModel):
     pruning: bool = Field(True, description="Give up trials that fall behind.")
     storage: str | None = Field(
         None,
-        description="URL of the study's database; if empty, HANSANG_STORAGE or SQLite.",
+        description="URL of the study's database, without a password; if empty, HANSANG_STORAGE of"
+        " the worker's environment, or SQLite.",
     )
     workers: int = Field(1, ge=1, description="Trials at a time.")
     threads: int | None = Field(None, ge=1, description="CPU threads of each; a share if empty.")
@@ -76,6 +78,17 @@ class Search(BaseModel):
         False, description="Go on with trials on another device, torch or number of threads."
     )
     group: str = Field("", description=_GROUP)
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        if url and urlsplit(url).password:
+            # Prefect keeps parameters, and shows them to whoever opens the page.
+            raise ValueError(
+                "the URL has a password, and Prefect shows parameters to everybody; set it as"
+                " HANSANG_STORAGE in the worker's environment, and leave storage empty"
+            )
+        return url
 
     def arguments(self) -> list[str]:
         """Return it as options of `hansang tune`, without the final run's and the storage.

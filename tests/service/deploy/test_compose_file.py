@@ -80,11 +80,11 @@ def test_compose_holds_no_secret_and_no_moving_tag():
 
 def test_env_example_names_only_what_compose_reads():
     """Each variable of .env.example is one of compose.yaml's, or Compose's own."""
-    text = (ROOT / "compose.yaml").read_text()
+    text = (ROOT / "compose.yaml").read_text() + (ROOT / "compose.gpu.yaml").read_text()
     named = re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert len(named) > 5
     for name in named:
-        assert f"${{{name}" in text or name == "COMPOSE_PROJECT_NAME", name
+        assert f"${{{name}" in text or name.startswith("COMPOSE_"), name
 
 
 @pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.gpu.yaml")])
@@ -139,3 +139,22 @@ def test_bill_of_materials_names_what_an_image_holds(tmp_path):
         assert {"onnxruntime", "onnxruntime-gpu"} & names
         assert "opentelemetry-sdk" in names
         assert (role == "train") == bool(names & {"torch", "prefect"})
+
+
+def test_every_part_has_limits_and_what_answers_is_asked_whether_it_is_well():
+    """Memory and cores of each; a health check of all that listen, but the image's own for ours."""
+    for name, service in COMPOSE["services"].items():
+        assert {"mem_limit", "cpus"} <= service.keys(), name
+        asked = "healthcheck" in service or name in ("service", "worker", "worker-light")
+        assert asked, name
+    assert "ProxyHandler({})" in COMPOSE["services"]["prefect"]["healthcheck"]["test"][-1]
+
+
+def test_training_and_serving_may_use_two_gpus():
+    """.env names a GPU for each."""
+    gpu = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())["services"]
+    named = {
+        name: service["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+        for name, service in gpu.items()
+    }
+    assert {"worker": ["${TRAINING_GPU:-0}"], "service": ["${SERVICE_GPU:-0}"]} == named
