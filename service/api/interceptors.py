@@ -26,7 +26,7 @@ from service.api.auth import Tokens, caller
 from service.api.open_calls import HEALTH, OpenCalls
 from service.api.statuses import abort, code_of, gone
 from service.batching.byte_budget import ByteBudget
-from service.errors import InvalidArgumentError, ServiceError
+from service.errors import InvalidArgumentError, OverloadedError, ServiceError
 from service.observability.logs import request_id
 from service.observability.metrics import Metrics
 from service.observability.tracing import NoTracing, Tracing
@@ -34,6 +34,9 @@ from service.observability.tracing import NoTracing, Tracing
 logger = logging.getLogger(__name__)
 
 _MAX_ID = 128
+_FIRST_S = 30.0
+"""How long the first message of a stream may take."""
+
 _PROCESS = uuid.uuid4().hex[:8]
 _numbers = itertools.count()
 
@@ -127,12 +130,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         )
 
     async def _checked(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Yield the requests of a stream, each only while the caller's token is known."""
+        """Yield the requests of a stream, each only while the caller's token is known.
+
+        A stream has a place from its start, so the first request must come soon; later ones may
+        take their time.
+        """
         metadata = _texts(context)
+        left_s: float | None = _FIRST_S
         try:
-            async for request in requests:
+            while True:
+                async with asyncio.timeout(left_s):
+                    request = await anext(requests)
+                left_s = None
                 self._tokens.identify(metadata)
                 yield request
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            self._metrics.rejected_images.labels("message_slow").inc()
+            raise OverloadedError(
+                f"no message came within {_FIRST_S:g} s; open a stream when there is one to send"
+            ) from None
         except DecodeError as error:
             raise InvalidArgumentError(f"a message cannot be read: {error}") from error
 

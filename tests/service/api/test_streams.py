@@ -227,3 +227,29 @@ async def test_at_most_a_window_is_read_ahead():
     gate.set()
     assert 0 == await first
     assert list(range(1, 100)) == [each async for each in answers]
+
+
+async def test_a_stream_that_sends_nothing_gives_its_place_back(
+    publish, serve, connect, photo, monkeypatch
+):
+    """Its first message must come soon; one that has sent something may rest."""
+    monkeypatch.setattr("service.api.interceptors._FIRST_S", 0.3)
+    publish("food")
+    server = await serve(max_streams=2)
+    stub = connect(server.port)
+    resting = stub.ClassifyStream()
+    await resting.write(requests(photo("red"))[0])
+    assert (await resting.read()).results[0].classes
+
+    silent = stub.ClassifyStream()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await silent.read()
+
+    assert StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
+    assert "no message came within 0.3 s" in caught.value.details()
+    assert retry_after_s(caught.value) is not None
+    assert 1 == gauge(server, "rejected_images_total", reason="message_slow")
+    await asyncio.sleep(0.5)
+    await resting.write(requests(photo("blue"))[0])
+    assert "blue" == (await resting.read()).results[0].classes[0].label
+    await resting.done_writing()
