@@ -124,8 +124,8 @@ $(VENV)-serve/.fuzz: requirements/fuzz.txt $(VENV)-serve/.ready
 	$(VENV)-serve/bin/python $(PIP) $(LOCK) requirements/fuzz.txt
 	touch $@
 
-trouble: setup  ## drains, swaps, overload and bad images at length, with their figures as JSON
-	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz
+trouble: setup  ## drains, swaps, overload, bad images and hostile calls at length, with their figures as JSON
+	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz hostile
 
 bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServe, mosec and plain grpc
 	$(BIN)/python -m benchmarks.serving --peers $(VENV)-bench

@@ -158,10 +158,10 @@ class Server:
         return sum(self.each_cpu_s().values())
 
     def pids(self) -> list[int]:
-        """Return the IDs of its process and of its replicas'."""
+        """Return the IDs of its process, and of those that it has started."""
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [pid, *map(int, children)]
+        children = Path(f"/proc/{pid}/task").glob("*/children")
+        return [pid, *(int(child) for each in children for child in each.read_text().split())]
 
     def each_cpu_s(self) -> dict[int, float]:
         """Return the CPU time of each process by its ID, its own first."""

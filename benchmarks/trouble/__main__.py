@@ -12,8 +12,13 @@ import benchmarks.trouble
 from benchmarks import rig
 from benchmarks.trouble.drain import drain
 from benchmarks.trouble.fuzz import fuzz
+from benchmarks.trouble.hostile import hostile
 from benchmarks.trouble.overload import overload
 from benchmarks.trouble.swap import swap
+
+SCENARIOS = ("drain", "swap", "overload", "fuzz", "hostile")
+HEALTH_MS = 50
+"""Longest time of a health check beside any call, on a core of its own."""
 
 
 def main() -> int:
@@ -23,7 +28,7 @@ def main() -> int:
         description=benchmarks.trouble.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("scenario", choices=["drain", "swap", "overload", "fuzz"], nargs="+")
+    parser.add_argument("scenario", choices=SCENARIOS, nargs="+")
     parser.add_argument("--image-size", type=int, default=64)
     arguments = parser.parse_args()
     size = arguments.image_size
@@ -45,6 +50,10 @@ def main() -> int:
                 elif name == "overload":
                     found = asyncio.run(overload(store, seconds=60, deadline_s=1.0, photos=photos))
                     good = found["goodput_part"] >= 0.95
+                elif name == "hostile":
+                    found = asyncio.run(hostile(store, photos=photos))
+                    good = not (found["unhandled"] or found["tracebacks"])
+                    good &= found["longest_health_on_a_core_ms"] <= HEALTH_MS
                 else:
                     found = asyncio.run(fuzz(store, images=20_000))
                     good = not found["internal"] and not found["wrong_neighbours"]

@@ -11,7 +11,7 @@ from service.api.classifier import ClassifierServicer
 from service.api.interceptors import CallInterceptor
 from service.api.open_inference import OpenInferenceServicer
 from service.errors import InvalidArgumentError, UnavailableError
-from service.http.body import Bodies
+from service.http.body import Bodies, made_of
 from service.http.calls import Calls
 from service.http.not_offered import not_offered
 from service.http.photos import mapped, read_classify
@@ -166,11 +166,9 @@ class Api:
         async def read() -> pb.ModelInferRequest:
             nonlocal binary
             body = await self._bodies.read(request)
-            found = InferRequest(
-                body,
-                request.headers.get(LENGTH_HEADER),
-                request.path_params["model"],
-                request.path_params.get("version", ""),
+            length, path = request.headers.get(LENGTH_HEADER), request.path_params
+            found = await made_of(
+                body, lambda: InferRequest(body, length, path["model"], path.get("version", ""))
             )
             binary = found.binary
             return found.message

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from service.config import MAX_IMAGES_PER_CALL
 from service.errors import InvalidArgumentError
+from service.http.body import made_of
 from service.http.tensors_json import parse
 from service.pb import classifier_pb2 as pb
 
@@ -31,7 +32,7 @@ async def read_classify(request: Request, body: bytes) -> pb.ClassifyRequest:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        message = _parsed(parse(body))
+        message = await made_of(body, lambda: _parsed(parse(body)))
     elif kind == "multipart/form-data":
         message = pb.ClassifyRequest(images=await _parts(request.headers, body))
     else:  # image/*, application/octet-stream, and what curl sends by default

@@ -32,7 +32,7 @@ async def test_a_call_of_hostile_images_holds_nobody_up(kind, publish, process, 
     assert longest_s < 1
 
 
-@pytest.mark.parametrize("kind", ["WEBP", "AVIF"])
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "PNG"])
 async def test_large_pictures_hold_nobody_up(kind, publish, process, connect):
     """Of 36 million pixels each: their decoders keep the interpreter's lock, but not the server's.
 
