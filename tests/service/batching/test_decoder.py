@@ -174,12 +174,12 @@ async def test_every_picture_is_answered_and_all_memory_comes_back(pictures, see
 
 async def test_real_pictures_share_the_budget():
     """Bombs wait for each other, photos pass them, and each is answered."""
-    metrics, budget = Metrics(), Budget(40 * 2**20)
+    metrics, budget = Metrics(), Budget(104 * 2**20)
     decoder = Decoder(4, metrics, budget)
     photo, large = encode(gradient(300, 300), "JPEG"), png(1800, 1800)
     with (
         pytest.raises(NoRoomNow),
-        budget.hold(30 * 2**20, str),
+        budget.hold(94 * 2**20, str),
         budget.hold(11 * 2**20, str, waits=False),
     ):
         pass
@@ -192,5 +192,5 @@ async def test_real_pictures_share_the_budget():
     assert 2 == sum(isinstance(each, ImageError) for each in found)
     assert 10 == sum(isinstance(each, np.ndarray) for each in found)
     assert 2 == metrics.bad_images.labels("too_much_memory")._value.get()
-    assert budget.fits(40 * 2**20)
+    assert budget.fits(104 * 2**20)
     decoder.close()
