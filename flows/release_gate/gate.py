@@ -13,7 +13,7 @@ at a time (`training/evaluation/clusters.py`).
 Sources: McNemar 1947; Efron & Tibshirani 1993, chapter 13 (percentile intervals of paired data).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -132,7 +132,7 @@ def judge(
     if champion is None or not shared.any():
         return _first(truth, right, labels, champion_labels if champion is not None else (), rules)
     before = np.array([t == c for t, c in zip(truth, champion, strict=True)], bool)
-    rows = tuple(_row(label, truth, right, before, label in known) for label in labels)
+    rows = _rows(labels, truth, right, before, known)
     both = [row for row in rows if row.label in known and row.photos]
     found = paired(
         np.array(truth)[shared].tolist(), right[shared], before[shared],
@@ -192,7 +192,7 @@ def _first(
         recall_interval=None,
         added=tuple(labels),
         removed=tuple(removed),
-        classes=tuple(_row(label, truth, right, right, False) for label in labels),
+        classes=_rows(labels, truth, right, right, ()),
     )
 
 
@@ -255,20 +255,32 @@ def _not_learnt(rows: Sequence[ClassRow], rules: Rules) -> list[str]:
     ]
 
 
-def _row(
-    label: str,
+def _rows(
+    labels: Sequence[str],
     truth: Sequence[str],
     right: NDArray[np.bool_],
     before: NDArray[np.bool_],
-    known: bool,
-) -> ClassRow:
-    mine = np.array([t == label for t in truth], bool)
-    photos = int(mine.sum())
-    return ClassRow(
-        label=label,
-        photos=photos,
-        champion=float(before[mine].mean()) if photos and known else None,
-        challenger=float(right[mine].mean()) if photos else None,
-        gained=int((right & ~before & mine).sum()) if known else 0,
-        lost=int((before & ~right & mine).sum()) if known else 0,
+    known: Collection[str],
+) -> tuple[ClassRow, ...]:
+    """Return a row for each class; photos are counted once, however many classes there are."""
+    number = {label: index for index, label in enumerate(labels)}
+    # Photos of classes that the new model has not are counted last, and left out.
+    of_class = np.array([number.get(label, len(labels)) for label in truth], np.int64)
+
+    def count(chosen: NDArray[np.bool_]) -> list[int]:
+        counted = np.bincount(of_class[chosen], minlength=len(labels) + 1)
+        return [int(found) for found in counted[: len(labels)]]
+
+    photos, mine, theirs = count(np.ones(len(right), bool)), count(right), count(before)
+    gained, lost = count(right & ~before), count(before & ~right)
+    return tuple(
+        ClassRow(
+            label=label,
+            photos=photos[at],
+            champion=theirs[at] / photos[at] if photos[at] and label in known else None,
+            challenger=mine[at] / photos[at] if photos[at] else None,
+            gained=gained[at] if label in known else 0,
+            lost=lost[at] if label in known else 0,
+        )
+        for at, label in enumerate(labels)
     )

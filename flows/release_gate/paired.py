@@ -64,10 +64,11 @@ def paired(
         recall, interval = _by_group(of_class, each, clusters, alpha)
         better, worse = (sign_flips(clusters.sums(way * each), one_sided=True) for way in (1, -1))
     else:
-        counts = [
-            (int((mine > 0).sum()), int((mine < 0).sum()), len(mine))
-            for mine in (each[of_class == label] for label in range(len(labels)))
+        counted = [
+            np.bincount(of_class[chosen], minlength=len(labels)).tolist()
+            for chosen in (each > 0, each < 0, slice(None))
         ]
+        counts = list(zip(*counted, strict=True))
         recall, interval = _resampled(counts, alpha)
         better, worse = (
             mcnemar(one, other, one_sided=True) for one, other in ((gained, lost), (lost, gained))
