@@ -3,16 +3,17 @@
 import dataclasses
 import gc
 
+import numpy as np
 import torch
 
 from terminal import say
 from training.config import TrainConfig
 from training.data.augment_parameters import sample_parameters
-from training.data.cache import DatasetCache
-from training.data.loader import resident_bytes
+from training.data.cache import DatasetCache, Split
+from training.data.loader import loader_for, resident_bytes
 from training.distributed.world import World
 from training.loop.batches import require_pairs
-from training.loop.learner import Learner, StepData
+from training.loop.learner import EVALUATION_BATCH, Learner, StepData
 from training.model.device import device_for, largest_micro_batch
 
 
@@ -53,12 +54,14 @@ def find_micro_batch(
 def _runs_out_of_memory(
     config: TrainConfig, cache: DatasetCache, device: torch.device, size: int
 ) -> bool:
-    """Try a step of `size` black photos."""
+    """Try a step of `size` black photos, and the validation that a run with this size has."""
     side = cache.splits["train"].images.shape[1]
     # Alone: a process that runs out of memory must not leave the others waiting for gradients.
     trial = dataclasses.replace(
-        config, batch_size=size, micro_batch_size=0, compile="off", start_scale=1.0
+        config, batch_size=size, micro_batch_size=size, compile="off", start_scale=1.0
     )
+    blank = np.zeros((min(size, EVALUATION_BATCH), side, side, 3), np.uint8)
+    val = Split(blank, np.zeros(len(blank), np.int64), ("",) * len(blank))
     try:
         learner = Learner(trial, len(cache.labels), device)
         data = StepData(
@@ -68,6 +71,7 @@ def _runs_out_of_memory(
             size=trial.size_at(trial.epochs),
         )
         learner.step(data, lr=0.0)
+        learner.evaluate(loader_for(val, device))
     except RuntimeError as error:
         # With too little memory cuDNN may find no algorithm, and says so in its own words.
         if isinstance(error, torch.OutOfMemoryError) or "unable to find" in str(error):

@@ -26,7 +26,14 @@ from training.errors import ConfigError
 from training.evaluation.evaluation import Evaluation
 from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
 from training.model.cpu_convolution import use_matmul_convolutions
-from training.model.device import compiled_as, keep_freed_memory, precision_of, set_determinism
+from training.model.device import (
+    compiled_as,
+    evaluation_batch,
+    keep_freed_memory,
+    precision_of,
+    set_determinism,
+    uncompiled,
+)
 from training.model.resnet import Normalise, build, flip_averaged
 from training.model.stages import Phase, freeze, part_of, set_modes, split
 
@@ -134,7 +141,7 @@ class Learner:
             import torch._dynamo.config
             import torch._inductor.config
 
-            # Each side of progressive resizing is compiled; torch gives up after 8 by default.
+            # Each phase is compiled, and each size of batch; torch gives up after 8 by default.
             torch._dynamo.config.recompile_limit = 64
             if hasattr(torch._inductor.config, "deterministic"):
                 # Otherwise a resumed run could time kernels again and choose other ones.
@@ -171,9 +178,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=not self._cuda_graphs)
         num_photos = len(data.targets)
         total = torch.zeros((), device=self.device)
+        early = self.compiled and data.size != self.config.size_at(self.config.epochs)
         for rows in micro_batches(num_photos, self.config.micro_batch_size // self.world.size):
             # Processes exchange gradients once a step, not once a micro-batch.
-            with contextlib.nullcontext() if rows.stop == num_photos else self._no_sync():
+            whole = contextlib.nullcontext() if rows.stop == num_photos else self._no_sync()
+            with whole, uncompiled(early):
                 loss = self._loss(data, rows) / num_photos
                 loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -261,7 +270,7 @@ class Learner:
             loader.num_photos * rank // self.world.size
             for rank in (self.world.rank, self.world.rank + 1)
         )
-        batch = self._evaluation_batch()
+        batch = evaluation_batch(self.config, self.device, self.world.size, EVALUATION_BATCH)
         rows = [np.arange(at, min(at + batch, last)) for at in range(first, last, batch)]
         logits = [torch.zeros(0, self.num_classes, device=self.device)]
         targets = [torch.zeros(0, dtype=torch.int64, device=self.device)]
@@ -285,10 +294,3 @@ class Learner:
             targets=all_targets.cpu().numpy(),
             loss=F.cross_entropy(all_logits, all_targets).item(),
         )
-
-    def _evaluation_batch(self) -> int:
-        # With flip averaging the model sees each photo twice.
-        batch = EVALUATION_BATCH // (2 if self.config.flip_average else 1)
-        if self.device.type == "cpu":
-            batch = max(min(batch, batch * 112**2 // self.config.image_size**2), 1)
-        return batch

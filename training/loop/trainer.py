@@ -23,6 +23,8 @@ from training.runs import run_directory
 from training.runs.checkpoint import DamagedError
 from training.runs.result import TrainResult
 
+_ROUGH = 16
+"""Photos of a process's micro-batch below which people are warned of BatchNorm's statistics."""
 AfterEpoch = Callable[[Sequence[Mapping[str, Any]], Callable[[], float]], None]
 """Is given the lines of `metrics.jsonl`, and a function that returns the annealed preview."""
 
@@ -106,6 +108,12 @@ def _train_to_the_end(
         )  # fmt: skip
     about = world.share(about)
     torch.set_num_threads(about["threads"])
+    together = (config.micro_batch_size or config.batch_size) // world.size
+    if world.leads and together < _ROUGH:
+        say(
+            f"warning: BatchNorm takes its statistics from {together} photos at a time, which is"
+            f" rough below {_ROUGH}; take a larger --batch-size, or fewer processes"
+        )
     run = Run(config, cache, run_dir, where, start=start, world=world, **options)
     with run.writer:
         run.resume()

@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -132,3 +132,29 @@ def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
             )
         size //= 2
     return size
+
+
+@contextmanager
+def uncompiled(early: bool) -> Iterator[None]:
+    """If `early`, let what is compiled run as it is: for sides that only a few epochs have.
+
+    Compiling each of them would take half a minute, for a quarter less time in those epochs.
+    """
+    if not early:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def evaluation_batch(config: TrainConfig, device: torch.device, processes: int, most: int) -> int:
+    """Return how many photos are validated at a time, of `most`.
+
+    Where a micro-batch has room, as many are validated: nothing is kept for gradients.
+    """
+    micro_batch = config.micro_batch_size // processes or most
+    # With flip averaging the model sees each photo twice.
+    batch = max(min(most, micro_batch) // (1 + config.flip_average), 1)
+    if device.type == "cpu":
+        batch = max(min(batch, batch * 112**2 // config.image_size**2), 1)
+    return batch
