@@ -286,6 +286,8 @@ def _sampler(seed: int, number: int) -> "TPESampler":
         warnings.simplefilter("ignore", ExperimentalWarning)
         return optuna.samplers.TPESampler(
             multivariate=True, group=True,
+            # A trial that runs counts as a bad one, so that workers try different settings.
+            constant_liar=True,
             seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 
 from tests.training.tuning.studies import study_of, told
 from training.errors import ConfigError, StoppedError
@@ -25,6 +26,24 @@ def test_the_search_is_a_function_of_its_seed(tmp_path):
     other = told(study_of(tmp_path / "c", seed=4), 4)
     assert first[:2] == other[:2]
     assert first[2:4] != other[2:]
+
+
+def test_workers_at_the_same_time_try_different_settings(tmp_path):
+    """What another worker tries now counts: the next trial is another than if that had failed."""
+    proposed = []
+    for state in (None, TrialState.FAIL):
+        study = study_of(tmp_path / str(state))
+        told(study, 13)
+        first = study.claim(20)
+        if state is not None:
+            study.optuna.tell(first.trial, state=state)
+        second = study.claim(20)
+        proposed.append((first.trial.params, second.trial.params))
+        first.release()
+        second.release()
+
+    assert proposed[0][0] == proposed[1][0]
+    assert proposed[0][1] != proposed[1][1]
 
 
 def test_trial_0_is_the_baseline_and_1_the_recipe(tmp_path):
