@@ -29,6 +29,7 @@ VERBS = {
     "finetune": "flows.cli.finetune:finetune",
     "report": "training.cli.reports:report",
     "compare": "training.cli.reports:compare",
+    "evaluate": "flows.cli.evaluate:evaluate",
     "export": "flows.cli.export:export",
     "release": "flows.cli.pipeline:release",
     "rollback": "service.cli.serve:rollback",

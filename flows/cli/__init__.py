@@ -4,5 +4,6 @@ Each verb imports what is heavy only when it runs, so that `hansang --help` stay
 
     pipeline (release, pipeline, demo) ─► flows.pipeline, release_gate, local.demo
     finetune ─► training.finetuning          export ─► training.export, storage.oci
+    evaluate ─► local.evaluate
     operations (deploy, up, drift, relabel)
 """

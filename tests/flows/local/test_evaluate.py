@@ -1,0 +1,85 @@
+"""`hansang evaluate`: a model's served answers on any folder, compared with another's."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.paths import ROOT
+from training.config import TrainConfig
+from training.data.prepare import prepare
+from training.loop.trainer import train
+from training.samples.sample import draw_photos
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Three drawn dishes, and runs of one and of four epochs on them."""
+    root = tmp_path_factory.mktemp("evaluate")
+    photos = draw_photos(root / "photos", classes=3, per_class=20)
+    cache = prepare(photos, 32, cache_root=root / "cache")
+    for name, epochs in (("short", 1), ("longer", 4)):
+        config = TrainConfig(image_size=32, epochs=epochs, batch_size=16, threads=1)
+        train(config, cache, root / name, device="cpu")
+    return root
+
+
+def _evaluated(*arguments, cwd):
+    ended = subprocess.run(
+        [sys.executable, "-m", "hansang", "evaluate", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended
+
+
+def test_a_folder_is_answered_as_served_and_compared(made, tmp_path):
+    """The test photos of a run's folder have the run's accuracy; the page holds the figures."""
+    ended = _evaluated(
+        made / "longer", made / "photos", "--compare", made / "short", "--json", cwd=tmp_path
+    )
+    found = json.loads(ended.stdout)
+    result = json.loads((made / "longer" / "result.json").read_text())
+
+    assert ("test", 6, 0) == (found["split"], found["photos"], found["groups"])
+    assert found["top1"] == pytest.approx(result["test_top1"], abs=1 / 6 + 1e-9)
+    assert "Wilson over photos" == found["intervals"]
+    assert 3 == len(found["per_class"])
+    delta = found["compare"]["difference"]
+    assert delta["value"] == pytest.approx(found["top1"] - found["compare"]["top1"])
+    assert "Macro recall" in (tmp_path / "evaluation.html").read_text("utf-8")
+
+
+def test_another_folder_counts_groups_and_leaves_out_what_it_must(made, tmp_path):
+    """All photos of a folder without splits; unknown classes and broken photos are named."""
+    photos = tmp_path / "photos"
+    for place in (made / "photos" / "val").iterdir():
+        for number, path in enumerate(sorted(place.iterdir())):
+            target = photos / place.name / f"shop {number % 2}" / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    (photos / "soup").mkdir()
+    (photos / "soup" / "1.jpg").write_bytes(b"x")
+    broken = next(photos.glob("*/shop 0")) / "broken.jpg"
+    broken.write_bytes(b"junk")
+
+    ended = _evaluated(
+        made / "short", photos, "--group", r"/([^/]+)/[^/]+$", "--json", cwd=tmp_path
+    )
+    found = json.loads(ended.stdout)
+
+    assert "all" == found["split"]
+    assert 2 == len(found["left_out"])
+    assert "no class 'soup'" in found["left_out"]["soup/1.jpg"]
+    assert (2, "Wilson over 2 groups") == (found["groups"], found["intervals"])
+
+
+def test_a_model_that_is_not_there_is_one_sentence(made, tmp_path):
+    """What was looked for is named."""
+    ended = _evaluated("nowhere", made / "photos", cwd=tmp_path)
+
+    assert 1 == ended.returncode
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: 'nowhere' is no run directory")
