@@ -41,7 +41,7 @@ def parse(text: bytes, where: object, *, ignore_unknown: bool = False) -> pb.Mod
     config = pb.ModelConfig()
     try:
         text_format.Parse(text.decode(), config, allow_unknown_field=ignore_unknown)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+    except (text_format.ParseError, ValueError) as error:  # of a number out of range, or no UTF-8
         raise ModelContractError(
             f"{where} is not a model configuration of Triton's: {error}; correct it there"
         ) from error
@@ -68,7 +68,7 @@ def line(config: pb.ModelConfig) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(config.parameters[_LINE].string_value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -83,7 +83,8 @@ def config(data: bytes) -> None:
         return
     triton_config.serving_version(found)
     before = triton_config.served_before(found) or [1]
-    triton_config.set_serving(found, "food", 7, image_size=64, classes=3, before=before)
+    line = triton_config.line(found) or {"version": 7}
+    triton_config.set_serving(found, "food", 7, image_size=64, classes=3, before=before, line=line)
     again = triton_config.parse(triton_config.to_text(found).encode(), "config.pbtxt")
     assert 7 == triton_config.serving_version(again)
     assert again == found
