@@ -97,7 +97,7 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 	touch $@
 
 test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
-	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_release.py -v
+	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_kills.py -v
 
 night: test-long test-prefect test-deploy test-engines test-mlflow fuzz  ## all that `make test` leaves out, two or three hours; also image-test where Docker is
 	if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image-test; else \

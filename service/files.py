@@ -1,6 +1,9 @@
 """Files of the service: noticing changes, hashing, and writing that survives a crash."""
 
+import fcntl
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from storage import replacing, sync
@@ -13,6 +16,14 @@ def file_state(path: Path) -> object:
     except FileNotFoundError:
         return None
     return (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, which the system releases if the process is killed."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(path: Path) -> str:

@@ -13,10 +13,10 @@ from benchmarks.gpu_stages.models import (
 )
 from benchmarks.gpu_stages.steps import Found, Step
 from benchmarks.gpu_stages.steps import rows as told_rows
-from service.models.cuda import CudaOptions
 from service.models.model import Model
-from service.models.sessions import CPU, CUDA
 from service.pixels.preprocessing import preprocess
+from service.sessions.cuda import CudaOptions
+from service.sessions.opening import CPU, CUDA
 from training.export.onnx_export import export_onnx
 from training.export.quantisation import to_fp16
 

@@ -22,11 +22,11 @@ import numpy as np
 
 from benchmarks.rig import ENVIRONMENT, ROOT, Server, percentile, photos
 from machine import num_cores
-from service.models.cuda import SESSIONS_PER_MODEL
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
 from service.pb import inference_pb2 as oip
 from service.pb import inference_pb2_grpc as oip_grpc
+from service.sessions.cuda import SESSIONS_PER_MODEL
 
 Found = dict[str, Any]
 _START_S = 0.3

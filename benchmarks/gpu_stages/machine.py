@@ -59,9 +59,9 @@ def provider(device: str, models: Path) -> Found:
     import onnxruntime as ort
 
     from benchmarks.gpu_stages.models import random_model
-    from service.models.cuda import CudaOptions
     from service.models.model import Model
-    from service.models.sessions import CPU, CUDA
+    from service.sessions.cuda import CudaOptions
+    from service.sessions.opening import CPU, CUDA
 
     wanted, rows = CUDA if device == "cuda" else CPU, []
     for precision in ("fp32", "fp16"):

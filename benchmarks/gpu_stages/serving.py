@@ -29,10 +29,10 @@ from benchmarks.gpu_stages.models import (
 from benchmarks.gpu_stages.steps import Found, Step, rate, rows, spent
 from benchmarks.rig import percentile, photos
 from machine import num_cores
-from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSession
 from service.models.model import Model
-from service.models.sessions import CPU, CUDA
 from service.pixels.preprocessing import preprocess
+from service.sessions.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSession
+from service.sessions.opening import CPU, CUDA
 
 
 @dataclasses.dataclass(frozen=True)

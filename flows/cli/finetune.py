@@ -96,20 +96,16 @@ Repository = Annotated[Path, typer.Option(help="The model repository.")]
 def finetune(
     data: Data,
     source: Source,
-    strategy: Strategy = "auto",
-    epochs: Epochs = None, image_size: ImageSize = None,
+    strategy: Strategy = "auto", epochs: Epochs = None, image_size: ImageSize = None,
     run: Run = None, setting: Set = None,
-    seed: Seed = 0, seeds: Seeds = None,
-    among: Among = None, keep: Keep = None,
+    seed: Seed = 0, seeds: Seeds = None, among: Among = None, keep: Keep = None,
     report_forgetting: ReportForgetting = False, old_photos: OldPhotos = None,
     features: Features = True,
-    device: Device = "auto",
-    placement: PlacementName = "auto", threads: Threads = None, group: Group = "",
-    accept_changes: AcceptChanges = False, study: StudyFolder = None,
+    device: Device = "auto", placement: PlacementName = "auto", threads: Threads = None,
+    group: Group = "", accept_changes: AcceptChanges = False, study: StudyFolder = None,
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     repository: Repository = Path("models"),
-    tensorboard: Tensorboard = False,
-    as_json: Json = False,
+    tensorboard: Tensorboard = False, as_json: Json = False,
     stop_with_parent: StopWithParent = False,
 ) -> None:  # fmt: skip
     """Fine-tune trained weights to another set of photos, by one strategy or the best of all.
@@ -131,7 +127,6 @@ def finetune(
     folder = (look if begun is None else look_again)(data, cache_dir, group=group)
     require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
-    from training.errors import ReportError
     from training.finetuning.runner import Runner
     from training.recipes import recipe
 
@@ -157,8 +152,7 @@ def finetune(
         _run_all(trained, strategies, keep or [], as_json)
     else:
         _run_one(trained, strategy, as_json)
-    if runner.unreported:
-        raise ReportError("; ".join(runner.unreported))
+    runner.require_reports()
 
 
 @dataclass(frozen=True, kw_only=True)

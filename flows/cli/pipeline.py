@@ -68,7 +68,7 @@ def release(
     Example: hansang release runs/first --model food42
     """
     from flows.release_gate import publish
-    from service.models.bucket import working_copy
+    from service.models.working_copy import working_copy
     from training.buckets import mirror
 
     rules = _rules(rule)

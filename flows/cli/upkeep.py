@@ -25,7 +25,7 @@ def models(
     Example: hansang models
     """
     from flows.local.lineage import versions
-    from service.models.bucket import working_copy
+    from service.models.working_copy import working_copy
 
     with working_copy(repository) as folder:
         found = versions(folder, model)

@@ -13,31 +13,24 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from flows.prefect_setup import alerts
+from flows.prefect_setup.automations import (
+    HEARTBEATS_MISSED_S,
+    NEVER_STARTED_S,
+    TAG,
+    automations,
+)
 from flows.prefect_setup.pools import LIGHT_LIMIT, LIGHT_POOL, heavy_pool, num_gpus
 from terminal import UserError
-
-_TAG = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.hansang"}
-_HEARTBEATS_MISSED_S = 95.0
-"""Three heartbeats of 30 s and a little: a run that is silent for so long is dead."""
-
-_NEVER_STARTED_S = 900.0
-"""A run that was taken and did not start for so long never will: an image is pulled within it."""
-
-_SECOND_REPORT_S = 30.0
-MAX_RETRIES = 3
-"""Times that a crashed run is started again."""
 
 _COMPARED = (
     "parameters", "schedules", "tags", "work_pool_name", "concurrency_limit",
@@ -64,8 +57,8 @@ def deploy(
     model: str = "food42",
     gpus: int | None = None,
     file: Path = Path("prefect.yaml"),
-    heartbeat_missed_s: float = _HEARTBEATS_MISSED_S,
-    never_started_s: float = _NEVER_STARTED_S,
+    heartbeat_missed_s: float = HEARTBEATS_MISSED_S,
+    never_started_s: float = NEVER_STARTED_S,
 ) -> list[Change]:
     """Create or update everything on the server that PREFECT_API_URL names.
 
@@ -108,94 +101,9 @@ def deploy(
                 )
         wanted = automations(heartbeat_missed_s, never_started_s)
         if url := os.environ.get("HANSANG_ALERTS"):
-            wanted += alerts.automations(alerts.save_block(url), dict(_TAG))
+            wanted += alerts.automations(alerts.save_block(url), dict(TAG))
         changes += [_automation(client, each) for each in wanted]
     return changes
-
-
-def automations(
-    heartbeat_missed_s: float = _HEARTBEATS_MISSED_S, never_started_s: float = _NEVER_STARTED_S
-) -> list[AutomationCore]:
-    """Return three automations: for dead runs, for runs that never start, and for crashed ones.
-
-    All apply only to flow runs with the tag `hansang`. The third waits some seconds: a worker
-    reports a dead process twice, and the second report would crash the run that was started again.
-    It takes runs that started one to three times. A run that never started (its code cannot be
-    imported) and one that crashes for the fourth time stay Crashed, with their reason.
-    """
-    ended = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "Paused", "Cancelling")
-    ours = ("Released", "Kept", "Unchanged", "AwaitingRetry", "Scheduled")
-    for_each, tag = {"prefect.resource.id"}, dict(_TAG)
-    silent = EventTrigger(
-        after={"prefect.flow-run.heartbeat"},
-        expect={
-            "prefect.flow-run.heartbeat",
-            *(f"prefect.flow-run.{state}" for state in (*ended, *ours)),
-        },
-        for_each=for_each,
-        match_related=tag,
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=heartbeat_missed_s),
-    )
-    taken = EventTrigger(
-        after={"prefect.flow-run.Pending"},
-        expect={
-            f"prefect.flow-run.{state}"
-            for state in ("Running", "AwaitingConcurrencySlot", "Late", *ended, *ours)
-        },
-        for_each=for_each,
-        match_related=tag,
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=never_started_s),
-    )
-    crashed = EventTrigger(
-        after={"prefect.flow-run.Crashed"},
-        expect={f"prefect.flow-run.{state}" for state in ("Running", *ours)},
-        for_each=for_each,
-        match={"prefect.run-count": [str(count + 1) for count in range(MAX_RETRIES)]},
-        match_related=tag,
-        posture=Posture.Proactive,
-        threshold=1,
-        within=timedelta(seconds=_SECOND_REPORT_S),
-    )
-    return [
-        AutomationCore(
-            name="hansang: a run whose heartbeat stops has crashed",
-            description="Its process and its worker were killed: nobody else would tell.",
-            trigger=silent,
-            actions=[
-                ChangeFlowRunState(
-                    name="Crashed",
-                    state="CRASHED",
-                    message=f"no heartbeat for {heartbeat_missed_s:.0f} s",
-                )
-            ],
-        ),
-        AutomationCore(
-            name="hansang: a run that never starts is given back",
-            description="Its worker died between taking and starting it; it would hold its place.",
-            trigger=taken,
-            actions=[
-                ChangeFlowRunState(
-                    name="AwaitingRetry",
-                    state="SCHEDULED",
-                    message=f"taken by a worker, and not started within {never_started_s:.0f} s",
-                )
-            ],
-        ),
-        AutomationCore(
-            name="hansang: a crashed run is begun again",
-            description=f"Under its own id, to find its checkpoint; {MAX_RETRIES} times at most.",
-            trigger=crashed,
-            actions=[
-                ChangeFlowRunState(
-                    name="AwaitingRetry", state="SCHEDULED", message="begun again after a crash"
-                )
-            ],
-        ),
-    ]
 
 
 @contextmanager

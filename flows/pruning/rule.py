@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.models.bucket import working_copy
 from service.models.repository import ModelRepository
+from service.models.working_copy import working_copy
 
 _DAY_S = 86400.0
 

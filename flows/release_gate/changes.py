@@ -75,8 +75,8 @@ def since_last_run(
         repository: The model repository.
         caches: Where the last run's cache may lie, if it left no list of its photos.
     """
-    from service.models.bucket import working_copy
     from service.models.repository import ModelRepository
+    from service.models.working_copy import working_copy
 
     there = set(now)
     with working_copy(repository) as folder:

@@ -155,16 +155,10 @@ def judge(
         photos=int(shared.sum()),
         challenger_top1=float(right[shared].mean()),
         champion_top1=float(before[shared].mean()),
-        gained=found.gained,
-        lost=found.lost,
-        p_value=found.p_better,
-        groups=found.groups,
-        recall_difference=found.recall,
-        recall_interval=found.interval,
-        added=added,
-        removed=removed,
-        classes=rows,
-    )
+        gained=found.gained, lost=found.lost, p_value=found.p_better, groups=found.groups,
+        recall_difference=found.recall, recall_interval=found.interval,
+        added=added, removed=removed, classes=rows,
+    )  # fmt: skip
 
 
 def _first(

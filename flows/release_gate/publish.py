@@ -55,14 +55,9 @@ def decide(
     version = candidate.champion
     if released:
         version = store.publish(
-            candidate.model,
-            Path(candidate.onnx),
-            keep=keep,
-            record=record,
-            files=_files(candidate),
-            instead_of=candidate.champion,
-            sha256=candidate.sha256,
-        )
+            candidate.model, Path(candidate.onnx), keep=keep, record=record,
+            files=_files(candidate), instead_of=candidate.champion, sha256=candidate.sha256,
+        )  # fmt: skip
     else:
         store.note(candidate.model, "kept", {"version": version, **record})
     return Release(

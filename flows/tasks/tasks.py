@@ -14,7 +14,7 @@ from flows.release_gate.gate import Rules
 from flows.tasks.children import died, refused, run_child
 from flows.tasks.parameters import Finetuning, Places
 from flows.tasks.start import start_from
-from service.models.bucket import working_copy
+from service.models.working_copy import working_copy
 from terminal import Progress
 from training.buckets import mirror
 

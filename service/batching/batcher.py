@@ -118,8 +118,7 @@ class Batcher(Admission):
         self._loop = asyncio.get_running_loop()
         self._waiting: PriorityQueue[_Item] = PriorityQueue()
         self._running: dict[asyncio.Task[None], float] = {}
-        self._computing = 0
-        self._last_batch = 0
+        self._computing = self._last_batch = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._sweeping = False
 

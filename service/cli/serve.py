@@ -69,8 +69,8 @@ def rollback(
 
     Example: hansang rollback food42
     """
-    from service.models.bucket import working_copy
     from service.models.repository import ModelRepository
+    from service.models.working_copy import working_copy
 
     with working_copy(repository) as folder:
         store = ModelRepository(folder)

@@ -34,10 +34,8 @@ from storage import (
     Bucket,
     StorageError,
     TakenError,
-    bucket_url,
     replacing,
     sync,
-    temporary_folder,
 )
 
 logger = logging.getLogger(__name__)
@@ -280,25 +278,6 @@ class BucketRepository:
             if isinstance(cause, FileNotFoundError) and done == "read":
                 raise NotFoundError(f"{self.url}: {cause}") from error
             raise UnavailableError(f"{self.url} cannot be {done}: {cause}") from error
-
-
-@contextmanager
-def working_copy(repository: Path) -> Iterator[Path]:
-    """Yield a folder to change; if the repository is a bucket, push the changes afterwards.
-
-    Raises:
-        ConflictError: Another release came first.
-        UnavailableError: The bucket cannot be read or written.
-    """
-    url = bucket_url(repository)
-    if url is None:
-        yield repository
-        return
-    with temporary_folder(f"a copy of {url}") as folder:
-        copy = BucketRepository(url, folder)
-        copy.pull()
-        yield folder
-        copy.push()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -10,6 +10,7 @@ from service.batching.batcher import Batcher
 from service.batching.decoder import decoded
 from service.config import ServerConfig
 from service.memory import trim_heaps
+from service.models import versions
 from service.models.instance import ModelInstance
 from service.models.model import Model
 from service.models.repository import ModelRepository
@@ -74,7 +75,7 @@ def _open(
         device=config.device,
         intra_op_threads=config.intra_op_threads,
     )
-    repository.verify_labels(name, version, model.metadata.labels)
+    versions.verify_labels(repository.path(name, version), model.metadata.labels)
     seconds_per_image = model.warm_up(config.max_batch)
     # Loading needs three times the memory of the model.
     trim_heaps()

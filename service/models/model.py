@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from service.devices import gpus_of
 from service.errors import ModelContractError
-from service.models.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
 from service.models.metadata import ModelMetadata
-from service.models.sessions import CUDA, TENSORRT, open_session
 from service.pixels.preprocessing import COMPATIBLE, PREPROCESSING
+from service.sessions.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
+from service.sessions.opening import CUDA, TENSORRT, open_session
 
 INPUT = "images"
 OUTPUT = "probabilities"

@@ -8,7 +8,6 @@
 <model>/history.jsonl            what was released, refused and rolled back, and why
 """
 
-import fcntl
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from service.errors import (
     NotFoundError,
     ServiceError,
 )
-from service.files import file_state, replace
+from service.files import file_state, locked, replace
 from service.models import checksums, history, triton_config, versions
 from service.models.triton_config import CONFIG
 from service.pb import inference_pb2 as pb
@@ -82,10 +81,7 @@ class ModelRepository:
         return version
 
     def fallbacks(self, model: str) -> list[int]:
-        """Return the versions to try if the serving one cannot be loaded, the best first.
-
-        Those that served before come first, the latest foremost; then the others, newest first.
-        """
+        """Return the versions to try if the serving one fails: those before it, then the newest."""
         try:
             ranked = self._before(model)[::-1]
         except (OSError, ServiceError):
@@ -116,16 +112,6 @@ class ModelRepository:
         except FileNotFoundError:
             # A folder that was made by hand or for Triton has none.
             logger.warning("%s has no %s: its files are not checked", folder, checksums.MANIFEST)
-
-    def verify_labels(self, model: str, version: int, labels: Sequence[str]) -> None:
-        """Compare labels.txt, which Triton reads, with the labels in the model file.
-
-        Raises:
-            ModelContractError: They differ.
-        """
-        path = self.path(model, version).with_name("labels.txt")
-        if path.is_file() and path.read_text("utf-8") != versions.labels_text(labels):
-            raise ModelContractError(f"{path} has other labels than the model file beside it")
 
     def history(self, model: str) -> list[dict[str, Any]]:
         """Return the events of a model, oldest first; see `service/models/history.py`.
@@ -186,12 +172,7 @@ class ModelRepository:
         Model(onnx, device="cpu")
         with self._changing(model, create=True):
             config = self._config(model) or pb.ModelConfig()
-            replaced = self._serving_or_none(model)
-            if instead_of not in (-1, replaced):
-                raise ConflictError(
-                    f"version {replaced} of {model!r} began to serve meanwhile, in the place of"
-                    f" {instead_of}; release again, to be measured against it"
-                )
+            replaced = self._replaced(model, instead_of)
             versions.remove_leftovers(folder)
             others = self.versions(model)
             before = [*self._before(model), replaced] if replaced else []
@@ -207,12 +188,7 @@ class ModelRepository:
                 raise
             # A rollback needs the versions that served before, which may not be the newest ones.
             ranked = list(dict.fromkeys([version, *reversed(before), *reversed(others)]))
-            try:
-                for old in ranked[keep:]:
-                    versions.remove(folder, old)
-            except OSError as error:
-                # The new one serves; the next release tries again.
-                logger.warning("an old version stays in %s: %s", folder, error)
+            versions.remove_old(folder, ranked[keep:])
         return version
 
     def rollback(self, model: str, *, reason: str = "") -> int:
@@ -253,6 +229,16 @@ class ModelRepository:
             return self.serving(model)
         except (NotFoundError, ModelContractError):
             return None
+
+    def _replaced(self, model: str, instead_of: int | None) -> int | None:
+        """Return the version that serves, which must be `instead_of`; -1: any, or none."""
+        serving = self._serving_or_none(model)
+        if instead_of not in (-1, serving):
+            raise ConflictError(
+                f"version {serving} of {model!r} began to serve meanwhile, in the place of"
+                f" {instead_of}; release again, to be measured against it"
+            )
+        return serving
 
     def _latest(self, model: str) -> dict[str, Any] | None:
         """Return the history's line of the change that made config.pbtxt, if it holds one."""
@@ -299,8 +285,7 @@ class ModelRepository:
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
-            with (folder / ".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with locked(folder / ".lock"):
                 history.add(folder, self._latest(model))
                 yield
         except OSError as error:

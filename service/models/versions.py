@@ -3,6 +3,7 @@
 The caller holds the model's lock. What is not complete yet, or removed, is named `.tmp-<version>`.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,8 @@ from service.errors import ModelContractError
 from service.files import replace, sha256, write
 from service.models import checksums
 from storage import sync
+
+logger = logging.getLogger(__name__)
 
 CLAIM = ".claimed"
 """File in a bucket by which one publisher took a number."""
@@ -78,6 +81,26 @@ def remove(folder: Path, version: int) -> None:
     removed = folder / f".tmp-{version}"
     (folder / str(version)).rename(removed)
     shutil.rmtree(removed)
+
+
+def remove_old(folder: Path, old: Iterable[int]) -> None:
+    """Remove versions; one that cannot be removed is left to the next release."""
+    try:
+        for version in old:
+            remove(folder, version)
+    except OSError as error:
+        logger.warning("an old version stays in %s: %s", folder, error)
+
+
+def verify_labels(onnx: Path, labels: Sequence[str]) -> None:
+    """Compare labels.txt, which Triton reads, with the labels in the model file beside it.
+
+    Raises:
+        ModelContractError: They differ.
+    """
+    path = onnx.with_name("labels.txt")
+    if path.is_file() and path.read_text("utf-8") != labels_text(labels):
+        raise ModelContractError(f"{path} has other labels than the model file beside it")
 
 
 def remove_leftovers(folder: Path) -> None:

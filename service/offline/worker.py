@@ -34,10 +34,11 @@ from service.errors import ImageError, NotFoundError
 from service.models.bucket import BucketRepository
 from service.models.model import Model
 from service.models.repository import ModelRepository
-from service.models.sessions import CUDA
+from service.models.versions import verify_labels
 from service.offline.photos import Photo, Reader
 from service.offline.plan import Plan, answers_file, failed_file, photos_of
 from service.pixels.preprocessing import preprocess
+from service.sessions.opening import CUDA
 from storage import Storage, bucket_url, storage_of, temporary_folder
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ def _open(job: Job) -> Model:
             raise NotFoundError(f"{folder} has no version {version} of model {name!r}")
         store.verify(name, version)
         model = Model(store.path(name, version), device=job.device)
-        store.verify_labels(name, version, model.metadata.labels)
+        verify_labels(store.path(name, version), model.metadata.labels)
         model.warm_up(BATCH)
     return model
 

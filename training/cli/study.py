@@ -64,22 +64,16 @@ StudyThreads = Annotated[
 def study(
     question: Ask,
     data: Data,
-    seeds: Seeds = 3,
-    epochs: Epochs = 20,
-    image_size: StudySide = 224,
-    recipe: Recipe = "scratch",
-    policy: Policy = "recipe",
-    weakest: Weakest = None,
+    seeds: Seeds = 3, epochs: Epochs = 20, image_size: StudySide = 224,
+    recipe: Recipe = "scratch", policy: Policy = "recipe", weakest: Weakest = None,
     seed: Seed = 0,
     name: Name = None,
-    device: Device = "auto",
-    threads: StudyThreads = None,
+    device: Device = "auto", threads: StudyThreads = None,
     accept_changes: AcceptChanges = False,
     group: Group = "",
-    runs_dir: StudiesDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
-) -> None:
+) -> None:  # fmt: skip
     """Compare ways of training at equal budgets: a table with intervals, and what follows from it.
 
     augmentation: none, of all classes evenly, and of the weakest classes alone (those that the
@@ -108,15 +102,9 @@ def study(
 
         def train(arms: "Sequence[Arm]", seeds: Sequence[int]) -> dict[str, list[Path]]:
             return train_arms(
-                arms,
-                cache,
-                folder,
-                seeds,
-                device=device,
-                accept_changes=accept_changes,
-                should_stop=stopped,
-                progress=report,
-            )
+                arms, cache, folder, seeds, device=device, accept_changes=accept_changes,
+                should_stop=stopped, progress=report,
+            )  # fmt: skip
 
         if question is Question.schedulers:
             arms = scheduler_arms(base)

@@ -67,26 +67,18 @@ NumProcesses = Annotated[
 def train(
     data: Data,
     recipe: Recipe = None,
-    epochs: Epochs = None,
-    image_size: ImageSize = None,
-    batch_size: BatchSize = None,
-    run: RunId = None,
-    extend: Extend = False,
-    accept_changes: AcceptChanges = False,
+    epochs: Epochs = None, image_size: ImageSize = None, batch_size: BatchSize = None,
+    run: RunId = None, extend: Extend = False, accept_changes: AcceptChanges = False,
     setting: Set = None,
-    seed: Seed = None,
-    seeds: Seeds = 1,
-    device: Device = "auto",
-    placement: PlacementName = "auto",
-    nproc: NumProcesses = 1,
-    threads: Threads = None,
+    seed: Seed = None, seeds: Seeds = 1,
+    device: Device = "auto", placement: PlacementName = "auto",
+    nproc: NumProcesses = 1, threads: Threads = None,
     group: Group = "",
-    runs_dir: RunsDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    runs_dir: RunsDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     tensorboard: Tensorboard = False,
     as_json: Json = False,
     stop_with_parent: StopWithParent = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train ResNet18 on a folder of photos, or go on with a run.
 
     A run that was stopped or killed at any step goes on when the same command is given again, and

@@ -79,28 +79,19 @@ Most = Annotated[
 
 def tune(
     data: Data,
-    epochs: Epochs = 20,
-    trials: Trials = 40,
-    study: StudyName = None,
-    space: SpaceName = "default",
-    storage: Storage = None,
+    epochs: Epochs = 20, trials: Trials = 40,
+    study: StudyName = None, space: SpaceName = "default", storage: Storage = None,
     workers: Workers = 1,
-    recipe: Recipe = "scratch",
-    image_size: StudySide = 224,
+    recipe: Recipe = "scratch", image_size: StudySide = 224,
     pruning: Pruning = True,
-    final: FinalEpochs = 0,
-    seeds: Seeds = 1,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: WorkerThreads = None,
+    final: FinalEpochs = 0, seeds: Seeds = 1, seed: Seed = 0,
+    device: Device = "auto", threads: WorkerThreads = None,
     accept_changes: AcceptChanges = False,
     group: Group = "",
-    runs_dir: StudiesDir = Path("runs"),
-    cache_dir: CacheDir = Path("cache"),
+    runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
-    stop_with_parent: StopWithParent = False,
-    most: Most = None,
-) -> None:
+    stop_with_parent: StopWithParent = False, most: Most = None,
+) -> None:  # fmt: skip
     """Search for better settings: optimizer, schedule, augmentation, batch, balance and the like.
 
     Trial 0 is the baseline recipe, trial 1 the one that the search starts from. Optuna's TPE

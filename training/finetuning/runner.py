@@ -12,7 +12,7 @@ from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.loader import placement_of
 from training.distributed.job_claims import run_jobs
-from training.errors import BusyError, RunError
+from training.errors import BusyError, ReportError, RunError
 from training.finetuning.search import Job, config_for, is_finished
 from training.loop.stopping import stop_on_signals
 from training.loop.trainer import train
@@ -46,7 +46,7 @@ class Runner:
         self._placement = placement_of(placement)
         self._use_features = use_features
         self._tensorboard = tensorboard
-        self.unreported: list[str] = []
+        self._unreported: list[str] = []
         """Why finished runs have no report, a sentence each."""
         self._accept_changes = accept_changes
 
@@ -71,6 +71,11 @@ class Runner:
         run_jobs(jobs, run, stop.is_set)
         return results
 
+    def require_reports(self) -> None:
+        """Raise a ReportError if a finished run has no report."""
+        if self._unreported:
+            raise ReportError("; ".join(self._unreported))
+
     def _done(self, job: Job, place: str, stop: threading.Event) -> list[TrainResult]:
         """Train a job unless it is finished; return its result if it was trained here."""
         config = config_for(
@@ -89,7 +94,7 @@ class Runner:
             result = self._train(job, config, start, label, stop)
             # Within the block, so that a tracker is sent the report. Rungs get one on demand.
             if not job.stage.startswith("rung"):
-                self.unreported += filter(None, [reported(job.run_dir)])
+                self._unreported += filter(None, [reported(job.run_dir)])
         return [result]
 
     def _train(

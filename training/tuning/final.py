@@ -104,15 +104,9 @@ def train_final(
         Arm(name, "the winner", stretched(config, epochs)),
     ]  # fmt: skip
     runs = train_arms(
-        arms,
-        cache,
-        study.folder,
-        seeds,
-        device=device,
-        accept_changes=accept_changes,
-        should_stop=should_stop,
-        progress=progress,
-    )
+        arms, cache, study.folder, seeds, device=device, accept_changes=accept_changes,
+        should_stop=should_stop, progress=progress,
+    )  # fmt: skip
     records = [RunRecord.open(run) for run in runs[name]]
     mean, half = mean_interval([record.best["val_top1"] for record in records])
     tests = [(record.result or {}).get("test_top1") for record in records]

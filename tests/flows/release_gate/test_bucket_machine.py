@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from service.errors import ConflictError, NotFoundError, UnavailableError
 from service.models import triton_config
-from service.models.bucket import BucketRepository, working_copy
+from service.models.bucket import BucketRepository
 from service.models.repository import ModelRepository
+from service.models.working_copy import working_copy
 from tests.flows.release_gate.interleaved import Process, current, step
 from tests.flows.release_gate.test_repository_machine import Model
 

@@ -18,6 +18,7 @@ from flows.release_gate.traffic import remember
 from service.errors import ConflictError, ModelContractError, NotFoundError
 from service.models import triton_config
 from service.models.repository import ModelRepository
+from service.models.versions import verify_labels
 from tests.flows.release_gate.interleaved import Process, interleaved
 from tests.mutated import Mutation
 from tests.paths import ROOT
@@ -159,7 +160,7 @@ class Repositories(RuleBasedStateMachine):
     def _open(self, version: int) -> str:
         self.store.verify(MODEL, version)
         model = Model(self.store.path(MODEL, version))
-        self.store.verify_labels(MODEL, version, model.metadata.labels)
+        verify_labels(self.store.path(MODEL, version), model.metadata.labels)
         return model.metadata.labels[0]
 
     def _run(self, role: str, steps: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import ConflictError, ServiceError, UnavailableError
-from service.models.bucket import BucketRepository, working_copy
+from service.models.bucket import BucketRepository
 from service.models.repository import ModelRepository
+from service.models.working_copy import working_copy
 from service.pb import classifier_pb2 as pb
 from storage import bucket_url, shown
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from service.errors import ModelContractError
-from service.models.bucket import working_copy
 from service.models.repository import ModelRepository
 from service.models.triton_config import (
     line,
@@ -15,6 +14,7 @@ from service.models.triton_config import (
     set_serving,
     to_text,
 )
+from service.models.working_copy import working_copy
 
 PLAIN = "version_policy { specific { versions: 2 } }"
 ADDED = """\

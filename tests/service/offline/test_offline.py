@@ -11,7 +11,7 @@ import pytest
 
 from photo_folder.names import kind_of
 from service.client.client import Classifier
-from service.models.bucket import working_copy
+from service.models.working_copy import working_copy
 from service.offline import plan as plans
 from service.offline import run, worker
 from service.offline.engines import Place

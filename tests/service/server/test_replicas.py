@@ -18,11 +18,11 @@ from service.config import ServerConfig
 from service.devices import num_gpus
 from service.errors import InvalidArgumentError, NotFoundError
 from service.models.repository import ModelRepository
-from service.models.sessions import CUDA
 from service.pb import classifier_pb2 as pb
 from service.pb.classifier_pb2_grpc import ClassifierStub
 from service.server.replicas import share
 from service.server.server import Server
+from service.sessions.opening import CUDA
 
 WEIGHTS = {
     "red": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.05]],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import ImageError, ModelContractError, NotFoundError
-from service.models.sessions import CPU, CUDA
+from service.sessions.opening import CPU, CUDA
 from tests.service.simulation.machine import Machine
 
 VERSIONS = 64

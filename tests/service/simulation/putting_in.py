@@ -13,7 +13,7 @@ from service.batching import batcher, decoder
 from service.models import loading, pool
 from service.pixels import budget
 from service.server import grpc_port
-from tests.service.simulation import machine, parts
+from tests.service.simulation import machine, parts, threads
 
 _CLOCKS = ("monotonic", "perf_counter")
 
@@ -34,14 +34,14 @@ def put_in(new_server: Callable[..., Any], opened: Callable[..., Any]) -> Iterat
         new_server: Instead of `grpc_port.new_server`.
         opened: Instead of `loading._open`.
     """
-    threads = SimpleNamespace(Condition=machine.Condition, Thread=machine.Thread)
+    threading = SimpleNamespace(Condition=threads.Condition, Thread=threads.Thread)
     swapped = [
-        (batcher, "ThreadPoolExecutor", machine.Threads),
+        (batcher, "ThreadPoolExecutor", threads.Threads),
         (batcher, "is_small", parts.is_small),
-        (decoder, "ThreadPoolExecutor", machine.Threads),
+        (decoder, "ThreadPoolExecutor", threads.Threads),
         (decoder, "preprocess", parts.preprocess),
-        (budget, "threading", threads),
-        (loading, "threading", threads),
+        (budget, "threading", threading),
+        (loading, "threading", threading),
         (loading, "_open", opened),
         (pool, "trim_heaps", lambda: None),
         (grpc_port, "new_server", new_server),

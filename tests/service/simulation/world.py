@@ -18,7 +18,6 @@ import grpc
 
 from service.api.auth import Caller
 from service.config import MAX_IMAGES_PER_CALL, ServerConfig
-from service.errors import ModelContractError, NotFoundError
 from service.pb import classifier_pb2 as pb
 from service.server.server import Server
 from tests.service.simulation import rules
@@ -26,6 +25,7 @@ from tests.service.simulation.calls import Call, Port, Request
 from tests.service.simulation.machine import Machine
 from tests.service.simulation.parts import Photo, Repository
 from tests.service.simulation.putting_in import put_in
+from tests.service.simulation.trouble import trouble
 
 _END_S = 1800.0
 """A world that lasts longer hangs."""
@@ -160,7 +160,7 @@ class World:
     async def _live(self) -> None:
         self.all_left = asyncio.Event()
         await self.server.start()
-        trouble = asyncio.create_task(self._trouble())
+        troubling = asyncio.create_task(trouble(self))
         for call in self._arrivals():
             if call is None:
                 await asyncio.sleep(self.draw.expovariate(1) * self.gap_s)
@@ -168,15 +168,15 @@ class World:
             self.begin(call)
         if self.draw.random() < 0.7:
             await self._all_left()
-            trouble.cancel()
+            troubling.cancel()
             await rules.when_idle(self)
-        trouble.cancel()
+        troubling.cancel()
         self.draining = True
         await self.server.drain()
         await self.server.stop()
         await self._all_left()
         await asyncio.sleep(60)  # threads that decoded for callers who left
-        await asyncio.gather(trouble, return_exceptions=True)
+        await asyncio.gather(troubling, return_exceptions=True)
 
     def begin(self, call: Call) -> None:
         self.calls += max(len(call.requests), 1)
@@ -267,63 +267,3 @@ class World:
             photo.small = kind > 0.95
             photo.seconds *= 3
         return photo
-
-    async def _trouble(self) -> None:
-        """Let things happen that a server has to bear, until cancelled."""
-        draw, models = self.draw, self.server.models
-        while self.troubles:
-            await asyncio.sleep(draw.expovariate(1) * 400 * self.gap_s)
-            name = draw.choice(models.repository.models())
-            kind = draw.random()
-            if kind < 0.3:
-                self._publish(name, sound=draw.random() < 0.7)
-            elif kind < 0.4:
-                self.repository.there[name] = draw.randint(1, self.repository.there[name])
-            elif kind < 0.6:
-                run_s = 1.5 * (self.run_s + self.image_s * self.config.max_batch)
-                # Below what counts as a run that hangs.
-                await self._lasts(name, "slowness", min(draw.choice((3.0, 30.0)), 25 / run_s))
-            elif kind < 0.8:
-                await self._lasts(name, "raises", True)
-            elif kind < 0.9:
-                self.machine.stand_still(draw.choice((0.1, 2.0, 36.0)))
-            else:
-                await self._unload_for_a_while(name)
-
-    def _publish(self, name: str, *, sound: bool) -> None:
-        version = self.repository.there[name] + 1
-        while not sound and (name, version) in self.repository.unsound:
-            version += 1
-        if not sound:
-            self.repository.unsound.add((name, version))
-        self.repository.there[name] = version
-        self.repository.changes += 1
-
-    async def _lasts(self, name: str, what: str, value: Any) -> None:
-        """Set something of the loaded models for a while."""
-        loaded = [each.model for each in self.server.models.loaded if each.name == name]
-        for model in loaded:
-            before = getattr(model, what)
-            setattr(model, what, value)
-        try:
-            # Shorter than what ends the process.
-            await asyncio.sleep(min(self.draw.random() * 500 * self.gap_s, 20))
-        finally:
-            for model in loaded:
-                setattr(model, what, before)
-
-    async def _unload_for_a_while(self, name: str) -> None:
-        models = self.server.models
-        self.unloaded_s = math.inf
-        try:
-            await models.unload_model(name)
-        except NotFoundError:
-            assert name in models.unloaded, "a model that nobody unloaded is not loaded"
-        await asyncio.sleep(self.draw.random() * 200 * self.gap_s)
-        try:
-            await models.load_model(name)
-        except ModelContractError:
-            version = self.repository.there[name]
-            assert (name, version) in self.repository.unsound, "a sound version is refused"
-        if not models.unloaded:
-            self.unloaded_s = self.machine.now

@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from service.devices import gpus_of, num_gpus
 from service.errors import ModelContractError
-from service.models.cuda import CudaOptions
+from service.sessions.cuda import CudaOptions
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"

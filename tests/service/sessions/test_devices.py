@@ -11,10 +11,10 @@ import pytest
 from service.config import ServerConfig
 from service.devices import gpus_of, part_of, problem_of
 from service.errors import InvalidArgumentError, ModelContractError
-from service.models import sessions
-from service.models.cuda import CudaOptions, CudaSessions
 from service.models.model import Model
-from service.models.sessions import TENSORRT
+from service.sessions import opening as sessions
+from service.sessions.cuda import CudaOptions, CudaSessions
+from service.sessions.opening import TENSORRT
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from service.config import ServerConfig
 from service.devices import num_gpus
 from service.errors import InvalidArgumentError, ModelContractError
-from service.models.cuda import CudaOptions, CudaSessions, SharedLock, sizes_up_to
 from service.models.model import Model
-from service.models.sessions import CUDA
+from service.sessions.cuda import CudaOptions, CudaSessions, SharedLock, sizes_up_to
+from service.sessions.opening import CUDA
 
 gpu = pytest.mark.gpu
 # Drivers and compilers warn of much that is no fault of a test.
@@ -136,7 +136,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
     monkeypatch.setattr(ort, "InferenceSession", opened)
-    monkeypatch.setattr("service.models.sessions.num_gpus", lambda: 2)
+    monkeypatch.setattr("service.sessions.opening.num_gpus", lambda: 2)
 
 
 def asked(device: str) -> tuple[str, list[object], str, int]:

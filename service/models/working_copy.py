@@ -1,0 +1,27 @@
+"""A model repository as a folder to change, wherever it lies."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from service.models.bucket import BucketRepository
+from storage import bucket_url, temporary_folder
+
+
+@contextmanager
+def working_copy(repository: Path) -> Iterator[Path]:
+    """Yield a folder to change; if the repository is a bucket, push the changes afterwards.
+
+    Raises:
+        ConflictError: Another release came first.
+        UnavailableError: The bucket cannot be read or written.
+    """
+    url = bucket_url(repository)
+    if url is None:
+        yield repository
+        return
+    with temporary_folder(f"a copy of {url}") as folder:
+        copy = BucketRepository(url, folder)
+        copy.pull()
+        yield folder
+        copy.push()
