@@ -9,6 +9,7 @@ import typer
 
 from service.cli.serve_options import with_server_options
 from service.config import ServerConfig
+from service.devices import problem_of
 from terminal import print_json, say
 
 Repository = Annotated[Path, typer.Option(help="The model repository, also s3://…")]
@@ -31,6 +32,8 @@ def serve(**settings: Any) -> None:
     # On the command line port 0 means none, where None cannot be said.
     for name in ("http_port", "metrics_port"):
         settings[name] = settings[name] or None
+    if problem := problem_of(settings["device"]):
+        raise typer.BadParameter(problem, param_hint="--device")
     config = ServerConfig(**settings)
     set_up(style=config.log_format, level=config.log_level)
     if config.workers > 1:

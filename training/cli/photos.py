@@ -2,6 +2,7 @@
 
 import os
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ def look(data: Path, cache_dir: Path, *, seed: int = 0, group: str = "") -> "Pho
         DataError: It cannot be trained on, or the rule for groups fits no photo.
         StorageError: The cache's folder cannot be made.
     """
+    if find_spec("torch") is None:
+        # Said at once, and not after a look at many photos.
+        raise ModuleNotFoundError("torch is not installed", name="torch")
     from training.data.dataset import scan
 
     folder = scan(data, seed=seed, group=group)
