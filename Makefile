@@ -126,6 +126,7 @@ $(VENV)-serve/.fuzz: requirements/fuzz.txt $(VENV)-serve/.ready
 
 trouble: setup  ## drains, swaps, overload, bad images and hostile calls at length, with their figures as JSON
 	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz hostile
+	$(BIN)/python -m benchmarks.trouble --http drain swap overload fuzz
 
 bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServe, mosec and plain grpc
 	$(BIN)/python -m benchmarks.serving --peers $(VENV)-bench

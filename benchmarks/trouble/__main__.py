@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import benchmarks.trouble
 from benchmarks import rig
@@ -15,6 +16,7 @@ from benchmarks.trouble.fuzz import fuzz
 from benchmarks.trouble.hostile import hostile
 from benchmarks.trouble.overload import overload
 from benchmarks.trouble.swap import swap
+from service.models.repository import ModelRepository
 
 SCENARIOS = ("drain", "swap", "overload", "fuzz", "hostile")
 HEALTH_MS = 50
@@ -30,9 +32,11 @@ def main() -> int:
     )
     parser.add_argument("scenario", choices=SCENARIOS, nargs="+")
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument(
+        "--http", action="store_true", help="over HTTP, not gRPC; `hostile` tries both in any case"
+    )
     arguments = parser.parse_args()
-    size = arguments.image_size
-    holds = True
+    holds, size = True, arguments.image_size
     with tempfile.TemporaryDirectory() as folder:
         models = [
             rig.real_model(Path(folder) / f"{seed}.onnx", image_size=size, seed=seed)
@@ -40,26 +44,35 @@ def main() -> int:
         ]
         for name in arguments.scenario:
             with rig.published(models[0]) as store:
-                photos = rig.photos(16)
-                if name == "drain":
-                    found = asyncio.run(drain(store, rounds=10, callers=8, photos=photos))
-                    good = found["failed"] == 0 and found["exit_codes"] == [0]
-                elif name == "swap":
-                    found = asyncio.run(swap(store, models, swaps=20, callers=4, photos=photos))
-                    good = not found["failed"] and not found["wrong"]
-                elif name == "overload":
-                    found = asyncio.run(overload(store, seconds=60, deadline_s=1.0, photos=photos))
-                    good = found["goodput_part"] >= 0.95
-                elif name == "hostile":
-                    found = asyncio.run(hostile(store, photos=photos))
-                    good = not (found["unhandled"] or found["tracebacks"])
-                    good &= found["longest_health_on_a_core_ms"] <= HEALTH_MS
-                else:
-                    found = asyncio.run(fuzz(store, images=20_000))
-                    good = not found["internal"] and not found["wrong_neighbours"]
-                holds &= good and found.get("exit_code", 0) == 0
-                print(json.dumps({"scenario": name, "holds": good, **found}, indent=1), flush=True)
+                found, good = asyncio.run(_run(name, store, models, http=arguments.http))
+            good &= found.get("exit_code", 0) == 0
+            holds &= good
+            door = "HTTP" if arguments.http else "gRPC"
+            about = {"scenario": name, "door": door, "holds": good, **found}
+            print(json.dumps(about, indent=1), flush=True)
     return 0 if holds else 1
+
+
+async def _run(
+    name: str, store: ModelRepository, models: list[Path], *, http: bool
+) -> tuple[dict[str, Any], bool]:
+    """Run a scenario at full length; return its figures, and whether it held."""
+    photos = rig.photos(16)
+    if name == "drain":
+        found = await drain(store, rounds=10, callers=8, photos=photos, http=http)
+        return found, found["failed"] == 0 and found["exit_codes"] == [0]
+    if name == "swap":
+        found = await swap(store, models, swaps=20, callers=4, photos=photos, http=http)
+        return found, not found["failed"] and not found["wrong"]
+    if name == "overload":
+        found = await overload(store, seconds=60, deadline_s=1.0, photos=photos, http=http)
+        return found, found["goodput_part"] >= 0.95
+    if name == "fuzz":
+        found = await fuzz(store, images=20_000, http=http)
+        return found, not found["internal"] and not found["wrong_neighbours"]
+    found = await hostile(store, photos=photos)
+    unsound = found["unhandled"] or found["tracebacks"]
+    return found, not unsound and found["longest_health_on_a_core_ms"] <= HEALTH_MS
 
 
 if __name__ == "__main__":

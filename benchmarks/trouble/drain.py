@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from benchmarks import rig
+from benchmarks.http_door import http_stub
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
@@ -20,7 +21,7 @@ HEALTH_CHECKED = json.dumps(
 
 
 async def drain(
-    store: ModelRepository, *, rounds: int, callers: int, photos: list[bytes]
+    store: ModelRepository, *, rounds: int, callers: int, photos: list[bytes], http: bool = False
 ) -> dict[str, Any]:
     """Restart two servers in turn, again and again, under load whose clients never retry."""
     flags = ("--drain-delay", "0.5")
@@ -31,7 +32,12 @@ async def drain(
     backoff = ("grpc.max_reconnect_backoff_ms", 500)
     target = "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
     try:
-        async with rig.stub(target, ("grpc.service_config", HEALTH_CHECKED), backoff) as to:
+        careful = ("grpc.service_config", HEALTH_CHECKED)
+        async with (
+            http_stub([server.http_port for server in servers])
+            if http
+            else rig.stub(target, careful, backoff)
+        ) as to:
 
             async def work(rng: random.Random) -> None:
                 images = rng.choices(photos, k=rng.choice((1, 1, 1, 8)))
@@ -44,7 +50,9 @@ async def drain(
                 start_s = time.monotonic()
                 codes.append(await asyncio.to_thread(servers[at].stop))
                 drain_s.append(time.monotonic() - start_s)
-                again = rig.Server(store.root, *flags, port=servers[at].port)
+                again = rig.Server(
+                    store.root, *flags, port=servers[at].port, http_port=servers[at].http_port
+                )
                 servers[at] = await asyncio.to_thread(again.ready)
                 # As a careful rollout does: the next one only when this one is called again.
                 while await asyncio.to_thread(servers[at].metric, answered) < 20:

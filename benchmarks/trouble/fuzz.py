@@ -11,7 +11,9 @@ from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 
-async def fuzz(store: ModelRepository, *, images: int, seed: int = 0) -> dict[str, Any]:
+async def fuzz(
+    store: ModelRepository, *, images: int, seed: int = 0, http: bool = False
+) -> dict[str, Any]:
     """Send mutated images among good ones; the good ones must get the answer they get alone."""
     rng = random.Random(seed)
     pictures = seeds()
@@ -20,7 +22,7 @@ async def fuzz(store: ModelRepository, *, images: int, seed: int = 0) -> dict[st
     longest_s = 0.0
     rss_mb = []
     with rig.Server(store.root) as server:
-        async with rig.stub(f"127.0.0.1:{server.port}") as to:
+        async with rig.connected(server, http=http) as to:
             alone = [
                 (await to.Classify(pb.ClassifyRequest(images=[picture], top_k=100))).results[0]
                 for picture in pictures

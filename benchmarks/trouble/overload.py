@@ -19,8 +19,9 @@ TIMES = 4
 
 
 async def overload(
-    store: ModelRepository, *flags: str, seconds: float, deadline_s: float, photos: list[bytes]
-) -> dict[str, Any]:
+    store: ModelRepository, *flags: str, seconds: float, deadline_s: float, photos: list[bytes],
+    http: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Offer four times what the server can do, each call with a deadline; then one call alone.
 
     The server has cores of its own, and the load another: what is measured is what refusing costs
@@ -32,7 +33,7 @@ async def overload(
         cores = stack.enter_context(rig.own_core())
         server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
         stubs = [
-            await stack.enter_async_context(rig.stub(f"127.0.0.1:{server.port}"))
+            await stack.enter_async_context(rig.connected(server, http=http))
             for _ in range(CONNECTIONS)
         ]
 

@@ -36,8 +36,9 @@ async def _beat(to: Any, over: asyncio.Event, beats_s: list[float]) -> None:
 
 
 async def swap(
-    store: ModelRepository, models: list[Path], *, swaps: int, callers: int, photos: list[bytes]
-) -> dict[str, Any]:
+    store: ModelRepository, models: list[Path], *, swaps: int, callers: int, photos: list[bytes],
+    http: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Release and roll back under load; every answer must be that of the version it names."""
     expected = [probabilities(model, photos) for model in models]
     of_version = {version: version - 1 for version in store.versions("food")}
@@ -46,7 +47,7 @@ async def swap(
     rss_mb: list[int] = []
     beats_s: list[float] = []
     with rig.Server(store.root) as server:
-        async with rig.stub(f"127.0.0.1:{server.port}") as to:
+        async with rig.connected(server, http=http) as to:
 
             async def work(rng: random.Random) -> None:
                 at = rng.randrange(len(photos))

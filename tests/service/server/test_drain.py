@@ -19,11 +19,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_rolling_restart_fails_no_call(publish, tmp_path):
+@pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
+async def test_rolling_restart_fails_no_call(publish, tmp_path, http):
     """Two servers are restarted in turn under load; the clients ask health and never retry."""
     publish("food")
     photos = rig.photos(4, size=(60, 40))
-    found = await drain(ModelRepository(tmp_path / "models"), rounds=3, callers=4, photos=photos)
+    found = await drain(
+        ModelRepository(tmp_path / "models"), rounds=3, callers=4, photos=photos, http=http
+    )
     assert 0 == found["failed"], found
     assert [0] == found["exit_codes"]
     assert 500 < found["calls"]

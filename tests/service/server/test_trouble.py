@@ -83,10 +83,11 @@ async def test_overload(publish, tmp_path):
     assert 0 == found["exit_code"]
 
 
-async def test_mutated_images(publish, tmp_path):
+@pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
+async def test_mutated_images(publish, tmp_path, http):
     """2,000 damaged images: no INTERNAL, no crash, and each good neighbour gets its own answer."""
     publish("food")
-    found = await fuzz(ModelRepository(tmp_path / "models"), images=2000)
+    found = await fuzz(ModelRepository(tmp_path / "models"), images=2000, http=http)
     assert {"OK", "3"} == set(found["by_code"])
     assert 0 == found["internal"] == found["wrong_neighbours"] == found["kinds"]["unhandled"]
     assert min(found["by_code"].values()) > 100, "the fuzzer breaks everything, or nothing"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.paths import ROOT
-from tests.training.loop.disturbed import CONFIG, assert_same
+from tests.training.runs.disturbed import CONFIG, assert_same
 from training.errors import RunError, StoppedError
 from training.loop.learner import Learner
 from training.loop.saving import Writer, copied

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.paths import ROOT
-from tests.training.loop.disturbed import CONFIG, PROCESSES, assert_same, go
+from tests.training.runs.disturbed import CONFIG, PROCESSES, assert_same, go
 from training.errors import DivergedError, RunError
 from training.loop import saving
 from training.loop.learner import Learner

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.loop.runs import SETTINGS, assert_same
+from tests.training.runs.runs import SETTINGS, assert_same
 from training.config import TrainConfig
 from training.data.cache import Split
 from training.data.loader import loader_for

@@ -14,7 +14,7 @@ import pytest
 
 import terminal
 from tests.paths import ROOT
-from tests.training.loop.runs import SETTINGS, assert_same, command, metrics
+from tests.training.runs.runs import SETTINGS, assert_same, command, metrics
 from training.__main__ import main
 from training.config import TrainConfig
 from training.data.prepare import prepare

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.loop.runs import SETTINGS
+from tests.training.runs.runs import SETTINGS
 from training.config import TrainConfig
 from training.data.loader import loader_for
 from training.data.prepare import prepare

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.training.loop.disturbed import CONFIG, assert_same
+from tests.training.runs.disturbed import CONFIG, assert_same
 from training.data.prepare import prepare
 from training.errors import RunError
 from training.loop.trainer import train

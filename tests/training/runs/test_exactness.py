@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.training.loop.disturbed import CONFIG, assert_same
+from tests.training.runs.disturbed import CONFIG, assert_same
 from training.errors import RunError, StoppedError
 from training.loop.trainer import train
 from training.runs import run_directory

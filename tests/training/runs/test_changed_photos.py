@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.loop.runs import weights
+from tests.training.runs.runs import weights
 from training.cli import train as verb
 from training.data.begun import photos_to_go_on_with, since
 from training.data.cache import DatasetCache

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from tests.training.loop.disturbed import PROCESSES, go
-from tests.training.loop.runs import command
+from tests.training.runs.disturbed import PROCESSES, go
+from tests.training.runs.runs import command
 from training.data.cache import DatasetCache
 
 
