@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +18,10 @@ from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say, settings
 from training.cli.options import CacheDir, Group, Json, RunsDir
 from training.cli.photos import look
+
+if TYPE_CHECKING:
+    from flows.local.demo import Outcome
+    from flows.release_gate.candidate import Release
 
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
 Data = Annotated[
@@ -156,7 +162,8 @@ def demo(
 ) -> None:
     """Walk the whole road on drawn photos: draw, train, release, serve, classify.
 
-    Needs no photos, no GPU and no server. Run again, it goes on where it was stopped.
+    Needs no photos, no GPU and no server. Run again, it goes on where it was stopped. On a terminal
+    it serves until Ctrl-C, with a page to try photos.
 
     Example: hansang demo --epochs 5
     """
@@ -177,12 +184,24 @@ def demo(
         },
         force="the demo serves what it has trained",
     )
-    with serving(repository, port or free_port()) as address, progress("classify") as report:
-        answers = classify_split(address, photos / "val", progress=report)
-    result = outcome(released, answers, classes)
-    if as_json:
-        print_json(asdict(result))
-        return
+    http_port = free_port()
+    with serving(repository, port or free_port(), http_port) as address:
+        say(f"try a photo: http://localhost:{http_port}/")
+        with progress("classify") as report:
+            answers = classify_split(address, photos / "val", progress=report)
+        result = outcome(released, answers, classes)
+        if as_json:
+            print_json(asdict(result))
+            return
+        _print_demo(result, released, photos, run_dir)
+        if sys.stdout.isatty():
+            print(f"\nServing until Ctrl-C: try a photo at http://localhost:{http_port}/")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
+
+
+def _print_demo(result: "Outcome", released: "Release", photos: Path, run_dir: Path) -> None:
+    """Print what the demo made, and what to do next."""
     print_table(
         "Hansang: the whole road",
         ["what", "value"],
@@ -200,8 +219,7 @@ def demo(
     )
     photo = next((photos / "val").glob("*/*"))
     print("\nNext:")
-    print(f"  hansang serve --repository {shell(repository)}")
-    print("    and open http://localhost:8080/ to try photos, also from a phone")
+    print(f"  hansang serve --repository {shell(released.repository)}")
     print(f"  hansang classify {shell(photo)}    # in a second terminal")
     print("  hansang pipeline PHOTOS --run first --epochs 20 --image-size 64    # your own photos")
 

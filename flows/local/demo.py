@@ -44,8 +44,8 @@ class Answers:
 
 
 @contextmanager
-def serving(repository: Path, port: int) -> Iterator[str]:
-    """Run `hansang serve` as a process of its own; yield its address; stop it with SIGTERM.
+def serving(repository: Path, port: int, http_port: int) -> Iterator[str]:
+    """Run `hansang serve` as a process of its own; yield its gRPC address; stop it with SIGTERM.
 
     Raises:
         UserError: The service did not become ready; the message ends with its log.
@@ -58,7 +58,7 @@ def serving(repository: Path, port: int) -> Iterator[str]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "hansang", "serve", "--repository", str(repository),
-             "--host", "127.0.0.1", "--port", str(port), "--http-port", "0",
+             "--host", "127.0.0.1", "--port", str(port), "--http-port", str(http_port),
              "--metrics-port", "0"],
             stdout=output, stderr=output, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
