@@ -104,10 +104,12 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Problem": _PROBLEM}
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        name = route.endpoint.__name__
+        name, words = route.endpoint.__name__, inspect.getdoc(route.endpoint)
+        if not words:  # what is not offered, and answered all the same
+            continue
         for method in sorted((route.methods or set()) - {"HEAD"}):
             paths.setdefault(route.path, {})[method.lower()] = _operation(
-                name, inspect.getdoc(route.endpoint) or "", route.path, schemas
+                name, words, route.path, schemas
             )
     return {
         "openapi": "3.1.0",

@@ -278,6 +278,6 @@ def test_photos_of_every_size_are_trained_on_and_classified(case, tmp_path):
     assert {f"{name} (64, 64, 3)" for name in large} == set(decoded)
     left_out, _, peak_mib = last.rpartition(" ")
     assert "{}" == left_out
-    # Whole, the largest photo alone has 309 MiB of pixels; torch and what else is loaded take 500.
-    assert int(peak_mib) < 1500
+    # Whole, these photos have 1.3 GiB of pixels. A quiet machine decodes two at a time.
+    assert int(peak_mib) < 3000
     assert large <= {path.name for path in names(photos)}

@@ -62,20 +62,24 @@ def test_a_temporary_place_that_fills_up_is_a_sentence():
     assert "StorageError: the copy has no room in /mnt: No space left on device" in done.stderr
 
 
-def test_photos_are_decoded_where_processes_cannot_share_locks(dishes, tmp_path):
+def test_photos_are_decoded_where_processes_cannot_share_locks(dishes):
     """A container without room in /dev/shm: a line says so, and threads decode."""
-    code = (
-        "from pathlib import Path\n"
-        "from training.data import decoding\n"
-        "from training.data.prepare import prepare\n"
-        "decoding._FEW = 1\n"
-        f"print(len(prepare(Path('{dishes}'), 32, cache_root=Path('{tmp_path}')).labels))\n"
-    )
+    # Not in pytest's folder, which may lie in /dev/shm.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+        shutil.copytree(dishes, Path(home) / "photos")
+        code = (
+            "from pathlib import Path\n"
+            "from training.data import decoding\n"
+            "from training.data.prepare import prepare\n"
+            "decoding._FEW = 1\n"
+            f"home = Path('{home}')\n"
+            "print(len(prepare(home / 'photos', 32, cache_root=home / 'cache').labels))\n"
+        )
 
-    done = isolated(
-        "mount -t tmpfs -o size=4k,nr_inodes=1 none /dev/shm &&"
-        f' "{sys.executable}" -c "{code}"'
-    )  # fmt: skip
+        done = isolated(
+            "mount -t tmpfs -o size=4k,nr_inodes=1 none /dev/shm &&"
+            f' TMPDIR="{home}" "{sys.executable}" -c "{code}"'
+        )
 
     assert "3" == done.stdout.strip(), done.stderr
     assert "in /dev/shm (No space left on device); threads decode" in " ".join(done.stderr.split())

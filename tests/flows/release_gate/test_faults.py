@@ -14,7 +14,7 @@ from flows.release_gate.candidate import Candidate
 from flows.release_gate.publish import decide
 from service.errors import ServiceError
 from service.models.repository import ModelRepository
-from tests.flows.release_gate.test_release import EVERY
+from tests.flows.release_gate.test_kills import EVERY
 from tests.paths import ROOT
 from tests.service import tiny_onnx
 

@@ -196,7 +196,7 @@ def learn(rank: int, size: int, port: int, cache: Path, run_dir: Path, asked: in
     with joined(cuda=False) as world, contextlib.suppress(StoppedError):
         train(
             config, DatasetCache.open(cache), run_dir, device="cpu", world=world,
-            should_stop=lambda: next(answers, asked < 100),
+            accept_changes=True, should_stop=lambda: next(answers, asked < 100),
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ def opened(photos, home):
     """Open a study by the verb's own steps, without a trial."""
     return verb._open(
         photos, "s", "default", None, home / "runs", home / "cache", recipe="scratch", epochs=4,
-        image_size=32, seed=0, pruning=True,
+        image_size=32, seed=0, pruning=True, group="",
     )  # fmt: skip
 
 

@@ -68,12 +68,14 @@ def test_runs_of_other_photos_are_not_compared():
 @pytest.mark.parametrize(
     ("low", "high", "seeds", "says"),
     [
-        (0.01, 0.03, 3, "Even augmentation beats none (+2.0 points, 95 %: +1.0 to +3.0)."),
+        (0.01, 0.03, 3, "Even augmentation beats none (+2.0 points, "
+         "95 % over photos: +1.0 to +3.0)."),
         (-0.01, 0.05, 3, "No difference shows between even augmentation and none (+2.0 points, "
-         "95 %: -1.0 to +5.0)."),
+         "95 % over photos: -1.0 to +5.0)."),
         (-0.01, 0.05, 1, "No difference shows between even augmentation and none (+2.0 points, "
-         "95 %: -1.0 to +5.0). One seed cannot tell: repeat with --seeds 3."),
-        (-0.05, -0.01, 3, "None beats even augmentation (+3.0 points, 95 %: +1.0 to +5.0)."),
+         "95 % over photos: -1.0 to +5.0). One seed cannot tell: repeat with --seeds 3."),
+        (-0.05, -0.01, 3, "None beats even augmentation (+3.0 points, "
+         "95 % over photos: +1.0 to +5.0)."),
     ],
 )  # fmt: skip
 def test_the_conclusion_follows_from_the_interval(low, high, seeds, says):
