@@ -1,4 +1,4 @@
-"""The stub of `hansang.v1.Classifier` over HTTP, so that one scenario tries both doors."""
+"""The stub of `hansang.v1.Classifier` over HTTP, so that one scenario tries gRPC and HTTP."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ import aiohttp
 import grpc
 from google.protobuf import json_format
 
+from benchmarks import rig
 from service.pb import classifier_pb2 as pb
 
 _ASKED_S = 0.1
@@ -105,6 +106,17 @@ async def http_stub(ports: Sequence[int]) -> AsyncIterator[HttpStub]:
         finally:
             if following is not None:
                 following.cancel()
+
+
+@asynccontextmanager
+async def connected(server: rig.Server, *, http: bool) -> AsyncIterator[Any]:
+    """Connect to one server, over gRPC or over HTTP; both stubs have the same calls."""
+    if http:
+        async with http_stub([server.http_port]) as over_http:
+            yield over_http
+    else:
+        async with rig.stub(f"127.0.0.1:{server.port}") as over_grpc:
+            yield over_grpc
 
 
 def _error(code: grpc.StatusCode, text: str, *, hinted: bool = False) -> grpc.aio.AioRpcError:

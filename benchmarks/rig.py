@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
@@ -231,19 +230,6 @@ async def stub(target: str, *options: tuple[str, object]) -> AsyncIterator[pb_gr
     ]
     async with grpc.aio.insecure_channel(target, options=settings) as channel:
         yield pb_grpc.ClassifierStub(channel)
-
-
-@asynccontextmanager
-async def connected(server: Server, *, http: bool) -> AsyncIterator[Any]:
-    """Connect to one server, over gRPC or over HTTP; both stubs have the same calls."""
-    if http:
-        from benchmarks.http_door import http_stub
-
-        async with http_stub([server.http_port]) as over_http:
-            yield over_http
-    else:
-        async with stub(f"127.0.0.1:{server.port}") as over_grpc:
-            yield over_grpc
 
 
 @dataclass

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from benchmarks import rig
+from benchmarks.http_door import connected
 from benchmarks.trouble.pictures import mutated, seeds
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
@@ -22,7 +23,7 @@ async def fuzz(
     longest_s = 0.0
     rss_mb = []
     with rig.Server(store.root) as server:
-        async with rig.connected(server, http=http) as to:
+        async with connected(server, http=http) as to:
             alone = [
                 (await to.Classify(pb.ClassifyRequest(images=[picture], top_k=100))).results[0]
                 for picture in pictures

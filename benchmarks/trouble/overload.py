@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import rig
+from benchmarks.http_door import connected
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
@@ -33,7 +34,7 @@ async def overload(
         cores = stack.enter_context(rig.own_core())
         server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
         stubs = [
-            await stack.enter_async_context(rig.connected(server, http=http))
+            await stack.enter_async_context(connected(server, http=http))
             for _ in range(CONNECTIONS)
         ]
 

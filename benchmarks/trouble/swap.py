@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import rig
+from benchmarks.http_door import connected
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
@@ -47,7 +48,7 @@ async def swap(
     rss_mb: list[int] = []
     beats_s: list[float] = []
     with rig.Server(store.root) as server:
-        async with rig.connected(server, http=http) as to:
+        async with connected(server, http=http) as to:
 
             async def work(rng: random.Random) -> None:
                 at = rng.randrange(len(photos))

@@ -50,19 +50,23 @@ def scrape(url: str, model: str) -> list[dict[str, Any]]:
 
 def _addresses(url: str) -> list[str]:
     """Return the URL once for each address of its host; as it is where there is only one."""
+    from service.addresses import with_port
+
     try:
         # The system would take a port above 65535 for another one; this raises ValueError.
         parts = urllib.parse.urlsplit(url)
         port = parts.port or 80
         if parts.scheme == "https":  # a certificate is of the name
             return [url]
-        infos = socket.getaddrinfo(parts.hostname, port, socket.AF_INET, socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return [url]  # reading it says what is wrong
-    hosts = sorted({info[4][0] for info in infos})
+    # Of one family: a server with both has an address of each.
+    family = min(info[0] for info in infos)
+    hosts = sorted({str(info[4][0]) for info in infos if info[0] == family})
     if len(hosts) < 2:
         return [url]
-    return [parts._replace(netloc=f"{host}:{port}").geturl() for host in hosts]
+    return [parts._replace(netloc=with_port(host, port)).geturl() for host in hosts]
 
 
 def _read(address: str, url: str) -> str:

@@ -15,46 +15,31 @@ _SHARED_MEMORY = (
 )
 
 
+def _answering(kind: Any) -> Any:
+    """Return a method that answers with an empty message of this kind."""
+
+    async def method(servicer: Any, request: Any, context: Any) -> Any:
+        del servicer, request, context
+        return kind()
+
+    return method
+
+
+async def _refusing(servicer: Any, request: Any, context: Any) -> Any:
+    """Refuse to use a region."""
+    del servicer, request, context
+    raise InvalidArgumentError(_SHARED_MEMORY)
+
+
 class NotOffered(pb_grpc.GRPCInferenceServiceServicer):
     """Methods of extensions that have nothing to tell here, as proto/inference specifies."""
 
-    async def SystemSharedMemoryStatus(  # noqa: N802
-        self, request: Any, context: Any
-    ) -> pb.SystemSharedMemoryStatusResponse:
-        """List no region."""
-        del request, context
-        return pb.SystemSharedMemoryStatusResponse()
-
-    async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Refuse to use a region."""
-        del request, context
-        raise InvalidArgumentError(_SHARED_MEMORY)
-
-    async def SystemSharedMemoryUnregister(  # noqa: N802
-        self, request: Any, context: Any
-    ) -> pb.SystemSharedMemoryUnregisterResponse:
-        """Forget a region, of which there is none."""
-        del request, context
-        return pb.SystemSharedMemoryUnregisterResponse()
-
-    async def CudaSharedMemoryStatus(  # noqa: N802
-        self, request: Any, context: Any
-    ) -> pb.CudaSharedMemoryStatusResponse:
-        """List no region."""
-        del request, context
-        return pb.CudaSharedMemoryStatusResponse()
-
-    async def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
-        """Refuse to use a region."""
-        del request, context
-        raise InvalidArgumentError(_SHARED_MEMORY)
-
-    async def CudaSharedMemoryUnregister(  # noqa: N802
-        self, request: Any, context: Any
-    ) -> pb.CudaSharedMemoryUnregisterResponse:
-        """Forget a region, of which there is none."""
-        del request, context
-        return pb.CudaSharedMemoryUnregisterResponse()
+    SystemSharedMemoryStatus = _answering(pb.SystemSharedMemoryStatusResponse)
+    SystemSharedMemoryUnregister = _answering(pb.SystemSharedMemoryUnregisterResponse)
+    SystemSharedMemoryRegister = _refusing
+    CudaSharedMemoryStatus = _answering(pb.CudaSharedMemoryStatusResponse)
+    CudaSharedMemoryUnregister = _answering(pb.CudaSharedMemoryUnregisterResponse)
+    CudaSharedMemoryRegister = _refusing
 
     async def TraceSetting(  # noqa: N802
         self, request: pb.TraceSettingRequest, context: Any

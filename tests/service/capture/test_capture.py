@@ -172,3 +172,16 @@ async def test_a_place_that_cannot_be_written_is_found_at_the_start(publish, ser
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidArgumentError, match=r"--capture .*file"):
         await serve(capture=str(tmp_path / "file"))
+
+
+def test_a_bucket_keeps_them_as_well(bucket, make, photo):
+    """`s3://…`: the photo and its answer, once; what lies there counts."""
+    place = storage_of("s3://bucket/kept")
+    capture = make(below=0.5, place=place)
+    for _ in range(2):
+        capture.offer(answered(photo("red"), 0.4, 0.35, 0.25))
+    capture.close()
+    names = [f"food/{name(photo('red'))}", f"food/{name(photo('red'))[:-4]}.json"]
+    assert sorted(names) == place.names()
+    assert photo("red") == place.read(names[0])
+    assert place.size() == sum(len(place.read(each)) for each in names)

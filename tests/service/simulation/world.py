@@ -24,7 +24,7 @@ from tests.service.simulation import rules
 from tests.service.simulation.calls import Call, Port, Request
 from tests.service.simulation.machine import Machine
 from tests.service.simulation.parts import Photo, Repository
-from tests.service.simulation.putting_in import put_in
+from tests.service.simulation.patching import patched
 from tests.service.simulation.trouble import trouble
 
 _END_S = 1800.0
@@ -90,7 +90,7 @@ class World:
         opened = lambda name, version, **_: self.repository.open(  # noqa: E731
             name, version, on_cuda=self.on_cuda, run_s=self.run_s, image_s=self.image_s
         )
-        with put_in(self._port, opened):
+        with patched(self._port, opened):
             self.callers = self._callers()
             self.server = Server(self.config)
             self.server.models.repository = self.repository

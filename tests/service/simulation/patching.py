@@ -27,7 +27,7 @@ async def _nothing() -> None:
 
 
 @contextmanager
-def put_in(new_server: Callable[..., Any], opened: Callable[..., Any]) -> Iterator[None]:
+def patched(new_server: Callable[..., Any], opened: Callable[..., Any]) -> Iterator[None]:
     """Have the service run on the current machine until the block ends.
 
     Args:
