@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -32,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch for skips where a list of them was given."""
+    """Hear SIGHUP, also under nohup; watch for skips where a list of them was given."""
+    # A process that a test starts would inherit that it is ignored.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # The worker processes of pytest-xdist send what they skip to the first process.
     if (file := config.getoption("listed_skips")) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(ListedSkips(file))

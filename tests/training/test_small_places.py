@@ -89,8 +89,8 @@ def test_a_user_without_a_name_trains(dishes):
     """A user ID that no passwd file knows, and no home: a run and its report."""
     if shutil.which("setpriv") is None or os.getuid() != 0:
         pytest.skip("becoming another user needs root")
-    # Not in pytest's folder, which is closed to other users.
-    with tempfile.TemporaryDirectory() as name:
+    # Not in pytest's folder or TMPDIR, which may be closed to other users.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         home = Path(name)
         home.chmod(0o777)
         shutil.copytree(dishes, home / "photos")

@@ -7,13 +7,13 @@ photos are few, since a process takes half a second to begin.
 
 import ctypes
 import hashlib
-import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ def _processes(cores: int) -> ProcessPoolExecutor:
         OSError: The system has no room for their locks.
     """
     # Spawned: whoever calls may have threads, and a context on a GPU.
-    context = multiprocessing.get_context("spawn")
+    context = _Context()
     # One picture at a time may take more memory than its process's share of it.
     start = (os.getpid(), cores, context.Lock())
     pool = ProcessPoolExecutor(cores, context, _begin, start)
@@ -87,6 +87,23 @@ def _start(pool: ProcessPoolExecutor, cores: int) -> None:
             pool.submit(int)
     finally:
         sys.modules["__main__"] = program
+
+
+class _Process(SpawnProcess):
+    """A process that can be ended, although it ignores SIGTERM."""
+
+    def terminate(self) -> None:
+        """End it by SIGKILL, as the pool must where another process was killed.
+
+        One that is killed may hold the lock of the tasks, for which the others wait.
+        """
+        self.kill()
+
+
+class _Context(SpawnContext):
+    """How processes that decode are started."""
+
+    Process = _Process
 
 
 class Digest(NamedTuple):

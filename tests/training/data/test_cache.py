@@ -223,6 +223,33 @@ def test_a_decoder_that_is_killed_is_said(building):
     assert "was killed, most likely for want of memory" in process.communicate(timeout=60)[0]
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_decoder_that_is_killed_while_it_waits_holds_up_no_other(which):
+    """One of two that wait holds the lock of the tasks: the other is ended, lock or none."""
+    script = f"""
+import os, signal, time
+from training.data import decoding
+
+decoding.num_cores = lambda: 2
+started = []
+start = decoding._Process.start
+decoding._Process.start = lambda process: (start(process), started.append(process.pid))
+try:
+    with decoding.workers(5000) as pool:
+        list(pool.map(int, range(9)))
+        time.sleep(0.5)
+        os.kill(started[{which}], signal.SIGKILL)
+        while True:
+            list(pool.map(int, range(9)))
+except decoding.DataError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert "a process that decodes photos was killed" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("damage", ["no manifest", "other format", "no JSON", "half copied"])
 def test_what_is_no_whole_cache_is_built_again(folder, tmp_path, damage):
     """A folder that was copied by half, or whose manifest is gone, costs a build and no person."""
