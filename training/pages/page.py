@@ -1,4 +1,7 @@
-"""Renders pages: one HTML file with its style, figures, photos and glyphs inside, and no script."""
+"""Renders pages: one HTML file with its style, figures, photos and glyphs inside.
+
+Only the page of a review has a script, which its policy names by a digest.
+"""
 
 import base64
 import io

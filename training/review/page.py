@@ -1,0 +1,125 @@
+"""The page of a review: what may be wrong among the photos, to be decided by click or key.
+
+It needs no server and asks nobody for anything. Decisions stay in the browser until they are
+downloaded as `corrections.csv`, which `hansang relabel` reads.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from machine import num_cores
+from photo_folder.names import is_unicode, printable
+from service.pixels.preprocessing import ImageError, load_square
+from training.errors import DataError
+from training.pages import page
+
+PHOTOS_A_PAGE = 2000
+"""A browser opens so many within seconds, on a phone as well."""
+
+_SIDES_PX = (256, 192, 128)
+_PICTURE_CHARACTERS = 20_000
+"""Of one photo as a data URI, so that a page stays below 40 MB; a busier photo is made smaller."""
+
+_SCRIPTS = ("decisions.js", "classes.js", "map.js", "page.js")
+_IN_SCRIPT = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&*\u2028\u2029"})
+"""What could end a script element or be taken for a mark of the template, as JSON writes it."""
+
+
+def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
+    """Write `review.html`, and `review-2.html` and so on where there are many photos.
+
+    Each holds up to 2,000 photos, 40 MB at the most. A photo that cannot be read any more is listed
+    without its picture. One whose name is no valid Unicode is left out, for no browser could write
+    it into the table.
+
+    Args:
+        review: What `review.json` holds: `classes`, `suspects`, most suspicious first, and `pairs`.
+        data: The folder of photos, or the table whose folder their names start from.
+        out: The folder to write into; it is made.
+
+    Returns:
+        The files, the first page first.
+
+    Raises:
+        DataError: `out` cannot be written to.
+    """
+    root = data if data.is_dir() else data.parent
+    suspects = [each for each in review["suspects"] if is_unicode(each["photo"])]
+    count = -(-len(suspects) // PHOTOS_A_PAGE) or 1
+    paths = [
+        out / ("review.html" if at == 1 else f"review-{at}.html") for at in range(1, count + 1)
+    ]
+    context = {
+        "title": printable(data.resolve().name),
+        "root": printable(str(data.resolve())),
+        "parts": [path.name for path in paths],
+        "left_out": len(review["suspects"]) - len(suspects),
+        **_script(),
+    }
+    shared = {
+        "key": f"hansang review {_digest(data, suspects)}",
+        "classes": review["classes"],
+        "pairs": [[pair["label"], pair["suggested"]] for pair in review.get("pairs", [])],
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # The first page comes last: what it links to is there.
+        for at in reversed(range(count)):
+            part = suspects[at * PHOTOS_A_PAGE : (at + 1) * PHOTOS_A_PAGE]
+            content = json.dumps({**shared, "photos": _shown(part, root)}, ensure_ascii=False)
+            here = {"part": at, "review": Markup(content.translate(_IN_SCRIPT))}  # noqa: S704
+            page.write("review/page.html.j2", paths[at], {**context, **here})
+        for old in out.glob("review-*.html"):
+            if re.fullmatch(r"review-\d+\.html", old.name) and old not in paths:
+                old.unlink()
+    except OSError as error:
+        raise DataError(
+            f"cannot write the review into {out} ({error.strerror}); give another folder"
+        ) from error
+    return paths
+
+
+def _script() -> dict[str, Any]:
+    """Return the script and its digest, by which the page's policy lets it run."""
+    folder = files("training.pages") / "templates" / "review"
+    script = "".join((folder / name).read_text("utf-8") for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_digest": f"sha256-{digest}"}  # noqa: S704
+
+
+def _digest(data: Path, suspects: Sequence[Mapping[str, Any]]) -> str:
+    """Return what decisions are kept under: the same photos under the same labels, the same."""
+    photos = sorted([each["photo"], each["label"]] for each in suspects)
+    text = json.dumps([str(data.resolve()), photos])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shown(part: Sequence[Mapping[str, Any]], root: Path) -> list[dict[str, Any]]:
+    there = {each["photo"] for each in part}
+    with ThreadPoolExecutor(num_cores(), "review") as pool:
+        pictures = pool.map(partial(_picture, root), [each["photo"] for each in part])
+        return [
+            {**each, "neighbours": [name for name in each["neighbours"] if name in there],
+             "picture": picture}
+            for each, picture in zip(part, pictures, strict=True)
+        ]  # fmt: skip
+
+
+def _picture(root: Path, name: str) -> str | None:
+    """Return what the model sees of a photo as a data URI; None if it cannot be read."""
+    try:
+        square = load_square((root / name).read_bytes(), _SIDES_PX[0])
+    except (ImageError, OSError):
+        return None
+    shrunk = (page.picture(square, side) for side in _SIDES_PX)
+    return next((uri for uri in shrunk if len(uri) <= _PICTURE_CHARACTERS), None)
