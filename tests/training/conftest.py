@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
     from training.data.cache import DatasetCache
 
@@ -78,38 +78,46 @@ def run_dir(dishes_cache: "DatasetCache", tmp_path_factory: pytest.TempPathFacto
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """Debian's Chromium, started once for the tests of a file; each page has its own storage."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
-def open_page() -> Iterator[Callable[..., "Page"]]:
-    """`open_page(path, width=390, dark=True)` opens a file in Debian's Chromium, watched.
+def open_page(chromium: "Browser") -> Iterator[Callable[..., "Page"]]:
+    """`open_page(path, width=390, dark=True)` opens a file in Chromium, watched.
 
     The page's `complaints` hold console messages, script errors and requests to anywhere.
     """
-    from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    def visit(path: Path, *, width: int = 1280, dark: bool = False) -> "Page":
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
+        )
+        page = context.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith(("data:", path.resolve().as_uri()))
+                or complaints.append(request.url)
+            ),
+        )
+        page.goto(path.resolve().as_uri())
+        page.complaints = complaints  # type: ignore[attr-defined]
+        return page
 
-        def visit(path: Path, *, width: int = 1280, dark: bool = False) -> "Page":
-            context = browser.new_context(
-                viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
-            )
-            page = context.new_page()
-            complaints: list[str] = []
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on(
-                "request",
-                lambda request: (
-                    request.url.startswith(("data:", path.resolve().as_uri()))
-                    or complaints.append(request.url)
-                ),
-            )
-            page.goto(path.resolve().as_uri())
-            page.complaints = complaints  # type: ignore[attr-defined]
-            return page
-
-        yield visit
-        browser.close()
+    yield visit
+    for context in chromium.contexts:
+        context.close()

@@ -244,17 +244,17 @@ function filterBy(values) {
 }
 
 function renderPairs() {
-  const items = review.pairs.map(([label, suggested]) => {
-    const count = photos.filter((photo) => photo.label === label && photo.suggested === suggested).length;
-    if (!count) return null;
-    const button = element("button", `${count} labelled ${label} that look${count === 1 ? "s" : ""} like ${suggested}`, { type: "button" });
+  const count = ([label, suggested]) => photos.filter((photo) => photo.label === label && photo.suggested === suggested).length;
+  const pairs = review.pairs.map((pair) => [...pair, count(pair)]).filter(([, , number]) => number);
+  const items = pairs.sort((one, other) => other[2] - one[2]).map(([label, suggested, number]) => {
+    const button = element("button", `${number} labelled ${label} that look${number === 1 ? "s" : ""} like ${suggested}`, { type: "button" });
     button.addEventListener("click", () => filterBy({ label, suggested }));
     const item = element("li");
     item.append(button);
     return item;
   });
-  $("pairs").querySelector("ul").replaceChildren(...items.filter(Boolean));
-  $("pairs").hidden = !items.some(Boolean);
+  $("pairs").querySelector("ul").replaceChildren(...items);
+  $("pairs").hidden = !items.length;
 }
 
 function renderLegend() {

@@ -1,0 +1,301 @@
+"""The page of a review in Debian's Chromium: real clicks and keys, and the table read back."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.local import relabel
+from training.review import page as review_page
+from training.review.page import write_page
+
+CLASSES = ["갈비탕", "설렁탕", "김치찌개", "김밥", "egg"]
+HOSTILE = "<img src=x onerror=alert(1)> \"q\" 'a' 김밥 </script>"
+
+
+@pytest.fixture
+def expect():
+    """Give playwright's `expect`, which waits for what it is told to expect."""
+    return pytest.importorskip("playwright.sync_api").expect
+
+
+@pytest.fixture
+def data(folder):
+    """Four photos of each class to train, one to validate."""
+    counts = {f"train/{name}": 4 for name in CLASSES} | {f"val/{name}": 1 for name in CLASSES}
+    return folder(counts)
+
+
+def suspect(photo, at=0, **changed):
+    """Return a suspect as `review.json` holds it."""
+    split, label, _ = photo.split("/")
+    suggested = CLASSES[(CLASSES.index(label) + 1) % 5] if label in CLASSES else CLASSES[0]
+    others = [name for name in CLASSES if name != suggested]
+    return {
+        "photo": photo, "label": label, "suggested": suggested, "score": 1 - at / 100,
+        "kind": "label", "split": split, "neighbours": [], "xy": [at % 5 / 4, at // 5 / 4],
+        "likeliest": [[suggested, 0.6], *zip(others, (0.2, 0.1, 0.05, 0.01), strict=True)],
+        "group": None, "note": "",
+    } | changed  # fmt: skip
+
+
+def review_of(data, photos=None, **changed):
+    """Return a review in which every photo of a folder is suspected, class after class."""
+    photos = photos or sorted(path.relative_to(data).as_posix() for path in data.glob("*/*/*.jpg"))
+    suspects = [suspect(photo, at, **changed) for at, photo in enumerate(photos)]
+    pairs = [{"label": "갈비탕", "suggested": "설렁탕", "count": 5}]
+    return {"data": str(data), "classes": CLASSES, "suspects": suspects, "pairs": pairs}
+
+
+@pytest.fixture
+def opened(data, tmp_path, open_page):
+    """`opened(review, width=390)` writes a review and opens its first page."""
+
+    def visit(review=None, **how):
+        paths = write_page(review or review_of(data), data, tmp_path / "out")
+        return open_page(paths[0], **how)
+
+    return visit
+
+
+def downloaded(page, path):
+    """Download the corrections and return their rows."""
+    with page.expect_download() as got:
+        page.get_by_role("button", name="Download corrections.csv").click()
+    assert "corrections.csv" == got.value.suggested_filename
+    got.value.save_as(path)
+    return list(csv.DictReader(path.read_text("utf-8-sig").splitlines()))
+
+
+def test_decisions_become_a_table_that_moves_photos(opened, data, tmp_path, expect):
+    """By click and by key; undone, kept over a reload, downloaded, and taken in by relabel."""
+    page = opened()
+    expect(page.locator("#progress")).to_have_text("0 of 25 decided")
+    first, second, third, fourth, fifth = review_of(data)["suspects"][:5]
+    expect(page.locator("#name")).to_have_text(first["photo"])
+    page.locator("#likeliest button").first.click()
+    expect(page.locator("#name")).to_have_text(second["photo"])
+    page.keyboard.press("r")
+    page.keyboard.press("s")
+    page.keyboard.press("n")
+    expect(page.locator("#progress")).to_have_text("4 of 25 decided")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("#name")).to_have_text(fourth["photo"])
+    page.keyboard.press("o")
+    page.keyboard.type("김치")
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_have_text(fifth["photo"])
+
+    page.reload()
+    expect(page.locator("#progress")).to_have_text("4 of 25 decided")
+    page.keyboard.press("Control+z")
+    page.keyboard.press("2")
+    rows = downloaded(page, tmp_path / "corrections.csv")
+
+    assert [
+        (first["photo"], first["suggested"], "other"),
+        (second["photo"], second["label"], "right"),
+        (fourth["photo"], fourth["likeliest"][1][0], "other"),
+    ] == [(row["photo"], row["label"], row["decision"]) for row in rows]
+    assert third["photo"] not in {row["photo"] for row in rows}
+    moves = relabel.plan(relabel.read(tmp_path / "corrections.csv"), data)
+    relabel.apply(moves, data)
+    assert not (data / first["photo"]).exists()
+    assert 5 == len(list((data / first["split"] / first["suggested"]).iterdir()))
+    assert (data / second["photo"]).exists()
+    assert [] == page.complaints
+
+
+def test_no_food_is_the_label_that_drops(opened, tmp_path):
+    """The table says `(drop)`."""
+    page = opened()
+    page.locator("#drop").click()
+    (row,) = downloaded(page, tmp_path / "corrections.csv")
+    assert ("(drop)", "drop") == (row["label"], row["decision"])
+
+
+def test_filters_narrow_what_is_shown(opened, data, expect):
+    """Class, kind, split, suspicion, what is decided, a pair of classes; all of it is cleared."""
+    review = review_of(data)
+    review["suspects"][7]["kind"] = "dark"
+    page = opened(review)
+    count = page.locator("#count")
+    page.locator("[name=label]").select_option("갈비탕")
+    expect(count).to_have_text("5 photos")
+    page.locator("[name=split]").select_option("val")
+    expect(count).to_have_text("1 photo")
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator("[name=kind]").select_option("dark")
+    expect(page.locator("#name")).to_have_text(review["suspects"][7]["photo"])
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator("[name=score]").select_option("0.9")
+    expect(count).to_have_text("11 photos")
+    page.get_by_role("button", name="Clear filters").click()
+    page.get_by_text("Classes taken for each other").click()
+    page.get_by_role("button", name="5 labelled 갈비탕 that look like 설렁탕").click()
+    expect(count).to_have_text("5 photos")
+    page.keyboard.press("r")
+    expect(count).to_have_text("4 photos")
+    page.locator("[name=show]").select_option("decided")
+    expect(count).to_have_text("1 photo")
+    expect(page.locator("#mark")).to_have_text("decided: right")
+    page.get_by_role("button", name="Clear filters").click()
+    page.locator("[name=sort]").select_option("photo")
+    names = page.locator("#grid li").evaluate_all("all => all.map((each) => each.title)")
+    assert len(names) == 24
+    assert names[0].startswith("train/")
+    assert names[-1].startswith("val/")
+
+
+def test_a_rectangle_on_the_map_is_a_filter(opened, data, expect):
+    """What lies in its upper left quarter is shown; a click on a dot opens its photo."""
+    page = opened()
+    page.get_by_text("Map of the photos").click()
+    canvas = page.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4, steps=3)
+    page.mouse.up()
+    expect(page.locator("#count")).to_have_text("4 photos")
+    page.get_by_role("button", name="Clear the rectangle").click()
+    expect(page.locator("#count")).to_have_text("25 photos")
+    page.mouse.click(box["x"] + box["width"] - 10, box["y"] + box["height"] - 10)
+    expect(page.locator("#name")).to_have_text(review_of(data)["suspects"][24]["photo"])
+    page.get_by_label("Colour by").select_option("label")
+    page.locator("#legend").get_by_role("button", name="김밥").click()
+    expect(page.locator("#count")).to_have_text("5 photos")
+    assert [] == page.complaints
+
+
+def test_the_keyboard_is_enough(opened, expect):
+    """Tab reaches a decision, with a visible focus; consonants find a class; arrows move."""
+    page = opened()
+    page.keyboard.press("Tab")
+    focused = page.evaluate(
+        "() => [document.activeElement.id, getComputedStyle(document.activeElement).outlineWidth]"
+    )
+    assert ["right", "3px"] == focused  # Undo and Download have nothing to do yet
+    page.keyboard.press("o")
+    page.keyboard.type("ㄱㅊ")
+    expect(page.get_by_role("option", name="김치찌개", exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
+    page.keyboard.press("Escape")
+    expect(page.locator("#other")).to_be_focused()
+    selected = page.locator("#grid [aria-selected=true]")
+    names = page.locator("#grid li").evaluate_all("all => all.map((each) => each.title)")
+    page.keyboard.press("ArrowRight")
+    expect(selected).to_have_attribute("title", names[1])
+    selected.focus()
+    page.keyboard.press("ArrowDown")
+    assert names.index(selected.get_attribute("title")) > 2
+    page.keyboard.press("End")
+    expect(selected).to_have_attribute("title", names[-1])
+    expect(selected).to_be_focused()
+    page.keyboard.press("n")
+    expect(selected).to_be_focused()
+    expect(page.get_by_role("status").first).to_have_text("1 of 25 decided")
+    page.get_by_label("Keys decide").uncheck()
+    page.keyboard.press("n")
+    expect(page.locator("#progress")).to_have_text("1 of 25 decided")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_nothing_spills_over(opened, data, width, dark, expect):
+    """On a phone and on a desk, in both schemes, with 42 long names and all that opens open."""
+    review = review_of(data)
+    review["classes"] = CLASSES + [f"아주아주아주아주긴이름의음식{at}" * 3 for at in range(37)]
+    review["suspects"][0] |= {"note": "x" * 300, "group": "y" * 200}
+    page = opened(review, width=width, dark=dark)
+    if width == 390:
+        page.get_by_text("Filter and sort").click()
+    page.get_by_text("Map of the photos").click()
+    page.get_by_text("Classes taken for each other").click()
+    page.locator("#other").click()
+    expect(page.locator("#found li")).to_have_count(42)
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert dark == (sum(map(int, re.findall(r"\d+", paper))) < 150)
+    assert [] == page.complaints
+
+
+def test_text_from_elsewhere_is_text(folder, tmp_path, open_page, expect):
+    """Names that look like markup are shown as they are written, and reach the table whole."""
+    label = HOSTILE.replace("/", "∕")
+    data = folder({f"train/{label}": 1, "train/egg": 1}, tmp_path / "<b>photos")
+    photo = f"train/{label}/0.jpg"
+    review = review_of(data, [photo]) | {"classes": [label, "egg"]}
+    review["suspects"][0] |= {"note": HOSTILE, "group": HOSTILE, "suggested": HOSTILE}
+    review["suspects"][0]["likeliest"] = [[HOSTILE, 1.0]]
+    review["pairs"] = [{"label": label, "suggested": HOSTILE, "count": 1}]
+    page = open_page(write_page(review, data, tmp_path / "out")[0])
+    expect(page.locator("#label")).to_have_text(label)
+    expect(page.locator("#note")).to_have_text(HOSTILE)
+    expect(page.locator("#likeliest .class")).to_have_text(HOSTILE)
+    assert 0 == page.locator("[onerror], h1 b").count()
+    page.locator("#right").click()
+    rows = downloaded(page, tmp_path / "corrections.csv")
+    assert [(photo, label)] == [(row["photo"], row["label"]) for row in rows]
+    assert [] == relabel.plan(relabel.read(tmp_path / "corrections.csv"), data)
+    assert [] == page.complaints
+
+
+def test_a_browser_that_keeps_nothing(opened, tmp_path, expect):
+    """The page says so, and decides all the same."""
+    page = opened()
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage',"
+        " { get() { throw new DOMException('no', 'SecurityError'); } })"
+    )
+    page.reload()
+    expect(page.locator("#unkept")).to_be_visible()
+    page.keyboard.press("r")
+    expect(page.locator("#progress")).to_have_text("1 of 25 decided")
+    assert 1 == len(downloaded(page, tmp_path / "corrections.csv"))
+
+
+def test_many_photos_make_parts_of_one_review(data, tmp_path, open_page, monkeypatch, expect):
+    """They link to each other, share decisions, and a part of an older review goes."""
+    monkeypatch.setattr(review_page, "PHOTOS_A_PAGE", 10)
+    out = tmp_path / "out"
+    paths = write_page(review_of(data), data, out)
+    assert ["review.html", "review-2.html", "review-3.html"] == [path.name for path in paths]
+    page = open_page(paths[0])
+    page.keyboard.press("r")
+    page.get_by_role("link", name="part 3").click()
+    expect(page.locator("#progress")).to_have_text("0 of 5 decided")
+    page.keyboard.press("r")
+    assert 2 == len(downloaded(page, tmp_path / "corrections.csv"))
+
+    monkeypatch.setattr(review_page, "PHOTOS_A_PAGE", 20)
+    write_page(review_of(data), data, out)
+    assert {"review.html", "review-2.html"} == {path.name for path in out.iterdir()}
+
+
+def test_photos_that_cannot_be_shown(data, opened, expect):
+    """One without a picture is listed, one without a valid name is left out and counted."""
+    photos = ["train/egg/0.jpg", "train/egg/1.jpg", "train/egg/\udcff.jpg"]
+    (data / photos[0]).write_bytes(b"no photo")
+    page = opened(review_of(data, photos, neighbours=photos))
+    expect(page.locator("#gone")).to_be_visible()
+    expect(page.locator("#neighbours li")).to_have_count(2)
+    expect(page.get_by_text("Left out: 1 ")).to_be_visible()
+    page.locator("#neighbours button").last.click()
+    expect(page.locator("#large")).to_be_visible()
+
+
+def test_a_photo_takes_bounded_room(data, tmp_path):
+    """Noise, which JPEG cannot make small, is made small in pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(data / "train/egg/0.jpg", quality=95)
+    (path,) = write_page(review_of(data, ["train/egg/0.jpg"]), data, tmp_path / "out")
+    found = re.search(
+        r'<script type="application/json" id="review">(.*?)</script>', path.read_text()
+    )
+    (photo,) = json.loads(found[1])["photos"]
+    assert 1000 < len(photo["picture"]) <= review_page._PICTURE_CHARACTERS
