@@ -78,7 +78,7 @@ class HttpStub:
             AioRpcError: The server refused, or cannot be reached; as over gRPC.
         """
         if not self._ready:
-            raise _error(grpc.StatusCode.UNAVAILABLE, "no server is ready")
+            raise refused(grpc.StatusCode.UNAVAILABLE, "no server is ready")
         self._turn += 1
         url = f"http://127.0.0.1:{self._ready[self._turn % len(self._ready)]}{path}"
         headers = {} if timeout_s is None else {"x-request-timeout-ms": f"{timeout_s * 1000:.0f}"}
@@ -87,11 +87,9 @@ class HttpStub:
                 text = await answer.text()
                 if answer.status == 200:
                     return text
-                problem = await answer.json(content_type=None)
-                hinted = "retry-after" in answer.headers
-                raise _error(grpc.StatusCode[problem["code"]], problem["detail"], hinted=hinted)
+                raise problem(text, hinted="retry-after" in answer.headers)
         except (aiohttp.ClientError, OSError) as error:
-            raise _error(grpc.StatusCode.UNAVAILABLE, repr(error)) from error
+            raise refused(grpc.StatusCode.UNAVAILABLE, repr(error)) from error
 
 
 @asynccontextmanager
@@ -119,7 +117,13 @@ async def connected(server: rig.Server, *, http: bool) -> AsyncIterator[Any]:
             yield over_grpc
 
 
-def _error(code: grpc.StatusCode, text: str, *, hinted: bool = False) -> grpc.aio.AioRpcError:
-    """Return what gRPC would raise; `hinted` says that it told when to try again."""
+def refused(code: grpc.StatusCode, text: str, *, hinted: bool = False) -> grpc.aio.AioRpcError:
+    """Return what gRPC's client would raise; `hinted` says that it told when to try again."""
     trailing = (("grpc-status-details-bin", b""),) if hinted else ()
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), text)
+
+
+def problem(text: str | bytes, *, hinted: bool) -> grpc.aio.AioRpcError:
+    """Return what gRPC's client would raise for the body of an answer that is not OK."""
+    found = json.loads(text)
+    return refused(grpc.StatusCode[found["code"]], found["detail"], hinted=hinted)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import rig
-from benchmarks.http_door import connected
+from benchmarks.http_load import load_stub
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
@@ -33,8 +33,11 @@ async def overload(
     async with AsyncExitStack() as stack:
         cores = stack.enter_context(rig.own_core())
         server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
+        (model,) = store.models()
         stubs = [
-            await stack.enter_async_context(connected(server, http=http))
+            await stack.enter_async_context(
+                load_stub(server.http_port, model) if http else rig.stub(f"127.0.0.1:{server.port}")
+            )
             for _ in range(CONNECTIONS)
         ]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TypeVar
 
@@ -16,15 +17,19 @@ _SLOWEST = 64 * 2**10
 
 
 _SHORT_BYTES = 2**18
+_long = ThreadPoolExecutor(1, "long-body")
 Made = TypeVar("Made")
 
 
 async def made_of(body: bytes, work: Callable[[], Made]) -> Made:
     """Return what `work` makes of a body; a long one is worked on in a thread.
 
-    15 MiB of JSON would hold up the event loop for 100 ms.
+    15 MiB of JSON would hold up the event loop for 100 ms. One at a time: each holds the
+    interpreter's lock for as long as that, and the loop would wait for all of them.
     """
-    return work() if len(body) <= _SHORT_BYTES else await asyncio.to_thread(work)
+    if len(body) <= _SHORT_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_long, work)
 
 
 class Bodies:
