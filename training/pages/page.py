@@ -33,8 +33,13 @@ _JOINERS = "\u200c\u200d\u25cc"
 
 def write(template: str, out: Path, context: Mapping[str, Any]) -> None:
     """Render a template of `training/pages/templates` into the file `out`."""
+    write_text(out, render(template, context))
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """Return a template of `training/pages/templates` as a page, with the glyphs that it needs."""
     page = _environment().get_template(template).render(context)
-    write_text(out, page.replace("/*GLYPHS*/", glyphs(page)))
+    return page.replace("/*GLYPHS*/", glyphs(page))
 
 
 def picture(image: Image.Image | NDArray[np.uint8], side: int) -> str:

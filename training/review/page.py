@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -21,15 +21,20 @@ from machine import num_cores
 from photo_folder.names import is_unicode, printable
 from service.pixels.preprocessing import ImageError, load_square
 from training.errors import DataError
+from training.files import replacing
 from training.pages import page
 
 PHOTOS_A_PAGE = 2000
 """A browser opens so many within seconds, on a phone as well."""
 
+MOST_PAGES = 5
+"""Nobody looks at more than 10,000 photos; the least suspicious are left to `review.json`."""
+
 _SIDES_PX = (256, 192, 128)
 _PICTURE_CHARACTERS = 20_000
 """Of one photo as a data URI, so that a page stays below 40 MB; a busier photo is made smaller."""
 
+_PICTURES = "/*PICTURES*/"
 _SCRIPTS = ("decisions.js", "classes.js", "map.js", "page.js")
 _IN_SCRIPT = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&*\u2028\u2029"})
 """What could end a script element or be taken for a mark of the template, as JSON writes it."""
@@ -38,7 +43,8 @@ _IN_SCRIPT = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&*\u2028\
 def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
     """Write `review.html`, and `review-2.html` and so on where there are many photos.
 
-    Each holds up to 2,000 photos, 40 MB at the most. A photo that cannot be read any more is listed
+    Each holds up to 2,000 photos, 40 MB at the most; there are five at the most. A photo that is
+    suspected of several things is on them once. A photo that cannot be read any more is listed
     without its picture. One whose name is no valid Unicode is left out, for no browser could write
     it into the table.
 
@@ -54,7 +60,9 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
         DataError: `out` cannot be written to.
     """
     root = data if data.is_dir() else data.parent
-    suspects = [each for each in review["suspects"] if is_unicode(each["photo"])]
+    found = _by_photo(review["suspects"])
+    named = [each for each in found if is_unicode(each["photo"])]
+    suspects = named[: PHOTOS_A_PAGE * MOST_PAGES]
     count = -(-len(suspects) // PHOTOS_A_PAGE) or 1
     paths = [
         out / ("review.html" if at == 1 else f"review-{at}.html") for at in range(1, count + 1)
@@ -63,7 +71,8 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
         "title": printable(data.resolve().name),
         "root": printable(str(data.resolve())),
         "parts": [path.name for path in paths],
-        "left_out": len(review["suspects"]) - len(suspects),
+        "left_out": len(found) - len(named),
+        "beyond": len(named) - len(suspects),
         **_script(),
     }
     shared = {
@@ -76,9 +85,10 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
         # The first page comes last: what it links to is there.
         for at in reversed(range(count)):
             part = suspects[at * PHOTOS_A_PAGE : (at + 1) * PHOTOS_A_PAGE]
-            content = json.dumps({**shared, "photos": _shown(part, root)}, ensure_ascii=False)
+            content = json.dumps({**shared, "photos": _listed(part)}, ensure_ascii=False)
             here = {"part": at, "review": Markup(content.translate(_IN_SCRIPT))}  # noqa: S704
-            page.write("review/page.html.j2", paths[at], {**context, **here})
+            text = page.render("review/page.html.j2", {**context, **here})
+            _write(text, _pictures(part, root), paths[at])
         for old in out.glob("review-*.html"):
             if re.fullmatch(r"review-\d+\.html", old.name) and old not in paths:
                 old.unlink()
@@ -104,15 +114,39 @@ def _digest(data: Path, suspects: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shown(part: Sequence[Mapping[str, Any]], root: Path) -> list[dict[str, Any]]:
+def _by_photo(suspects: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each photo once, as where it is most suspicious, with all `kinds` and `notes`."""
+    photos: dict[str, dict[str, Any]] = {}
+    for each in suspects:
+        rest = {name: value for name, value in each.items() if name not in ("kind", "note")}
+        photo = photos.setdefault(each["photo"], {**rest, "kinds": [], "notes": []})
+        photo["kinds"].append(each["kind"])
+        photo["notes"] += [each["note"]] if each["note"] else []
+    return list(photos.values())
+
+
+def _listed(part: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return suspects with those of their neighbours that are on the same page."""
     there = {each["photo"] for each in part}
+    return [
+        {**each, "neighbours": [name for name in each["neighbours"] if name in there]}
+        for each in part
+    ]
+
+
+def _write(text: str, pictures: Iterable[str | None], out: Path) -> None:
+    """Write a page around its pictures, which are never one string: they take most of it."""
+    before, _, after = text.rpartition(_PICTURES)
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(f"{before}[")
+        for at, picture in enumerate(pictures):
+            file.write(f"{',' if at else ''}{json.dumps(picture)}\n")
+        file.write(f"]{after}")
+
+
+def _pictures(part: Sequence[Mapping[str, Any]], root: Path) -> Iterator[str | None]:
     with ThreadPoolExecutor(num_cores(), "review") as pool:
-        pictures = pool.map(partial(_picture, root), [each["photo"] for each in part])
-        return [
-            {**each, "neighbours": [name for name in each["neighbours"] if name in there],
-             "picture": picture}
-            for each, picture in zip(part, pictures, strict=True)
-        ]  # fmt: skip
+        yield from pool.map(partial(_picture, root), [each["photo"] for each in part])
 
 
 def _picture(root: Path, name: str) -> str | None:

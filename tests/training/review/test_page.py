@@ -120,7 +120,7 @@ def test_no_food_is_the_label_that_drops(opened, tmp_path):
 def test_filters_narrow_what_is_shown(opened, data, expect):
     """Class, kind, split, suspicion, what is decided, a pair of classes; all of it is cleared."""
     review = review_of(data)
-    review["suspects"][7]["kind"] = "dark"
+    review["suspects"].append(review["suspects"][7] | {"kind": "dark", "note": "Lit by a candle."})
     page = opened(review)
     count = page.locator("#count")
     page.locator("[name=label]").select_option("갈비탕")
@@ -129,7 +129,10 @@ def test_filters_narrow_what_is_shown(opened, data, expect):
     expect(count).to_have_text("1 photo")
     page.get_by_role("button", name="Clear filters").click()
     page.locator("[name=kind]").select_option("dark")
+    expect(count).to_have_text("1 photo")
     expect(page.locator("#name")).to_have_text(review["suspects"][7]["photo"])
+    expect(page.locator("#facts")).to_contain_text("label looks wrong · dark")
+    expect(page.locator("#note")).to_have_text("Lit by a candle.")
     page.get_by_role("button", name="Clear filters").click()
     page.locator("[name=score]").select_option("0.9")
     expect(count).to_have_text("11 photos")
@@ -272,9 +275,10 @@ def test_many_photos_make_parts_of_one_review(data, tmp_path, open_page, monkeyp
     page.keyboard.press("r")
     assert 2 == len(downloaded(page, tmp_path / "corrections.csv"))
 
-    monkeypatch.setattr(review_page, "PHOTOS_A_PAGE", 20)
-    write_page(review_of(data), data, out)
+    monkeypatch.setattr(review_page, "MOST_PAGES", 2)
+    page = open_page(write_page(review_of(data), data, out)[0])
     assert {"review.html", "review-2.html"} == {path.name for path in out.iterdir()}
+    expect(page.get_by_text("5 less suspicious photos are in review.json alone.")).to_be_visible()
 
 
 def test_photos_that_cannot_be_shown(data, opened, expect):
@@ -294,8 +298,16 @@ def test_a_photo_takes_bounded_room(data, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     Image.fromarray(noise).save(data / "train/egg/0.jpg", quality=95)
     (path,) = write_page(review_of(data, ["train/egg/0.jpg"]), data, tmp_path / "out")
-    found = re.search(
-        r'<script type="application/json" id="review">(.*?)</script>', path.read_text()
-    )
-    (photo,) = json.loads(found[1])["photos"]
-    assert 1000 < len(photo["picture"]) <= review_page._PICTURE_CHARACTERS
+    found = re.search(r'id="pictures">(.*?)</script>', path.read_text(), re.DOTALL)
+    (picture,) = json.loads(found[1])
+    assert 1000 < len(picture) <= review_page._PICTURE_CHARACTERS
+
+
+def test_nothing_suspected(opened, data, expect):
+    """The page says that nothing is left."""
+    page = opened(review_of(data) | {"suspects": []})
+    expect(page.locator("#nothing")).to_be_visible()
+    expect(page.locator("#progress")).to_have_text("0 of 0 decided")
+    page.keyboard.press("r")
+    page.keyboard.press("u")
+    assert [] == page.complaints

@@ -20,12 +20,15 @@ function element(tag, text = "", properties = {}) {
 }
 
 const kindName = (kind) => KINDS[kind]?.[0] ?? kind;
+// A photo may be suspected of several things; of all else it has one.
+const valuesOf = (photo, name) => (name === "kind" ? photo.kinds : [photo[name]].filter(Boolean));
 const percent = (fraction) => `${(100 * fraction).toFixed(fraction > 0.995 && fraction < 1 ? 1 : 0)} %`;
 const said = (entry) => SAID[entry.decision] ?? entry.label;
 
 const review = JSON.parse($("review").textContent);
-$("review").remove(); // the pictures need not be kept twice
-const photos = review.photos;
+const pictures = JSON.parse($("pictures").textContent);
+$("pictures").remove(); // they need not be kept twice
+const photos = review.photos.map((photo, at) => ({ ...photo, picture: pictures[at] }));
 const byName = new Map(photos.map((photo) => [photo.photo, photo]));
 const journal = new Journal(review.key);
 const filters = $("filters").querySelector("form");
@@ -48,7 +51,7 @@ function matches(photo) {
   const [x0, y0, x1, y1] = region ?? [];
   const [x, y] = photo.xy ?? [];
   return (
-    ["label", "suggested", "kind", "split"].every((name) => !wanted[name].value || wanted[name].value === photo[name]) &&
+    ["label", "suggested", "kind", "split"].every((name) => !wanted[name].value || valuesOf(photo, name).includes(wanted[name].value)) &&
     photo.score >= Number(wanted.score.value) &&
     (!wanted.show.value || (wanted.show.value === "decided") === decided) &&
     (!region || (x >= x0 && x <= x1 && y >= y0 && y <= y1))
@@ -98,9 +101,9 @@ function renderPhoto() {
   $("mark").textContent = entry ? `decided: ${said(entry)}` : "";
   const looksLike = current.suggested && current.suggested !== current.label ? `looks like ${current.suggested}` : "";
   const group = current.group ? `group ${current.group}` : "";
-  const facts = [looksLike, kindName(current.kind), `suspicion ${current.score.toFixed(2)}`, current.split, group];
+  const facts = [looksLike, ...current.kinds.map(kindName), `suspicion ${current.score.toFixed(2)}`, current.split, group];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
-  $("note").textContent = current.note ?? "";
+  $("note").textContent = current.notes.join(" ");
   for (const [id, decision] of [["right", "right"], ["other", "other"], ["drop", "drop"], ["unsure", "unsure"]]) {
     $(id).classList.toggle("chosen", entry?.decision === decision);
   }
@@ -150,7 +153,7 @@ function cell(photo) {
   const entry = journal.latest.get(photo.photo);
   item.ariaSelected = String(photo === current);
   item.tabIndex = photo === current ? 0 : -1;
-  const suggested = photo.suggested && photo.suggested !== photo.label ? `${photo.suggested}?` : kindName(photo.kind);
+  const suggested = photo.suggested && photo.suggested !== photo.label ? `${photo.suggested}?` : kindName(photo.kinds[0]);
   item.lastChild.textContent = entry ? `✓ ${said(entry)}` : suggested;
   item.classList.toggle("done", Boolean(entry));
   return item;
@@ -228,13 +231,14 @@ function download() {
 const hue = new Map(review.classes.map((name, at) => [name, hues(review.classes.length)[at]]));
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const classColour = (photo) => `hsl(${hue.get(photo.label) ?? 0} 65% ${dark.matches ? 65 : 42}%)`;
-const kindColour = (photo) => getComputedStyle(document.documentElement).getPropertyValue(KINDS[photo.kind]?.[1] ?? "--muted");
+const kindColour = (photo) => getComputedStyle(document.documentElement).getPropertyValue(KINDS[photo.kinds[0]]?.[1] ?? "--muted");
 
 // Fills what can be filtered by, with the number of photos of each.
 function renderChoices(name, called = (value) => value) {
-  const counts = Map.groupBy(photos.filter((photo) => photo[name]), (photo) => photo[name]);
+  const counts = new Map();
+  for (const value of photos.flatMap((photo) => valuesOf(photo, name))) counts.set(value, (counts.get(value) ?? 0) + 1);
   const order = name === "kind" || name === "split" ? [...counts.keys()] : review.classes.filter((each) => counts.has(each));
-  filters.elements[name].append(...order.map((value) => element("option", `${called(value)} (${counts.get(value).length})`, { value })));
+  filters.elements[name].append(...order.map((value) => element("option", `${called(value)} (${counts.get(value)})`, { value })));
   return order;
 }
 
@@ -260,12 +264,12 @@ function renderPairs() {
 function renderLegend() {
   const name = $("colour").value;
   const colour = name === "label" ? classColour : kindColour;
-  const values = [...new Set(photos.map((photo) => photo[name]))].sort((one, other) => one.localeCompare(other, "ko"));
+  const values = [...new Set(photos.flatMap((photo) => valuesOf(photo, name)))].sort((one, other) => one.localeCompare(other, "ko"));
   $("legend").replaceChildren(
     ...values.map((value) => {
       const button = element("button", "", { type: "button" });
       const swatch = element("span", "", { className: "swatch" });
-      swatch.style.background = colour({ [name]: value });
+      swatch.style.background = colour({ label: value, kinds: [value] });
       button.append(swatch, element("span", name === "kind" ? kindName(value) : value));
       button.addEventListener("click", () => filterBy({ [name]: filters.elements[name].value === value ? "" : value }));
       const item = element("li");
