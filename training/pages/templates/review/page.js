@@ -296,7 +296,7 @@ const COMMANDS = {
 const MOVES = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: columns, ArrowUp: () => -columns(), Home: () => -shown.length, End: () => shown.length };
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.matches("input:not([type=checkbox]), select, summary ~ canvas")) return;
+  if (event.target.matches?.("input:not([type=checkbox]), select, summary ~ canvas")) return;
   if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) undo();
   else if (event.ctrlKey || event.metaKey || event.altKey) return;
   else if (event.key in MOVES) {
