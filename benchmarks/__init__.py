@@ -8,5 +8,5 @@ It is a package, so that no installed package of the same name is imported inste
     gpu                                     all of it on a GPU, in one call (gpu_stages/)
     gpu_pack, thin_cuda, gpu_bare.sh, bare/ what a bare GPU machine needs for it
     rig                                     models, photos, servers and calls that all of them use
-    http_door, http_load                    the same calls over HTTP, and many of them at little cost
+    http_door, http_load                    the same calls over HTTP, many at little cost
 """
