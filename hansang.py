@@ -22,6 +22,7 @@ VERBS = {
     "demo": "flows.cli.pipeline:demo",
     "sample": "training.cli.data:sample",
     "inspect": "training.cli.data:inspect",
+    "review": "training.cli.review:review",
     "prepare": "training.cli.data:prepare",
     "train": "training.cli.train:train",
     "tune": "training.cli.tune:tune",

@@ -200,7 +200,16 @@ def _final(
     from training.tuning.storages import failing_in_words
     from training.tuning.workers import started
 
-    same_final = [*arguments, "--final", str(epochs), "--seeds", str(len(seeds)), "--most", "0"]
+    same_final = [
+        "tune",
+        *arguments,
+        "--final",
+        str(epochs),
+        "--seeds",
+        str(len(seeds)),
+        "--most",
+        "0",
+    ]
     helpers = started(same_final, workers - 1, study.folder)
     with progress("final") as report, failing_in_words(), helpers:
         return train_final(

@@ -29,7 +29,7 @@ def run_workers(
         StoppedError: `should_stop` said so; each trial's checkpoint is saved.
         RunError: All workers ended before the study had its results.
     """
-    with started([*arguments, "--most", str(trials)], count, study.folder) as processes:
+    with started(["tune", *arguments, "--most", str(trials)], count, study.folder) as processes:
         while any(process.poll() is None for process in processes) and not should_stop():
             _show(study, trials, sum(p.poll() is None for p in processes), progress)
             time.sleep(_POLL_S)
@@ -47,7 +47,7 @@ def run_workers(
 def started(
     arguments: Sequence[str], count: int, folder: Path
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Run `hansang tune ARGUMENTS` in so many processes, and stop them when the block ends.
+    """Run `hansang ARGUMENTS` in so many processes, and stop them when the block ends.
 
     A process that is stopped saves its checkpoint first.
     """
@@ -57,7 +57,7 @@ def started(
             with (folder / f"worker-{number}.log").open("a") as log:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "hansang", "tune", *arguments, "--stop-with-parent"],
+                        [sys.executable, "-m", "hansang", *arguments, "--stop-with-parent"],
                         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
                     )
                 )  # fmt: skip

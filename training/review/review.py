@@ -1,0 +1,147 @@
+"""A review: everything in a folder of photos that is worth a look, the most suspicious first.
+
+answers ─► label suspicions, outliers ─┐
+cached pixels ─► dull photos           ├─► Review ─► review.json, review.html
+files ─► copies, odd aspects ──────────┘
+
+Shapes: N photos, K classes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.cache import DatasetCache, Split
+from training.datasheet.findings import Sheet
+from training.files import write_text
+from training.review import photos as whatever_label
+from training.review.labels import pairs, suspicion
+from training.review.nearest import Nearest, nearest, positions
+from training.review.out_of_fold import Answers
+from training.review.photos import Kind, Suspicion
+
+_NEIGHBOURS = 50
+"""That vote on a label; fewer vote worse (docs/notes/experiments.md)."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suspect:
+    """A photo, and why it is worth a look."""
+
+    photo: str
+    """Its path below the data; a whole path where it lies elsewhere."""
+    label: str
+    suggested: str
+    """The class that the models find likeliest; the label itself where they agree with it."""
+    score: float
+    """From 0 to 1, the most suspicious. Other kinds than `label` end at 0.5."""
+    kind: Kind
+    split: str
+    likeliest: list[tuple[str, float]]
+    """Up to five classes with their probabilities."""
+    neighbours: list[str]
+    """Up to five photos that look most alike."""
+    xy: tuple[float, float]
+    """Its place on a map of the features, 0 to 1."""
+    group: str | None
+    note: str
+    """A sentence, where the kind alone does not say it; else empty."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Review:
+    """What was found in a folder of photos."""
+
+    data: Path
+    classes: tuple[str, ...]
+    suspects: list[Suspect]
+    """The most suspicious first. Every photo is in it once as `label`, unless its score is 0."""
+    pairs: list[dict[str, Any]]
+    """`label`, `suggested`, `count`: photos of one label that are confidently of another class."""
+    num_photos: int
+    accuracy: float
+    """How often the held-out answer is the label."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as `review.json` holds them."""
+        return {**asdict(self), "data": str(self.data)}
+
+    def write(self, folder: Path) -> Path:
+        """Write `review.json` into a folder, and return its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        out = folder / "review.json"
+        write_text(out, json.dumps(self.to_dict(), ensure_ascii=False))
+        return out
+
+
+def review(
+    data: Path, cache: DatasetCache, photos: Split, splits: Sequence[str], answers: Answers,
+    sheet: Sheet,
+) -> Review:  # fmt: skip
+    """Judge every photo of a folder by answers of models that did not learn from it.
+
+    Args:
+        data: The folder or table, as it was given.
+        cache: Its dataset cache.
+        photos: All of its photos (see `folds.everything`).
+        splits: (N,), the split of each.
+        answers: Of models that did not learn from the photo.
+        sheet: What a look at every file found.
+    """
+    alike = _alike(answers)
+    judged = suspicion(answers.probabilities, photos.targets, alike)
+    found = [
+        Suspicion(row, "label", float(judged.scores[row]), "")
+        for row in np.flatnonzero(judged.scores > 0).tolist()
+    ]
+    found += whatever_label.outliers(alike.similarity[:, :_SHOWN])
+    found += whatever_label.dull(photos)
+    found += whatever_label.by_file(sheet, photos.files)
+    places = positions(answers.features[0])
+    classes, groups = cache.labels, photos.groups or ("",) * len(photos.files)
+    likeliest = np.argsort(-judged.probabilities, 1, kind="stable")[:, :_SHOWN]
+
+    def suspect(one: Suspicion) -> Suspect:
+        row = one.row
+        return Suspect(
+            photo=photos.files[row],
+            label=classes[photos.targets[row]],
+            suggested=classes[likeliest[row, 0]],
+            score=round(one.score, 6),
+            kind=one.kind,
+            split=splits[row],
+            likeliest=[
+                (classes[k], round(float(judged.probabilities[row, k]), 4)) for k in likeliest[row]
+            ],
+            neighbours=[photos.files[other] for other in alike.rows[row, :_SHOWN]],
+            xy=(round(float(places[row, 0]), 4), round(float(places[row, 1]), 4)),
+            group=groups[row] or None,
+            note=one.note,
+        )
+
+    found.sort(key=lambda one: (-one.score, photos.files[one.row]))
+    return Review(
+        data=data,
+        classes=classes,
+        suspects=[suspect(one) for one in found],
+        pairs=pairs(judged.probabilities, photos.targets, classes),
+        num_photos=len(photos.files),
+        accuracy=float((answers.probabilities.argmax(1) == photos.targets).mean()),
+    )
+
+
+def _alike(answers: Answers) -> Nearest:
+    """Return the nearest photos of each, in the features of the model that did not learn it."""
+    count = len(answers.fold_of)
+    k = min(_NEIGHBOURS, count - 1)
+    rows, similarity = np.empty((count, k), np.int64), np.empty((count, k), np.float32)
+    for fold, features in enumerate(answers.features):
+        asked = np.flatnonzero(answers.fold_of == fold)
+        found = nearest(features, asked, k)
+        rows[asked], similarity[asked] = found.rows, found.similarity
+    return Nearest(rows, similarity)
