@@ -144,9 +144,12 @@ def drift(
 
 def relabel(
     corrections: Annotated[
-        Path, typer.Argument(help="CSV with the columns photo and label.", metavar="CSV")
-    ],
+        Path | None, typer.Argument(help="CSV with the columns photo and label.", metavar="[CSV]")
+    ] = None,
     data: Annotated[Path, typer.Option(help="The folder of photos.")] = Path("photos"),
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take the last table back, without a CSV.")
+    ] = False,
     new_classes: Annotated[
         bool, typer.Option("--new-classes", help="Allow labels that are no class yet.")
     ] = False,
@@ -155,23 +158,33 @@ def relabel(
 ) -> None:
     """Take corrected answers into the data set: photos move to the class that they really are.
 
-    A photo of the data set stays in its split; another is copied into train. All rows are checked
-    first: one that is wrong holds all of them. Each move is a line in DATA/.relabels.jsonl; given
-    again after a kill, the rest is done.
+    A photo of the data set stays in its split; another is copied into train. One that is labelled
+    (drop) moves to DATA/.dropped, which training does not look into. All rows are checked first:
+    one that is wrong holds all of them. Each move is a line in DATA/.relabels.jsonl, with who moved
+    it and when; given again after a kill, the rest is done. --undo takes back one table, then the
+    one before it.
 
     Example: hansang relabel corrected.csv --data photos
     """
     from flows.local import relabel as relabelling
+    from flows.local import relabel_history
 
     if not data.is_dir():
         raise UserError(f"{data} is not a folder; give the folder of photos with --data")
-    rows = relabelling.read(corrections)
-    moves = relabelling.plan(rows, data, new_classes=new_classes)
+    if undo == (corrections is not None):
+        raise UserError("give either a CSV of corrections, or --undo")
+    command = ""
+    if corrections is None:
+        moves, command = relabel_history.way_back(data)
+        count = len(moves)
+    else:
+        rows = relabelling.read(corrections)
+        moves, count = relabelling.plan(rows, data, new_classes=new_classes), len(rows)
     if not dry_run:
-        relabelling.apply(moves, data)
+        relabel_history.apply(moves, data, undoes=command)
     table = [[move.before, move.label, str(move.target)] for move in moves]
     if as_json:
         print_json([dict(zip(("before", "label", "photo"), row, strict=True)) for row in table])
         return
     verb = "would be moved" if dry_run else "moved"
-    print_table(f"{len(moves)} of {len(rows)} {verb}", ["was", "is", "photo"], table)
+    print_table(f"{len(moves)} of {count} {verb}", ["was", "is", "photo"], table)

@@ -2,21 +2,19 @@
 
 Each is moved or copied in one step, and written down after it, so a run that was cut off is given
 again and goes on. What a correction would break (a photo in two splits, a class that nobody meant)
-is refused before anything is moved.
-
-<data>/.relabels.jsonl    what was moved, from where, when; oldest first
+is refused before anything is moved. `relabel_history.py` moves, and takes moves back.
 """
 
-import json
 import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
-from flows.local.photo_moves import Move, digest_of, fault_of, make, require_writable
+from flows.local.photo_moves import Move, digest_of, fault_of
+from flows.local.relabel_history import DROPPED, told
+from flows.local.relabel_history import apply as apply
 from photo_folder.errors import FolderError
 from photo_folder.folder import scan_folder
 from photo_folder.found import Found
@@ -24,7 +22,9 @@ from photo_folder.names import passed_over, printable
 from photo_folder.tables import path_in, read_table
 from terminal import UserError, say
 
-HISTORY = ".relabels.jsonl"
+DROP = "(drop)"
+"""Instead of a label: the photo shows no class, and moves aside. So does `drop`, unless a class has
+that name."""
 _COLUMNS = {
     "photo": ("photo", "file", "path", "filename", "image"),
     "label": ("label", "corrected", "class"),
@@ -54,7 +54,7 @@ def plan(
     """Return what is to be done; a photo that already lies where it should needs nothing.
 
     Photos are named as the data set names them (`train/egg/1.jpg`), or by any path. Those of the
-    data set stay in their split; others are added to train.
+    data set stay in their split; others are added to train. One whose label is `DROP` moves aside.
 
     Raises:
         UserError: A photo is not there or no picture, has two labels, lies in another split
@@ -67,7 +67,9 @@ def plan(
     for given, wanted in corrections:
         label = there.label(wanted)
         name = printable(given)
-        if label not in there.labels and not new_classes:
+        dropped = label not in there.labels and label in (DROP, "drop")
+        label = DROP if dropped else label
+        if label not in there.labels and not new_classes and not dropped:
             wrong.append(f"{name}: no class {label!r} (--new-classes makes it)")
             continue
         if label in (".", "..") or "/" in label or passed_over(label):
@@ -81,7 +83,10 @@ def plan(
             if not there.was_moved(given, inside, label):
                 wrong.append(f"{name}: there is no such photo, in {data} or outside it")
             continue
-        if fault := fault_of(source):
+        if dropped and not inside:
+            wrong.append(f"{name}: it is not in {data}, so it cannot be dropped from there")
+            continue
+        if not dropped and (fault := fault_of(source)):
             wrong.append(f"{name}: {fault}")
             continue
         try:
@@ -95,33 +100,6 @@ def plan(
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError("nothing was moved: " + "; ".join(wrong[:10]) + more)
     return moves
-
-
-def apply(moves: Sequence[Move], data: Path) -> None:
-    """Move photos of the data set, copy others in, and write each down.
-
-    Raises:
-        UserError: The data set cannot be written to; if that is known before, nothing was moved.
-    """
-    root = data.absolute()
-    require_writable(moves, root)
-    try:
-        with (root / HISTORY).open("a", encoding="utf-8", errors="backslashreplace") as history:
-            for move in moves:
-                make(move)
-                source = move.source.relative_to(root) if move.before else move.source
-                line = {
-                    "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                    "from": str(source),
-                    "to": str(move.target.relative_to(root)),
-                    "before": move.before,
-                    "label": move.label,
-                }
-                history.write(json.dumps(line, ensure_ascii=False) + "\n")
-                history.flush()
-            os.fsync(history.fileno())
-    except OSError as error:
-        raise UserError(f"cannot write to {data}: {error}; give the same command again") from error
 
 
 @dataclass(kw_only=True, slots=True)
@@ -214,13 +192,8 @@ class _DataSet:
 
     def was_moved(self, given: str, inside: str, label: str) -> bool:
         """Return whether a photo of the data set was moved to its class before."""
-        try:
-            lines = (self.root / HISTORY).read_text("utf-8").splitlines()
-        except FileNotFoundError:
-            lines = []
-        told = [json.loads(line) for line in lines if line]
         names = {given, inside, path_in(self.root, given)}
-        if any(line["from"] in names and line["label"] == label for line in told):
+        if any(line["from"] in names and line["label"] == label for line in told(self.root)):
             return True
         # Moved, and killed before it was written down.
         place = self._place(inside or path_in(self.root, given), label)
@@ -233,6 +206,8 @@ class _DataSet:
             if home and below == name:
                 continue
             _, _, rest = below.partition("/")
+            if label == DROP and DROP not in self.labels:
+                return self.root / DROPPED / name
             return self._folder(split, label) / rest if rest else None
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.local import relabel
+from flows.local import relabel, relabel_history
 from terminal import UserError
 
 
@@ -149,3 +149,101 @@ def test_the_last_photo_of_a_class_leaves_a_class_behind(data):
     photo = next((data / "val" / second).iterdir())
     (move,) = relabel.plan([(f"val/{second}/{photo.name}", first)], data)
     assert first == move.label
+
+
+def everything(data: Path) -> dict[str, bytes]:
+    """Return the content of every photo, by its path."""
+    return {
+        path.relative_to(data).as_posix(): path.read_bytes() for path in sorted(data.rglob("*.jpg"))
+    }
+
+
+def relabelled(*arguments) -> list[dict]:
+    """Run the verb, and return the moves that it tells."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hansang", "relabel", *map(str, arguments), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_a_dropped_photo_moves_aside_and_comes_back(data, tmp_path):
+    """It is out of the data set and still on the disk; --undo puts it and a moved one back."""
+    first, second, _ = sorted(path.name for path in (data / "val").iterdir())
+    one, other = sorted((data / "val" / first).iterdir())[:2]
+    before = everything(data)
+    table = tmp_path / "corrections.csv"
+    table.write_text(
+        f"photo,label\nval/{first}/{one.name},(drop)\nval/{first}/{other.name},{second}\n"
+    )
+
+    relabelled(table, "--data", data)
+
+    assert not one.exists()
+    assert (
+        before[f"val/{first}/{one.name}"]
+        == (data / ".dropped" / "val" / first / one.name).read_bytes()
+    )
+    lines = [json.loads(line) for line in (data / ".relabels.jsonl").read_text().splitlines()]
+    assert {"by", "time", "command"} <= lines[0].keys()
+    assert [] == relabel.plan(relabel.read(table), data)
+
+    assert 2 == len(relabelled("--undo", "--data", data))
+
+    assert before == everything(data)
+    with pytest.raises(UserError, match=r"no correction of .* is left to take back"):
+        relabel_history.way_back(data)
+
+
+def test_undo_takes_one_table_after_another_back_and_deletes_nothing(data, tmp_path):
+    """A photo that was added moves aside; killed half-way, the same command does the rest."""
+    first, second, third = sorted(path.name for path in (data / "train").iterdir())
+    rows = sorted((data / "train" / first).iterdir())
+    before = everything(data)
+    added = tmp_path / "seen.jpg"
+    added.write_bytes(b"".join([rows[0].read_bytes(), b"more"]))
+    relabel.apply(relabel.plan([(f"train/{first}/{rows[0].name}", second)], data), data)
+    table = [(str(added), third), (f"train/{first}/{rows[1].name}", second)]
+    relabel.apply(relabel.plan(table, data), data)
+
+    moves, command = relabel_history.way_back(data)
+    relabel_history.apply(moves[:1], data, undoes=command)  # killed after the first
+    moves, same = relabel_history.way_back(data)
+
+    assert (command, 1) == (same, len(moves))
+    relabel_history.apply(moves, data, undoes=command)
+    moves, earlier = relabel_history.way_back(data)
+    assert earlier != command
+    relabel_history.apply(moves, data, undoes=earlier)
+    left = everything(data)
+    (aside,) = left.keys() - before.keys()
+    assert aside.startswith(f".dropped/train/{third}/")
+    assert added.read_bytes() == left.pop(aside)
+    assert before == left
+
+
+def test_what_cannot_be_taken_back_is_refused_before_anything_moves(data):
+    """A photo that was moved again by hand is named."""
+    first, second, _ = sorted(path.name for path in (data / "val").iterdir())
+    photo = next((data / "val" / first).iterdir())
+    (move,) = relabel.plan([(f"val/{first}/{photo.name}", second)], data)
+    relabel.apply([move], data)
+    move.target.rename(move.target.with_name("elsewhere.jpg"))
+
+    with pytest.raises(UserError, match=r"nothing was taken back: .* is not there any more"):
+        relabel_history.way_back(data)
+
+
+def test_only_photos_of_the_data_set_are_dropped(data, tmp_path):
+    """A class may be named drop; a photo from elsewhere cannot be dropped."""
+    first = sorted(path.name for path in (data / "val").iterdir())[0]
+    photo = next((data / "val" / first).iterdir())
+    (data / "val" / "drop").mkdir()
+    outside = tmp_path / "seen.jpg"
+    outside.write_bytes(photo.read_bytes())
+
+    (move,) = relabel.plan([(f"val/{first}/{photo.name}", "drop")], data)
+
+    assert (data / "val" / "drop" / photo.name).resolve() == move.target.resolve()
+    with pytest.raises(UserError, match="cannot be dropped"):
+        relabel.plan([(str(outside), relabel.DROP)], data)
