@@ -109,12 +109,15 @@ def test_decisions_become_a_table_that_moves_photos(opened, data, tmp_path, expe
     assert [] == page.complaints
 
 
-def test_no_food_is_the_label_that_drops(opened, tmp_path):
-    """The table says `(drop)`."""
+def test_no_food_drops_a_photo(opened, data, tmp_path):
+    """The row that the page writes moves the photo aside."""
     page = opened()
     page.locator("#drop").click()
     (row,) = downloaded(page, tmp_path / "corrections.csv")
-    assert ("(drop)", "drop") == (row["label"], row["decision"])
+    moves = relabel.plan(relabel.read(tmp_path / "corrections.csv"), data)
+    relabel.apply(moves, data)
+    assert not (data / row["photo"]).exists()
+    assert (data / ".dropped" / row["photo"]).exists()
 
 
 def test_filters_narrow_what_is_shown(opened, data, expect):
