@@ -199,9 +199,11 @@ class TrainConfig:
     """Average the answers for a photo and its mirror image, in validation and in the released file;
     a call then costs twice as much."""
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of training steps. `auto` is bf16 autocast on devices with bf16 hardware (GPUs, newer server
-    CPUs), else fp32. Weights, their average and validation are always fp32."""
+    CPUs), fp16 on older GPUs with tensor cores (V100, T4), else fp32. With fp16 the loss is scaled,
+    so that small gradients are not lost, and a step that overflows is left out (Micikevicius et al.
+    2018). Weights, their average and validation are always fp32."""
 
     compile: Literal["auto", "off", "on", "graphs"] = "auto"
     """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""

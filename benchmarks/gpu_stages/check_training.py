@@ -123,7 +123,9 @@ class Training:
 
     def resume(self) -> Found:
         """Stop runs in mid-epoch and go on: the weights are those of one never stopped."""
-        cases: dict[str, dict[str, Any]] = {"bf16": {"precision": "bf16"}}
+        cases: dict[str, dict[str, Any]] = {
+            "bf16": {"precision": "bf16"}, "fp16": {"precision": "fp16"},
+        }  # fmt: skip
         placements = ["memory-mapped"]
         if self.device == "cuda":
             placements = ["resident", "pinned"]

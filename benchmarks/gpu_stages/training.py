@@ -27,6 +27,7 @@ from training.data.cache import Split
 from training.data.loader import Loader, Placement, loader_for
 from training.data.sampler import Sampler
 from training.loop.learner import Learner, StepData
+from training.model.device import autocast
 
 COMPILE_S = 40.0
 """What compiling a step may take; the measurements after it have time of their own."""
@@ -131,9 +132,7 @@ class Bench:
 
         def once() -> None:
             learner.optimizer.zero_grad(set_to_none=learner.config.compile != "graphs")
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=learner.precision == "bf16"
-            ):
+            with autocast(self.device, learner.precision):
                 logits = learner._network(inputs)
             F.cross_entropy(logits.float(), targets, label_smoothing=0.1).backward()
             if step:

@@ -27,6 +27,7 @@ from training.evaluation.evaluation import Evaluation
 from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
 from training.model.cpu_convolution import use_matmul_convolutions
 from training.model.device import (
+    autocast,
     compiled_as,
     evaluation_batch,
     keep_freed_memory,
@@ -94,6 +95,7 @@ class Learner:
         )
         self.augmented_classes = self._augmented_classes()
         self.precision = precision_of(config, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.compiled = compiled_as(config, device) != "off"
         if device.type == "cpu":
             keep_freed_memory()
@@ -184,9 +186,10 @@ class Learner:
             whole = contextlib.nullcontext() if rows.stop == num_photos else self._no_sync()
             with whole, uncompiled(early):
                 loss = self._loss(data, rows) / num_photos
-                loss.backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         settings = self.config.optimizer
+        self.scaler.unscale_(self.optimizer)
         if settings.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip_norm)
         for group in self.optimizer.param_groups:
@@ -197,7 +200,8 @@ class Learner:
                 group["lr"] = rate
         on_cpu = self.device.type == "cpu"
         with channels_last_as_contiguous(self.optimizer) if on_cpu else contextlib.nullcontext():
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
         return total
 
     def _loss(self, data: StepData, rows: slice) -> Tensor:
@@ -214,9 +218,7 @@ class Learner:
             inputs = self._prepared(pixels)
         if self._cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
+        with autocast(self.device, self.precision):
             logits = self._network(inputs)
 
         def against(goal: Tensor) -> Tensor:

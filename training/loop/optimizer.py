@@ -38,6 +38,9 @@ def optimizer_for(
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0,
             fused=True,
         )  # fmt: skip
+    # With fp16, a step that is left out is left out by the scaler. In fused SGD, the momentum would
+    # have been created, and never written: the next step would take what lies there.
+    optimizer._step_supports_amp_scaling = False
     if device.type == "cuda":
         # A plain number would be compiled into a graph, again for each value. A tensor that is
         # given to the optimizer would be shared by all groups, so each group gets its own here.

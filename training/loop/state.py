@@ -8,9 +8,15 @@ from torch import Tensor
 from training.loop.learner import Learner
 from training.runs.checkpoint import part
 
+_SCALER = ("scale", "_growth_tracker")
+"""What changes in a GradScaler; the rest are constants."""
+
 
 def tensors_of(learner: Learner) -> dict[str, Tensor]:
-    """Return the tensors of the model, its average and the optimizer; they are not copies."""
+    """Return the tensors of the model, its average, the optimizer and the loss scale.
+
+    They are not copies.
+    """
     tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
     if learner.average is not None:
         average = learner.average.state_dict()
@@ -19,6 +25,9 @@ def tensors_of(learner: Learner) -> dict[str, Tensor]:
         for name, value in values.items():
             if value is not None:
                 tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    if learner.scaler.is_enabled():
+        scaler = learner.scaler.state_dict()
+        tensors |= {f"scaler.{name}": torch.tensor(scaler[name]) for name in _SCALER}
     return tensors
 
 
@@ -37,3 +46,6 @@ def restore(learner: Learner, tensors: Mapping[str, Tensor]) -> None:
         state.setdefault(int(index), {})[key] = tensor
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if scaler := part(tensors, "scaler."):
+        found = {name: tensor.item() for name, tensor in scaler.items()}
+        learner.scaler.load_state_dict({**learner.scaler.state_dict(), **found})

@@ -43,10 +43,20 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> str:
-    """Return the precision of training steps, `fp32` or `bf16`."""
+    """Return the precision of training steps: `fp32`, `bf16` or `fp16`."""
     if config.precision != "auto":
         return config.precision
-    return "bf16" if has_bf16(device) else "fp32"
+    if has_bf16(device):
+        return "bf16"
+    # Tensor cores came with 7.0, and with fp16 alone.
+    fp16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+    return "fp16" if fp16 else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return a context in which a model computes in `fp32`, `bf16` or `fp16`."""
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=half, enabled=precision != "fp32")
 
 
 def compiled_as(config: TrainConfig, device: torch.device) -> str:

@@ -227,10 +227,10 @@ MUTATIONS: dict[str, Mutation] = {
         _REPOSITORY, _REPLACES + _ADDS, _ADDS + _REPLACES,
     ),
     "nobody holds the lock": (
-        _REPOSITORY, "                fcntl.flock(lock, fcntl.LOCK_EX)\n", "",
+        "service.files", "        fcntl.flock(lock, fcntl.LOCK_EX)\n", "",
     ),
     "what it was measured against is not looked at again": (
-        _REPOSITORY, "if instead_of not in (-1, replaced):", "if False:",
+        _REPOSITORY, "if instead_of not in (-1, serving):", "if False:",
     ),
     "the version that serves is removed": (
         _REPOSITORY, "[version, *reversed(before), *reversed(others)]", "[*others, version]",
