@@ -3,13 +3,13 @@
 const $ = (id) => document.getElementById(id);
 const BATCH = 120;
 const KINDS = {
-  label: ["label looks wrong", "--red"],
-  outlier: ["unlike other photos", "--purple"],
+  label: ["doubtful label", "--red"],
+  outlier: ["outlier", "--purple"],
   near_copy: ["near copy", "--blue"],
   dark: ["dark", "--ink"],
   blurred: ["blurred", "--teal"],
-  low_information: ["little to see", "--orange"],
-  odd_aspect: ["odd shape", "--green"],
+  low_information: ["low information", "--orange"],
+  odd_aspect: ["odd aspect", "--green"],
 };
 const SAID = { right: "right", drop: "no food", unsure: "not sure" };
 
