@@ -88,6 +88,23 @@ def publish_sheet(found: dict[str, Any], page: Path) -> None:
     create_link_artifact(link(page), link_text="data sheet", description="The data sheet")
 
 
+def publish_review(found: dict[str, Any], out: Path) -> None:
+    """Publish a review: what was found as markdown, and a link to the page to decide on."""
+    doubts = [
+        f"- {pair['count']} labelled {pair['label']} look like {pair['suggested']}"
+        for pair in found["pairs"]
+    ]
+    kinds = [f"- {kind.replace('_', ' ')}: {count}" for kind, count in found["kinds"].items()]
+    page = link(out / "review.html")
+    create_markdown_artifact(
+        f"## {found['doubtful_labels']} of {found['photos']} labels are doubtful\n\n"
+        + "\n".join([*doubts, *kinds])
+        + f"\n\n[Look, and decide]({page})",
+        description="What is probably wrong among the photos",
+    )
+    create_link_artifact(page, link_text="review.html", description="The page to decide on")
+
+
 def candidate_table(candidate: Candidate) -> str:
     """Return a candidate's measurements as markdown, with a link to the run's report."""
     verdict = candidate.verdict

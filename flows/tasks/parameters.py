@@ -53,6 +53,23 @@ class Training(BaseModel):
         return found
 
 
+class Reviewing(BaseModel):
+    """How photos are reviewed; the fields become options of `hansang review`."""
+
+    model_config = _CONFIG
+
+    folds: int = Field(4, ge=2, le=20, description="Parts, each held out once.")
+    recipe: str = Field("scratch", description="scratch, long or baseline.")
+    epochs: int = Field(20, ge=1, description="Epochs of each fold's run.")
+    image_size: int = Field(64, ge=32, le=512, description="Side of the square, in pixels.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where to train.")
+    group: str = Field("", description=_GROUP)
+
+    def arguments(self) -> list[str]:
+        """Return it as options of `hansang review`."""
+        return [f"--{name.replace('_', '-')}={value}" for name, value in self.model_dump().items()]
+
+
 class Search(BaseModel):
     """How to search for better settings; every worker of a study must have the same values."""
 

@@ -79,6 +79,18 @@ def prepare(data: Path, image_size: int, cache_dir: Path, group: str = "") -> Pa
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
+def review(arguments: list[str]) -> dict[str, Any]:
+    """Run `hansang review` until it ends; a retry goes on with the fold that was begun.
+
+    Raises:
+        UserError: It refused or failed; the message is its last line. Not retried.
+        RuntimeError: The process died or was stopped. Retried.
+    """
+    result: dict[str, Any] = run_child(["-m", "hansang", "review", *arguments])
+    return result
+
+
+@task(retries=2, retry_delay_seconds=10, retry_condition_fn=died)
 def train(arguments: list[str]) -> dict[str, Any]:
     """Run `python -m training` until it ends; a retry resumes from the last checkpoint.
 

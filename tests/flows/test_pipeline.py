@@ -114,6 +114,27 @@ def test_prepare_finds_what_it_built(prefect_server: None, photos: Path, tmp_pat
     assert path == prepare(photos, 32, tmp_path / "cache")
 
 
+def test_a_review_links_the_page_to_decide_on(
+    prefect_server: None, photos: Path, tmp_path: Path
+) -> None:
+    """The flow ends with the list and the page, and Prefect links the page."""
+    from prefect.client.orchestration import get_client
+
+    from flows.review import review
+
+    found = review(
+        photos, {"folds": 2, "epochs": 1, "image_size": 32},
+        {"runs_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache"},
+    )  # fmt: skip
+
+    page = tmp_path / "runs" / f"{photos.name}-review" / "review.html"
+    assert page.is_file()
+    assert str(page) in found["files"]
+    with get_client(sync_client=True) as client:
+        links = [one.data for one in client.read_artifacts()]
+    assert any(page.as_uri() in str(link) for link in links)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_flow_killed_in_training_leaves_no_orphan_and_a_resumable_run(
     prefect_server: None, photos: Path, tmp_path: Path, how: signal.Signals

@@ -56,8 +56,8 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
     assert {"created"} == {change["what"] for change in first}
     assert {"unchanged"} == {change["what"] for change in again}
     names = {change["name"] for change in first}
-    flows = ("pipeline", "train", "tune", "finetune", "prepare", "release", "rollback", "prune",
-             "drift")  # fmt: skip
+    flows = ("pipeline", "train", "tune", "finetune", "review", "prepare", "release", "rollback",
+             "prune", "drift")  # fmt: skip
     assert {f"{flow}/{flow}" for flow in flows} <= names
     pipeline = rig.get("/deployments/name/pipeline/pipeline")
     assert "0 2 * * *" == pipeline["schedules"][0]["schedule"]["cron"]
