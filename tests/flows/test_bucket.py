@@ -41,7 +41,7 @@ def test_pipeline_lives_in_a_bucket_and_another_machine_goes_on(bucket, tmp_path
     second = json.loads(
         hansang(
             "two", "release", "s3://bucket/runs/first", "--model", "food", *there,
-            "--force", "another machine", "--json",
+            "--precision", "fp16", "--force", "another machine", "--json",
         )
     )  # fmt: skip
     assert (True, 2) == (second["released"], second["version"])

@@ -137,7 +137,7 @@ def command(bucket: Any, dishes: Path, tmp_path: Path) -> Iterator[Callable[...,
                     sys.executable, "-m", "hansang", "train", str(dishes), "--run", "first",
                     "--runs-dir", runs, "--cache-dir", cache_dir, "--image-size", "32",
                     # Long enough to be killed between two pushes, on a fast machine too.
-                    "--epochs", "12", "--batch-size", "10", "--threads", "1", "--json",
+                    "--epochs", "40", "--batch-size", "10", "--threads", "1", "--json",
                 ],
                 env={**os.environ, "PYTHONPATH": str(ROOT), "HANSANG_WORK": str(tmp_path / machine),
                      "HANSANG_PROGRESS_S": "0"},
