@@ -61,6 +61,8 @@ Out = Annotated[
 ]
 OnlyTrain = Annotated[bool, typer.Option(hidden=True, help="As a worker: train, write nothing.")]
 _MOST = 10
+_ROUGH = 0.5
+"""Share of labels that the runs agree with, below which they have hardly learnt."""
 
 
 def review(
@@ -206,6 +208,11 @@ def _summary(found: "Review") -> dict[str, Any]:
 
 def _print(found: "Review", pages: list[Path]) -> None:
     numbers = _summary(found)
+    if found.accuracy < _ROUGH:
+        say(
+            f"warning: only {found.accuracy:.0%} of the labels are what the photos look like to the"
+            " runs, so their order says little; take more --epochs, or a larger --image-size"
+        )
     for pair in numbers["pairs"]:
         say(f"{pair['count']} labelled {pair['label']} look like {pair['suggested']}")
     rows = [
@@ -214,8 +221,8 @@ def _print(found: "Review", pages: list[Path]) -> None:
         if one.kind == "label"
     ][:_MOST]
     title = (
-        f"{numbers['doubtful_labels']} of {found.num_photos} labels are doubtful;"
-        " the most suspicious"
+        f"{numbers['doubtful_labels']} of {found.num_photos} labels are not what the photos look"
+        " like to the runs; the most suspicious"
     )
     print_table(title, ["photo", "label", "looks like", "score"], rows)
     for kind, count in numbers["kinds"].items():
