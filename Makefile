@@ -125,8 +125,9 @@ $(VENV)-serve/.fuzz: requirements/fuzz.txt $(VENV)-serve/.ready
 	touch $@
 
 trouble: setup  ## drains, swaps, overload, bad images and hostile calls at length, with their figures as JSON
-	$(BIN)/python -m benchmarks.trouble drain swap overload fuzz hostile
-	$(BIN)/python -m benchmarks.trouble --http drain swap overload fuzz
+	@# Both, whether or not the first one holds.
+	held=0; $(BIN)/python -m benchmarks.trouble drain swap overload fuzz hostile || held=1; \
+	  $(BIN)/python -m benchmarks.trouble --http drain swap overload fuzz || held=1; exit $$held
 
 bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServe, mosec and plain grpc
 	$(BIN)/python -m benchmarks.serving --peers $(VENV)-bench
