@@ -128,7 +128,6 @@ def finetune(
     require_writable(run_dir, "--runs-dir")
     from flows.tasks.start import start_from
     from training.finetuning.runner import Runner
-    from training.finetuning.seen import require_unseen
     from training.recipes import recipe
 
     # A wrong name must not cost the time of reading photos.
@@ -137,9 +136,7 @@ def finetune(
     strategies = [strategy] if strategy != "auto" else _strategies(among or [], keep or [])
     size = _checked_size(strategies, start, epochs, image_size, overrides)
     say(f"from: {start.name}")
-    cache = prepared(folder, size, cache_dir, begun=begun)
-    if begun is None:
-        require_unseen(cache, start)
+    cache = prepared(folder, size, cache_dir, begun=begun, start=start)
     runner = Runner(
         cache=cache, start=start, image_size=size, overrides=overrides, device=device,
         placement=placement, use_features=features, tensorboard=tensorboard,

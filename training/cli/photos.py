@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from training.data.cache import DatasetCache
     from training.data.dataset import PhotoFolder
     from training.errors import DataError
+    from training.model.pretrained import Start
 
 _NAME_BYTES = 180
 MOST = 10
@@ -59,7 +60,7 @@ def look_again(data: Path, cache_dir: Path, *, group: str = "") -> "PhotoFolder 
 
 def prepared(
     folder: "PhotoFolder | DataError", image_size: int, cache_dir: Path, *,
-    begun: "Mapping[str, Any] | None" = None, leads: bool = True,
+    begun: "Mapping[str, Any] | None" = None, start: "Start | None" = None, leads: bool = True,
 ) -> "DatasetCache":  # fmt: skip
     """Return the cache of photos that were looked at; say which could not be read.
 
@@ -70,10 +71,11 @@ def prepared(
         image_size: Side of the model's square, in pixels.
         cache_dir: Where caches lie.
         begun: What `config.json` says of a run that goes on: with the photos that it began with.
+        start: Weights that a new run starts from, which must not have learnt what judges it.
         leads: Whether this process speaks for those that train together.
 
     Raises:
-        DataError: As `training.data.prepare.prepare`, or as `photos_to_go_on_with`.
+        DataError: As `training.data.prepare.prepare`, `photos_to_go_on_with` or `require_unseen`.
     """
     from training.data.begun import photos_to_go_on_with
     from training.data.prepare import prepare
@@ -90,6 +92,10 @@ def prepared(
             raise folder
         else:
             cache, changed = prepare(folder, image_size, cache_root=cache_dir, progress=report), ""
+    if begun is None and start is not None:
+        from training.finetuning.seen import require_unseen
+
+        require_unseen(cache, start)
     if changed and leads:
         say(changed)
     for name, why in list(cache.bad_files.items())[: MOST if leads else 0]:
