@@ -35,7 +35,8 @@ _PICTURE_CHARACTERS = 20_000
 """Of one photo as a data URI, so that a page stays below 40 MB; a busier photo is made smaller."""
 
 _PICTURES = "/*PICTURES*/"
-_SCRIPTS = ("decisions.js", "classes.js", "map.js", "page.js")
+_SCRIPTS = ("decisions.js", "classes.js", "map.js", "choices.js", "keys.js", "page.js")
+"""One script, in this order; page.js starts it."""
 _IN_SCRIPT = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "<>&*\u2028\u2029"})
 """What could end a script element or be taken for a mark of the template, as JSON writes it."""
 

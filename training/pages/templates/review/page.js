@@ -233,83 +233,10 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const classColour = (photo) => `hsl(${hue.get(photo.label) ?? 0} 65% ${dark.matches ? 65 : 42}%)`;
 const kindColour = (photo) => getComputedStyle(document.documentElement).getPropertyValue(KINDS[photo.kinds[0]]?.[1] ?? "--muted");
 
-// Fills what can be filtered by, with the number of photos of each.
-function renderChoices(name, called = (value) => value) {
-  const counts = new Map();
-  for (const value of photos.flatMap((photo) => valuesOf(photo, name))) counts.set(value, (counts.get(value) ?? 0) + 1);
-  const order = name === "kind" || name === "split" ? [...counts.keys()] : review.classes.filter((each) => counts.has(each));
-  filters.elements[name].append(...order.map((value) => element("option", `${called(value)} (${counts.get(value)})`, { value })));
-  return order;
-}
-
-function filterBy(values) {
-  for (const [name, value] of Object.entries(values)) filters.elements[name].value = value;
-  refresh();
-}
-
-function renderPairs() {
-  const count = ([label, suggested]) => photos.filter((photo) => photo.label === label && photo.suggested === suggested).length;
-  const pairs = review.pairs.map((pair) => [...pair, count(pair)]).filter(([, , number]) => number);
-  const items = pairs.sort((one, other) => other[2] - one[2]).map(([label, suggested, number]) => {
-    const button = element("button", `${number} labelled ${label} that look${number === 1 ? "s" : ""} like ${suggested}`, { type: "button" });
-    button.addEventListener("click", () => filterBy({ label, suggested }));
-    const item = element("li");
-    item.append(button);
-    return item;
-  });
-  $("pairs").querySelector("ul").replaceChildren(...items);
-  $("pairs").hidden = !items.length;
-}
-
-function renderLegend() {
-  const name = $("colour").value;
-  const colour = name === "label" ? classColour : kindColour;
-  const values = [...new Set(photos.flatMap((photo) => valuesOf(photo, name)))].sort((one, other) => one.localeCompare(other, "ko"));
-  $("legend").replaceChildren(
-    ...values.map((value) => {
-      const button = element("button", "", { type: "button" });
-      const swatch = element("span", "", { className: "swatch" });
-      swatch.style.background = colour({ label: value, kinds: [value] });
-      button.append(swatch, element("span", name === "kind" ? kindName(value) : value));
-      button.addEventListener("click", () => filterBy({ [name]: filters.elements[name].value === value ? "" : value }));
-      const item = element("li");
-      item.append(button);
-      return item;
-    }),
-  );
-}
-
 const search = new ClassSearch($("search"), $("found"), review.classes, { onChoose: decideClass, onLeave: closeSearch });
 const map = new PhotoMap($("map").querySelector("canvas"), photos, {
   onRegion: (found) => { region = found; refresh(); },
   onPick: open,
-});
-
-const COMMANDS = {
-  r: () => decide("right", current?.label),
-  n: () => decide("drop", DROP),
-  s: () => decide("unsure", ""),
-  o: openSearch,
-  u: undo,
-  ...Object.fromEntries([0, 1, 2, 3, 4].map((at) => [at + 1, () => current?.likeliest?.[at] && decideClass(current.likeliest[at][0])])),
-};
-const MOVES = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: columns, ArrowUp: () => -columns(), Home: () => -shown.length, End: () => shown.length };
-
-document.addEventListener("keydown", (event) => {
-  if (event.target.matches?.("input:not([type=checkbox]), select, summary ~ canvas")) return;
-  if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) undo();
-  else if (event.ctrlKey || event.metaKey || event.altKey) return;
-  else if (event.key in MOVES) {
-    const inGrid = $("grid").contains(event.target);
-    if (!inGrid && !["ArrowLeft", "ArrowRight"].includes(event.key)) return; // it scrolls
-    step(MOVES[event.key]());
-  } else if ($("keys").checked) {
-    // A Korean keyboard gives a consonant where the key says R.
-    const key = /^[\x21-\x7e]$/.test(event.key) ? event.key.toLowerCase() : event.code.replace(/^(Key|Digit)/, "").toLowerCase();
-    if (!Object.hasOwn(COMMANDS, key)) return;
-    COMMANDS[key]();
-  } else return;
-  event.preventDefault();
 });
 
 $("right").addEventListener("click", COMMANDS.r);
