@@ -172,6 +172,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 
         return unary
 
+    def refusal(self, method: str, ends_s: float) -> ServiceError | None:
+        """Return why a full server refuses a call, and count it; None: it takes the call.
+
+        Args:
+            method: Its full name, `/package.Service/Method`.
+            ends_s: Its deadline, on the clock of `time.monotonic`.
+        """
+        check = self._admission_checks.get(method)
+        refusal = None if check is None else check(ends_s)
+        if refusal is not None:
+            self._seconds(method, refusal.code.name).observe(0)
+        return refusal
+
     async def answer(
         self,
         method: str,
@@ -190,9 +203,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         Raises:
             ServiceError: The call is refused, or failed; an unknown error says nothing of itself.
         """
-        check = self._admission_checks.get(method)
-        if check is not None and (refusal := check(deadline_s(context))):
-            self._seconds(method, refusal.code.name).observe(0)
+        if refusal := self.refusal(method, deadline_s(context)):
             raise refusal
         with self._open.call(method), self._call(method, context, timed=True):
             return await handler(await read(), context)

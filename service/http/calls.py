@@ -1,11 +1,13 @@
 """One HTTP request as one call of a gRPC method: same interceptor, same servicer, same limits."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any, cast
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -14,7 +16,7 @@ from service.errors import ServiceError, UnavailableError
 from service.http.problems import HttpError, problem
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
-_UNREAD = 64 * 2**10
+_UNREAD = 2**20
 """If at most so many bytes of a body are unread, the connection is kept."""
 
 Read = Callable[[], Awaitable[Any]]
@@ -27,7 +29,7 @@ class HttpContext:
     def __init__(self, request: Request) -> None:
         self._metadata = tuple(request.headers.items())
         self._client = request.client
-        self._ends_s = _deadline_s(request)
+        self._ends_s = _deadline_s(request.headers)
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the headers."""
@@ -48,6 +50,20 @@ class Calls:
     def __init__(self, interceptor: CallInterceptor) -> None:
         """Share the interceptor of the gRPC server."""
         self._interceptor = interceptor
+
+    def refusal(self, headers: Headers, method: str) -> Response | None:
+        """Return a full server's refusal of a call, on its headers alone; None: answer it.
+
+        Calls for the pages of a site are left to `answer`: their refusal has more headers.
+        """
+        if "origin" in headers:
+            return None
+        try:
+            ends_s = _deadline_s(headers)
+        except HttpError:
+            return None
+        refusal = self._interceptor.refusal(method, math.inf if ends_s is None else ends_s)
+        return None if refusal is None else problem(refusal, close=_ends(headers))
 
     async def answer(
         self,
@@ -87,7 +103,7 @@ class Calls:
             context = HttpContext(request)
             return write(await self._interceptor.answer(method, context, message, handler))
         except ServiceError as error:
-            return problem(error, close=watching is None and _is_long(request))
+            return problem(error, close=watching is None and _ends(request.headers))
         except asyncio.CancelledError:
             if call.cancelling():
                 call.uncancel()
@@ -111,8 +127,8 @@ async def _watch(request: Request, call: "asyncio.Task[Any]") -> None:
         call.cancel()
 
 
-def _deadline_s(request: Request) -> float | None:
-    text = request.headers.get(TIMEOUT_HEADER)
+def _deadline_s(headers: Headers) -> float | None:
+    text = headers.get(TIMEOUT_HEADER)
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
@@ -120,6 +136,8 @@ def _deadline_s(request: Request) -> float | None:
     return monotonic() + int(text) / 1000
 
 
-def _is_long(request: Request) -> bool:
-    text = request.headers.get("content-length")
-    return "transfer-encoding" in request.headers or int(text or 0) > _UNREAD
+def _ends(headers: Headers) -> bool:
+    # Who expects to be told to go on may or may not send a body that nobody wants.
+    if "transfer-encoding" in headers or "expect" in headers:
+        return True
+    return int(headers.get("content-length", 0)) > _UNREAD

@@ -1,11 +1,14 @@
 """The endpoints: which URL calls which method of the gRPC services."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from service.api.classifier import ClassifierServicer
 from service.api.interceptors import CallInterceptor
@@ -22,6 +25,10 @@ from service.pb import inference_pb2 as pb
 
 CLASSIFIER = classifier_pb.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+_REFUSED_EARLY = (
+    (re.compile("/v1/models/[^/:]+:classify"), f"/{CLASSIFIER}/Classify"),
+    (re.compile("/v2/models/[^/]+(/versions/[^/]+)?/infer"), f"/{INFERENCE}/ModelInfer"),
+)
 
 
 class Api:
@@ -76,6 +83,17 @@ class Api:
                 Route(f"{path}/infer", self.infer, methods=["POST"]),
             ]
         return [*found, *not_offered(self.ask, self._bodies)]
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return a full server's refusal of a request, or None.
+
+        It is asked before the application, whose work for a refusal would be taken from the calls
+        that are admitted.
+        """
+        for pattern, method in _REFUSED_EARLY:
+            if scope["method"] == "POST" and pattern.fullmatch(scope["path"]):
+                return self._calls.refusal(Headers(scope=scope), method)
+        return None
 
     async def classify(self, request: Request) -> Response:
         """Name the dishes on 1 to 64 photos."""

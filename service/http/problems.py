@@ -55,7 +55,7 @@ def problem(error: ServiceError, *, close: bool = False) -> Response:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    if close:
+    if close or status == HTTPStatus.REQUEST_TIMEOUT:
         headers["connection"] = "close"
     return Response(
         json.dumps(body, ensure_ascii=False).encode(),
