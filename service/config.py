@@ -204,8 +204,12 @@ class ServerConfig:
     """Folder or `s3://…` where a sample of the photos is kept, each with its answer beside. Empty:
     none is kept. Photos are of people's callers: docs/guides/captured-photos.md."""
 
-    capture_below: float = _setting(0.5, "Keep answers less confident than this.", 0, 1)
-    """Photos whose answer has less confidence are kept."""
+    capture_below: float | None = _setting(
+        None, "Keep answers less confident than this.", 0, 1,
+        default_text="the model's threshold, or 0.5",
+    )  # fmt: skip
+    """Photos whose answer has less confidence are kept. None: those that are below the threshold of
+    their model (`hansang release --min-confidence`), or below 0.5 where it has none."""
 
     capture_rate: float = _setting(0.01, "Keep this share of the others.", 0, 1)
     """The share of all other photos that is kept, at random."""

@@ -92,6 +92,7 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
             run_id=metadata.run_id,
             properties=instance.model.properties,
             takes_reports=self._inference.capture is not None,
+            min_confidence=metadata.min_confidence,
         )
 
     async def ReportMistake(  # noqa: N802
@@ -127,7 +128,7 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
         if request.top_k < 0:
             raise InvalidArgumentError(f"top_k: must not be negative, is {request.top_k}")
         instance = self._find(request.model, _version(request.model_version))
-        labels = instance.model.metadata.labels
+        metadata = instance.model.metadata
         top_k = request.top_k or DEFAULT_TOP_K
         rows = await self._inference.classify(instance, list(request.images), options)
         return pb.ClassifyResponse(
@@ -136,9 +137,10 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
                 if isinstance(row, ServiceError)
                 else pb.ImageResult(
                     classes=[
-                        pb.Class(label=labels[index], probability=row[index], index=index)
-                        for index in likeliest(row, top_k)
-                    ]
+                        pb.Class(label=metadata.labels[at], probability=row[at], index=at)
+                        for at in likeliest(row, top_k)
+                    ],
+                    below_threshold=metadata.is_unsure(float(row.max())),
                 )
                 for row in rows
             ],

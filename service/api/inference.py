@@ -230,4 +230,5 @@ def answered(instance: ModelInstance, image: bytes, row_K: Row) -> Answered:
         version=instance.version,
         labels=instance.model.metadata.labels,
         probabilities=row_K,
+        min_confidence=instance.model.metadata.min_confidence,
     )

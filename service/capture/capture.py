@@ -41,6 +41,9 @@ _CLASSES = 5
 _CLOSE_S = 5.0
 """How long the end of the server waits for what is still to be written."""
 
+_BELOW = 0.5
+"""Where neither the operator nor the model says what is unsure."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -54,6 +57,8 @@ class Answered:
     labels: Sequence[str]
     probabilities: NDArray[np.float32]
     """One for each label."""
+    min_confidence: float | None = None
+    """The model's threshold; None if it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +75,14 @@ class Capture:
     """Samples answered photos, and writes them from a thread of its own."""
 
     def __init__(
-        self, place: Storage, *, below: float, rate: float, max_bytes: int, metrics: Metrics
+        self, place: Storage, *, below: float | None, rate: float, max_bytes: int, metrics: Metrics
     ) -> None:
         """Start the thread.
 
         Args:
             place: Where photos are kept.
-            below: Answers with less confidence are kept.
+            below: Answers with less confidence are kept. None: those below the model's threshold,
+                or below 0.5 where it has none.
             rate: The share of all other answers that is kept.
             max_bytes: Most bytes that lie in `place`.
             metrics: Where to count.
@@ -99,7 +105,10 @@ class Capture:
 
     def offer(self, answered: Answered) -> None:
         """Keep a photo if it belongs to the sample and there is room; never waits."""
-        if answered.probabilities.max() < self._below:
+        below = self._below
+        if below is None:
+            below = _BELOW if answered.min_confidence is None else answered.min_confidence
+        if answered.probabilities.max() < below:
             reason = "unsure"
         elif random.random() < self._rate:  # a sample, no secret
             reason = "random"

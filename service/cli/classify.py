@@ -258,7 +258,8 @@ def _show(answers: "list[tuple[Path, Result]]", json_: bool) -> None:
 
 
 def _answer(result: "Result") -> str:
-    return ", ".join(f"{found.label} {found.probability:.1%}" for found in result.classes)
+    named = ", ".join(f"{found.label} {found.probability:.1%}" for found in result.classes)
+    return f"not sure: {named}" if result.below_threshold else named
 
 
 def _read(files: list[Path]) -> "Iterator[bytes | Result]":

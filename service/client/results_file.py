@@ -22,6 +22,7 @@ def as_json(file: Path | str, result: "Result") -> dict[str, Any]:
         "error": result.error,
         "model": result.model,
         "model_version": result.model_version,
+        "below_threshold": result.below_threshold,
         "classes": [{"label": c.label, "probability": c.probability} for c in result.classes],
     }
 
@@ -50,7 +51,7 @@ class ResultsFile:
         self.path = path
         self.failed = path.with_name(path.name + ".failed")
         self._csv = path.suffix == ".csv"
-        self._header = ["photo", "model", "model_version"]
+        self._header = ["photo", "model", "model_version", "below_threshold"]
         for place in range(1, top_k + 1):
             self._header += [f"label_{place}", f"probability_{place}"]
         try:
@@ -68,7 +69,9 @@ class ResultsFile:
     def add(self, file: Path, result: "Result") -> None:
         """Write an answer. A line that a kill cut off is removed when the file is continued."""
         if self._csv:
-            row: list[Any] = [_escaped(str(file)), result.model, result.model_version]
+            # As in JSON, which most readers of tables take for a truth value, too.
+            unsure = json.dumps(result.below_threshold)
+            row: list[Any] = [_escaped(str(file)), result.model, result.model_version, unsure]
             for found in result.classes:
                 row += [found.label, f"{found.probability:.6f}"]
             self._write(self._line(row))

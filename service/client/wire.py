@@ -66,6 +66,8 @@ class Result:
     model: str = ""
     model_version: int = 0
     """The version that answered; 0 if the image was not sent."""
+    below_threshold: bool = False
+    """Whether the likeliest class is less probable than the model's threshold: 'not sure'."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,8 @@ class ModelInfo:
     image_size: int
     provider: str
     val_top1: float | None
+    min_confidence: float | None = None
+    """The threshold: less probable answers count as not sure. None: the model has none."""
 
 
 _ROUND_ROBIN = json.dumps(
@@ -239,6 +243,7 @@ def read_results(response: pb.ClassifyResponse, address: str) -> list[Result]:
             code=_CODES.get(result.error.code) if result.HasField("error") else None,
             model=response.model,
             model_version=response.model_version,
+            below_threshold=result.below_threshold,
         )
         for result in response.results
     ]
@@ -253,6 +258,7 @@ def read_model(found: pb.Model) -> ModelInfo:
         image_size=found.image_size_px,
         provider=found.provider,
         val_top1=found.val_top1 if found.HasField("val_top1") else None,
+        min_confidence=found.min_confidence if found.HasField("min_confidence") else None,
     )
 
 

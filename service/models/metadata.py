@@ -38,6 +38,13 @@ class ModelMetadata:
     test_top1: float | None = None
     """Top-1 accuracy on the test split, as a fraction; None when there is none."""
 
+    min_confidence: float | None = None
+    """Between 0 and 1: an answer that is less probable counts as not sure. None: none does."""
+
+    def is_unsure(self, probability: float) -> bool:
+        """Return whether an answer of this probability is below the model's threshold."""
+        return self.min_confidence is not None and probability < self.min_confidence
+
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> Self:
         """Read `metadata_props`.
@@ -61,6 +68,7 @@ class ModelMetadata:
             dataset_hash=props.get("dataset_hash", ""),
             val_top1=_fraction(props, "val_top1"),
             test_top1=_fraction(props, "test_top1"),
+            min_confidence=_threshold(props, "min_confidence"),
         )
 
 
@@ -106,4 +114,13 @@ def _fraction(props: Mapping[str, str], name: str) -> float | None:
     # Written so that NaN fails.
     if value is not None and not 0 <= value <= 1:
         raise ModelContractError(f"metadata property {name!r} is {value}, not a fraction")
+    return value
+
+
+def _threshold(props: Mapping[str, str], name: str) -> float | None:
+    value = _number(props, name)
+    if value is not None and not 0 < value < 1:
+        raise ModelContractError(
+            f"metadata property {name!r} is {value}, and must lie between 0 and 1"
+        )
     return value

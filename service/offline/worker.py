@@ -171,6 +171,7 @@ def _classified(job: Job, photos: Sequence[Photo]) -> Iterator[dict[str, Any]]:
                         ),
                         model=wish.model,
                         model_version=wish.version,
+                        below_threshold=model.metadata.is_unsure(float(row_K.max())),
                     )
                 yield as_json(photo.name, result)
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bservice/pb/classifier.proto\x12\nhansang.v1\x1a\x17google/rpc/status.proto\"~\n\x0f\x43lassifyRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12&\n\x08priority\x18\x05 \x01(\x0e\x32\x14.hansang.v1.Priority\"\x85\x01\n\x10\x43lassifyResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.hansang.v1.ImageResult\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\x03\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"T\n\x0bImageResult\x12\"\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x11.hansang.v1.Class\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\":\n\x05\x43lass\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\r\n\x05index\x18\x03 \x01(\x05\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xba\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x15\n\rimage_size_px\x18\x04 \x01(\x05\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x15\n\x08val_top1\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\ttest_top1\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06run_id\x18\x08 \x01(\t\x12\x35\n\nproperties\x18\t \x03(\x0b\x32!.hansang.v1.Model.PropertiesEntry\x12\x15\n\rtakes_reports\x18\n \x01(\x08\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_val_top1B\x0c\n\n_test_top1\"Z\n\x14ReportMistakeRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\"&\n\x15ReportMistakeResponse\x12\r\n\x05photo\x18\x01 \x01(\t*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xb6\x02\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.hansang.v1.ClassifyRequest\x1a\x1c.hansang.v1.ClassifyResponse\x12O\n\x0e\x43lassifyStream\x12\x1b.hansang.v1.ClassifyRequest\x1a\x1c.hansang.v1.ClassifyResponse(\x01\x30\x01\x12:\n\x08GetModel\x12\x1b.hansang.v1.GetModelRequest\x1a\x11.hansang.v1.Model\x12T\n\rReportMistake\x12 .hansang.v1.ReportMistakeRequest\x1a!.hansang.v1.ReportMistakeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bservice/pb/classifier.proto\x12\nhansang.v1\x1a\x17google/rpc/status.proto\"~\n\x0f\x43lassifyRequest\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12&\n\x08priority\x18\x05 \x01(\x0e\x32\x14.hansang.v1.Priority\"\x85\x01\n\x10\x43lassifyResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.hansang.v1.ImageResult\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\x03\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"m\n\x0bImageResult\x12\"\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x11.hansang.v1.Class\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x17\n\x0f\x62\x65low_threshold\x18\x03 \x01(\x08\":\n\x05\x43lass\x12\r\n\x05label\x18\x01 \x01(\t\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\r\n\x05index\x18\x03 \x01(\x05\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\xea\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x15\n\rimage_size_px\x18\x04 \x01(\x05\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x15\n\x08val_top1\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\ttest_top1\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06run_id\x18\x08 \x01(\t\x12\x35\n\nproperties\x18\t \x03(\x0b\x32!.hansang.v1.Model.PropertiesEntry\x12\x15\n\rtakes_reports\x18\n \x01(\x08\x12\x1b\n\x0emin_confidence\x18\x0b \x01(\x01H\x02\x88\x01\x01\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_val_top1B\x0c\n\n_test_top1B\x11\n\x0f_min_confidence\"Z\n\x14ReportMistakeRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\"&\n\x15ReportMistakeResponse\x12\r\n\x05photo\x18\x01 \x01(\t*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xb6\x02\n\nClassifier\x12\x45\n\x08\x43lassify\x12\x1b.hansang.v1.ClassifyRequest\x1a\x1c.hansang.v1.ClassifyResponse\x12O\n\x0e\x43lassifyStream\x12\x1b.hansang.v1.ClassifyRequest\x1a\x1c.hansang.v1.ClassifyResponse(\x01\x30\x01\x12:\n\x08GetModel\x12\x1b.hansang.v1.GetModelRequest\x1a\x11.hansang.v1.Model\x12T\n\rReportMistake\x12 .hansang.v1.ReportMistakeRequest\x1a!.hansang.v1.ReportMistakeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +34,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL_PROPERTIESENTRY']._loaded_options = None
   _globals['_MODEL_PROPERTIESENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=978
-  _globals['_PRIORITY']._serialized_end=1059
+  _globals['_PRIORITY']._serialized_start=1051
+  _globals['_PRIORITY']._serialized_end=1132
   _globals['_CLASSIFYREQUEST']._serialized_start=68
   _globals['_CLASSIFYREQUEST']._serialized_end=194
   _globals['_CLASSIFYRESPONSE']._serialized_start=197
   _globals['_CLASSIFYRESPONSE']._serialized_end=330
   _globals['_IMAGERESULT']._serialized_start=332
-  _globals['_IMAGERESULT']._serialized_end=416
-  _globals['_CLASS']._serialized_start=418
-  _globals['_CLASS']._serialized_end=476
-  _globals['_GETMODELREQUEST']._serialized_start=478
-  _globals['_GETMODELREQUEST']._serialized_end=527
-  _globals['_MODEL']._serialized_start=530
-  _globals['_MODEL']._serialized_end=844
-  _globals['_MODEL_PROPERTIESENTRY']._serialized_start=768
-  _globals['_MODEL_PROPERTIESENTRY']._serialized_end=817
-  _globals['_REPORTMISTAKEREQUEST']._serialized_start=846
-  _globals['_REPORTMISTAKEREQUEST']._serialized_end=936
-  _globals['_REPORTMISTAKERESPONSE']._serialized_start=938
-  _globals['_REPORTMISTAKERESPONSE']._serialized_end=976
-  _globals['_CLASSIFIER']._serialized_start=1062
-  _globals['_CLASSIFIER']._serialized_end=1372
+  _globals['_IMAGERESULT']._serialized_end=441
+  _globals['_CLASS']._serialized_start=443
+  _globals['_CLASS']._serialized_end=501
+  _globals['_GETMODELREQUEST']._serialized_start=503
+  _globals['_GETMODELREQUEST']._serialized_end=552
+  _globals['_MODEL']._serialized_start=555
+  _globals['_MODEL']._serialized_end=917
+  _globals['_MODEL_PROPERTIESENTRY']._serialized_start=822
+  _globals['_MODEL_PROPERTIESENTRY']._serialized_end=871
+  _globals['_REPORTMISTAKEREQUEST']._serialized_start=919
+  _globals['_REPORTMISTAKEREQUEST']._serialized_end=1009
+  _globals['_REPORTMISTAKERESPONSE']._serialized_start=1011
+  _globals['_REPORTMISTAKERESPONSE']._serialized_end=1049
+  _globals['_CLASSIFIER']._serialized_start=1135
+  _globals['_CLASSIFIER']._serialized_end=1445
 # @@protoc_insertion_point(module_scope)

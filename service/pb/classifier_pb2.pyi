@@ -44,12 +44,14 @@ class ClassifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("classes", "error")
+    __slots__ = ("classes", "error", "below_threshold")
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    BELOW_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     classes: _containers.RepeatedCompositeFieldContainer[Class]
     error: _status_pb2.Status
-    def __init__(self, classes: _Optional[_Iterable[_Union[Class, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+    below_threshold: bool
+    def __init__(self, classes: _Optional[_Iterable[_Union[Class, _Mapping]]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., below_threshold: _Optional[bool] = ...) -> None: ...
 
 class Class(_message.Message):
     __slots__ = ("label", "probability", "index")
@@ -70,7 +72,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "labels", "image_size_px", "provider", "val_top1", "test_top1", "run_id", "properties", "takes_reports")
+    __slots__ = ("name", "version", "labels", "image_size_px", "provider", "val_top1", "test_top1", "run_id", "properties", "takes_reports", "min_confidence")
     class PropertiesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +90,7 @@ class Model(_message.Message):
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PROPERTIES_FIELD_NUMBER: _ClassVar[int]
     TAKES_REPORTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -98,7 +101,8 @@ class Model(_message.Message):
     run_id: str
     properties: _containers.ScalarMap[str, str]
     takes_reports: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., image_size_px: _Optional[int] = ..., provider: _Optional[str] = ..., val_top1: _Optional[float] = ..., test_top1: _Optional[float] = ..., run_id: _Optional[str] = ..., properties: _Optional[_Mapping[str, str]] = ..., takes_reports: _Optional[bool] = ...) -> None: ...
+    min_confidence: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., image_size_px: _Optional[int] = ..., provider: _Optional[str] = ..., val_top1: _Optional[float] = ..., test_top1: _Optional[float] = ..., run_id: _Optional[str] = ..., properties: _Optional[_Mapping[str, str]] = ..., takes_reports: _Optional[bool] = ..., min_confidence: _Optional[float] = ...) -> None: ...
 
 class ReportMistakeRequest(_message.Message):
     __slots__ = ("image", "label", "model", "model_version")

@@ -18,7 +18,12 @@ from PIL import Image
 from tests.paths import ROOT
 from tests.service.tiny_onnx import build
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLOURS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "dark": (40, 0, 0),
+}
 
 
 # What was on the path stays on it, behind: packages that were brought along lie there.

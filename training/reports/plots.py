@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from training.evaluation.convergence import Convergence
 from training.evaluation.metrics import Ints, PerClass, Reliability, cluster_order
+from training.evaluation.selective import Answered
 from training.pages.figures import (
     BLUE,
     GREEN,
@@ -216,6 +217,34 @@ def reliability(found: Reliability, folder: Path, *, calibrated: bool = False) -
             title="Reliability, calibrated" if calibrated else "Reliability",
             alt=f"Mean confidence is {sure:.1%} and {right:.1%} of the photos are right: the model"
             f" is {lean}. Expected calibration error {found.ece:.3f}.",
+        )  # fmt: skip
+
+
+def coverage(points: Sequence[Answered], marked: Answered | None, folder: Path) -> PageFigure:
+    """Draw accuracy against the share of photos that are answered, with its interval."""
+    shares = [point.coverage for point in points]
+    low, high = zip(*(point.interval for point in points), strict=True)
+    said = "No threshold halves the share of wrong answers."
+    with axes(height_in=3.9) as (figure, (axis,)):
+        axis.fill_between(shares, low, high, color=BLUE, alpha=0.14, lw=0, label="95 % interval")
+        axis.plot(shares, [point.accuracy for point in points], "-", color=BLUE, label="accuracy")
+        if marked is not None:
+            at = (marked.coverage, marked.accuracy)
+            axis.plot(*at, "o", color=ORANGE, label=f"confidence {marked.threshold:.2f} or more")
+            said = (
+                f"At a confidence of {marked.threshold:.2f} or more {marked.coverage:.0%} are"
+                f" answered, {marked.accuracy:.0%} of them rightly: half as many wrong answers."
+            )
+        axis.set_xlabel("photos that are answered")
+        axis.set_ylabel("of these, right")
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_xlim(0, 1.02)
+        axis.set_ylim(top=1.01)
+        axis.legend(loc="lower left")
+        return save(
+            figure, folder, "coverage", title="Accuracy against coverage",
+            alt=f"Of all photos {points[0].accuracy:.1%} are answered rightly. {said}",
         )  # fmt: skip
 
 

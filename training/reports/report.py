@@ -12,6 +12,7 @@ from training.errors import ConfigError
 from training.evaluation import metrics
 from training.evaluation.convergence import DEFINITIONS, Convergence
 from training.evaluation.intervals import method
+from training.evaluation.selective import Answered
 from training.pages import page
 from training.pages.figures import PageFigure
 from training.recipes import recipe
@@ -48,6 +49,7 @@ def write_report(run_dir: Path, photos_root: Path | None = None) -> Path:
         "mistakes": rows,
         "why_no_mistakes": why_none,
         "calibrated": _calibrated_ece(record),
+        "thresholds": _thresholds(numbers),
         "stages": stages(record),
         "settings": flatten(record.config),
         "command": command(record),
@@ -68,6 +70,7 @@ def _figures(record: RunRecord, numbers: RunNumbers) -> list[PageFigure]:
         figures += [
             plots.confusion_matrix(numbers.matrix, record.labels, folder),
             plots.weakest(numbers.per_class, record.labels, folder),
+            plots.coverage(numbers.answered, numbers.halving, folder),
             plots.reliability(metrics.reliability(record.val), folder),
         ]
         if record.temperature is not None:
@@ -109,7 +112,29 @@ def summary(record: RunRecord, numbers: RunNumbers) -> list[str]:
             f"The commonest confusion: {first['is']} taken for {first['taken_for']},"
             f" {first['count']} times ({page.percent(first['share'], 0)} of its photos)."
         )
+    if numbers.halving is not None:
+        sentences.append(_threshold(numbers.halving, record.path))
     return sentences
+
+
+def _thresholds(numbers: RunNumbers) -> list[Answered]:
+    """Return about ten thresholds for a table: the tenths, and the one that is advised."""
+    points = numbers.answered
+    tenths = [[p for p in points if p.threshold >= tenth / 10][:1] for tenth in range(10)]
+    shown = [point for found in tenths for point in found]
+    if numbers.halving is not None:
+        shown.append(numbers.halving)
+    return sorted(dict.fromkeys(shown), key=lambda point: point.threshold)
+
+
+def _threshold(found: Answered, run: Path) -> str:
+    return (
+        f"Where its confidence is {found.threshold:.2f} or more, it answers"
+        f" {page.percent(found.coverage, 0)} of the validation photos,"
+        f" {page.percent(found.accuracy, 0)} of them rightly (95 %: {page.span(found.interval)})."
+        f" 'hansang release {run} --min-confidence {found.threshold:.2f}' marks the others as not"
+        " sure."
+    )
 
 
 def _points(found: Convergence | None) -> list[int | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation import metrics
+from training.evaluation import metrics, selective
 from training.evaluation.convergence import Convergence, measure
 from training.evaluation.metrics import PerClass, Scores
 from training.runs.run_record import RunRecord
@@ -26,6 +26,14 @@ class RunNumbers:
     """[K, K] validation photos by true (rows) and predicted class."""
     per_class: PerClass | None
     """Of the validation photos."""
+    answered: tuple[selective.Answered, ...]
+    """Accuracy against coverage on the validation photos, by calibrated confidence; empty without
+    stored predictions."""
+
+    @property
+    def halving(self) -> selective.Answered | None:
+        """Return the lowest threshold that halves the share of wrong answers; None without one."""
+        return selective.halving(self.answered) if self.answered else None
 
     def to_dict(self, labels: tuple[str, ...]) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -34,6 +42,7 @@ class RunNumbers:
             "scores": {split: asdict(found) for split, found in self.scores.items()},
             "per_class": [] if self.per_class is None else class_rows(self.per_class, labels),
             "confusions": [] if self.matrix is None else confusions(self.matrix, labels),
+            "answered": [asdict(point) for point in self.answered],
         }
 
 
@@ -53,7 +62,15 @@ def numbers_of(record: RunRecord) -> RunNumbers:
         per_class=None
         if matrix is None or record.val is None
         else metrics.per_class(matrix, metrics.designs_of(record.val, len(record.labels))),
+        answered=_answered(record),
     )
+
+
+def _answered(record: RunRecord) -> tuple[selective.Answered, ...]:
+    if record.val is None:
+        return ()
+    val = record.val if record.temperature is None else record.val.calibrated(record.temperature)
+    return selective.curve(val.probabilities.max(1), val.right, val.clusters)
 
 
 def class_rows(found: PerClass, labels: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 import { classify, describe, models, Refusal, reportMistake } from "./call.js";
 
 const THUMBNAIL_PX = 320;
+const USUAL = 0.5; // The threshold of a model that has none.
 const KINDS = ["image/jpeg", "image/png", "image/webp"];
 const $ = (id) => document.getElementById(id);
 const percent = (fraction) => `${(100 * fraction).toFixed(fraction > 0.995 ? 1 : 0)} %`;
@@ -9,6 +10,8 @@ const percent = (fraction) => `${(100 * fraction).toFixed(fraction > 0.995 ? 1 :
 let shown = []; // {name, place, item, classes, error, served, ms}
 let working = Promise.resolve();
 let reportable = []; // Labels to choose from, where the server takes reports of mistakes.
+let threshold = null; // What a person has set, as a fraction.
+let hasOwn = false; // Whether the model has a threshold: until a person sets one, it says what is not sure.
 
 function element(kind, text = "", properties = {}) {
   const made = document.createElement(kind);
@@ -34,6 +37,8 @@ async function describeModel() {
   const accuracy = model.valTop1 === undefined ? "" : `, right for ${percent(model.valTop1)} of its validation photos`;
   $("served").textContent = `${model.name} version ${model.version}: ${model.labels.length} classes${accuracy}`;
   reportable = model.takesReports ? model.labels : [];
+  hasOwn = model.minConfidence !== undefined;
+  showThreshold(threshold ?? model.minConfidence ?? USUAL);
   $("meaning").textContent = model.properties.temperature
     ? "A confidence is calibrated on validation photos: of a hundred answers with 80 %, about eighty are right, on photos like those."
     : "This model's confidence was not calibrated: a higher one is likelier to be right, and no more than that.";
@@ -72,6 +77,7 @@ async function take(files) {
         const entry = entries[first + offset];
         Object.assign(entry, {
           classes: result.classes,
+          belowThreshold: result.belowThreshold,
           error: result.error?.message,
           photo: photos[first + offset],
           model: answer.model,
@@ -113,7 +119,8 @@ async function thumbnail(photo) {
 function draw(entry) {
   const { classes, error, item } = entry;
   const parts = [entry.picture];
-  const unsure = classes.length && classes[0].probability < $("threshold").value / 100;
+  const below = threshold === null && hasOwn ? entry.belowThreshold : classes[0]?.probability < (threshold ?? USUAL);
+  const unsure = classes.length && below;
   const said = error ?? (unsure ? "Not sure" : classes[0].label);
   parts.push(element("h2", said, { className: error ? "error" : unsure ? "unsure" : "" }));
   entry.picture.setAttribute("role", "img");
@@ -201,8 +208,14 @@ $("ask").addEventListener("submit", (event) => event.preventDefault());
 $("model").addEventListener("change", () => describeModel().catch((error) => complain(error, $("served"))));
 $("token").addEventListener("change", () => (working = working.then(start)));
 $("sort").addEventListener("change", sort);
+function showThreshold(fraction) {
+  $("threshold").value = 100 * fraction;
+  $("threshold-shown").value = percent(fraction);
+}
+
 $("threshold").addEventListener("input", () => {
-  $("threshold-shown").value = `${$("threshold").value} %`;
+  threshold = $("threshold").value / 100;
+  showThreshold(threshold);
   for (const entry of shown) if (entry.picture) draw(entry);
 });
 $("clear").addEventListener("click", () => {

@@ -16,6 +16,7 @@ from service.api.interceptors import CallInterceptor
 from service.batching.batcher import Batcher
 from service.batching.decoder import Decoder
 from service.models.instance import ModelInstance
+from service.models.metadata import ModelMetadata
 from service.observability.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
@@ -25,7 +26,7 @@ from service.pixels.budget import Budget
 class FakeModel:
     """A model in Python that a test can hold or break."""
 
-    metadata = SimpleNamespace(labels=("red", "green", "blue"), image_size=8)
+    metadata = ModelMetadata(labels=("red", "green", "blue"), image_size=8, resize="rule")
     properties: dict[str, str] = {}  # noqa: RUF012
     provider = "Fake"
 

@@ -27,7 +27,7 @@ def name(photo):
     return f"{hashlib.sha256(photo).hexdigest()[:32]}.jpg"
 
 
-def answered(photo, *probabilities):
+def answered(photo, *probabilities, min_confidence=None):
     """Return an answer to a photo."""
     return Answered(
         image=photo,
@@ -35,6 +35,7 @@ def answered(photo, *probabilities):
         version=1,
         labels=("red", "green", "blue"),
         probabilities=np.array(probabilities, np.float32),
+        min_confidence=min_confidence,
     )
 
 
@@ -73,6 +74,19 @@ def test_unsure_answers_are_kept_beside_what_was_answered(make, tmp_path, photo)
     assert 2 == capture._metrics.registry.get_sample_value(
         "hansang_captured_images_total", {"reason": "unsure"}
     )
+
+
+@pytest.mark.parametrize(
+    ("below", "min_confidence", "expected"), [(None, 0.8, 1), (None, None, 0), (0.6, 0.8, 0)]
+)
+def test_the_models_threshold_says_what_is_unsure(
+    make, tmp_path, photo, below, min_confidence, expected
+):
+    """Unless the operator says something else; where neither does, it is 0.5."""
+    capture = make(below=below)
+    capture.offer(answered(photo("red"), 0.7, 0.2, 0.1, min_confidence=min_confidence))
+    capture.close()
+    assert expected == len(kept(tmp_path / "kept"))
 
 
 def test_a_share_of_the_others_is_kept(make, tmp_path, photo):

@@ -31,7 +31,8 @@ async def test_json_is_for_scripts(classify, photos):
     assert 0 == done.returncode
     assert ["red", "blue"] == [each["classes"][0]["label"] for each in answers]
     for answer in answers:
-        assert {"photo", "error", "model", "model_version", "classes"} == set(answer)
+        keys = {"photo", "error", "model", "model_version", "below_threshold", "classes"}
+        assert keys == set(answer)
         assert (None, "food", 1) == (answer["error"], answer["model"], answer["model_version"])
         assert 2 == len(answer["classes"])
 
@@ -76,8 +77,10 @@ async def test_results_go_into_a_file_photo_by_photo(classify, photos, tmp_path,
     assert (0, "2 of 2 photos are classified") == (done.returncode, done.stdout[:28]), done.stderr
     lines = out.read_text("utf-8").splitlines()
     if kind == "csv":
-        assert "photo,model,model_version,label_1,probability_1,label_2,probability_2" == lines[0]
-        assert re.fullmatch(r'"?.*\[red\] one\.jpg"?,food,1,red,0\.\d+,\w+,0\.\d+', lines[1])
+        columns = "label_1,probability_1,label_2,probability_2"
+        assert f"photo,model,model_version,below_threshold,{columns}" == lines[0]
+        row = r'"?.*\[red\] one\.jpg"?,food,1,false,red,0\.\d+,\w+,0\.\d+'
+        assert re.fullmatch(row, lines[1])
     else:
         assert ["red", "blue"] == [json.loads(line)["classes"][0]["label"] for line in lines]
 
@@ -107,7 +110,7 @@ async def test_failed_photos_are_listed_and_tried_again(classify, photos, photo,
     bad.write_bytes(photo("green"))
     done = await classify(photos, "--out", out)
     assert 0 == done.returncode
-    assert "bad.jpg,food,1,green" in out.read_text()
+    assert "bad.jpg,food,1,false,green" in out.read_text()
     assert not Path(f"{out}.failed").exists()
 
 

@@ -119,13 +119,27 @@ def test_an_unsure_answer_says_so(page, seen, photo):
     seen(opened.locator("#gallery h2")).to_have_text("김치찌개")
     slider = opened.locator("#threshold")
     slider.focus()
-    for _ in range(10):
-        opened.keyboard.press("ArrowRight")
-    seen(opened.locator("#threshold-shown")).to_have_text("100 %")
+    seen(opened.locator("#threshold-shown")).to_have_text("50 %")
+    opened.keyboard.press("End")
+    seen(opened.locator("#threshold-shown")).to_have_text("100.0 %")
     seen(opened.locator("#gallery h2")).to_have_text("Not sure")
     opened.locator("summary").focus()
     opened.keyboard.press("Enter")
     seen(opened.locator("#meaning")).to_contain_text("calibrated on validation photos")
+
+
+def test_the_models_own_threshold_says_what_is_not_sure(page, seen, photo, publish):
+    """As every other answer does, until the visitor sets another threshold."""
+    weights = [[0.01 * (row == column) for column in range(3)] for row in range(3)]  # red: 0.86
+    publish("food", labels=LABELS, weights=weights, properties={"min_confidence": "0.9"})
+    opened = page()
+    seen(opened.locator("#threshold-shown")).to_have_text("90 %")
+    upload(opened, photo("red"))
+    seen(opened.locator("#gallery h2")).to_have_text("Not sure")
+    opened.locator("#threshold").focus()
+    opened.keyboard.press("Home")
+    seen(opened.locator("#gallery h2")).to_have_text("김치찌개")
+    assert [] == opened.complaints
 
 
 def test_a_mistake_is_reported(page, seen, photo, tmp_path):

@@ -26,6 +26,7 @@ def test_properties_are_read():
     assert 64 == metadata.image_size
     assert 0.75 == metadata.val_top1
     assert metadata.test_top1 is None
+    assert metadata.min_confidence is None
     assert 7 == metadata.epoch
 
 
@@ -42,6 +43,9 @@ def test_properties_are_read():
         ("val_top1", "75"),
         ("val_top1", "nan"),
         ("test_top1", "good"),
+        ("min_confidence", "0"),
+        ("min_confidence", "1"),
+        ("min_confidence", "nan"),
     ],
 )
 def test_a_malformed_property_is_named(name, value):
@@ -55,3 +59,11 @@ def test_a_missing_property_is_named(name):
     """A required property that is missing is named."""
     with pytest.raises(ModelContractError, match=name):
         ModelMetadata.from_props({key: value for key, value in PROPS.items() if key != name})
+
+
+def test_an_answer_below_the_models_threshold_is_unsure():
+    """At the threshold it is sure; without one every answer is."""
+    metadata = ModelMetadata.from_props({**PROPS, "min_confidence": "0.6"})
+
+    assert [True, False, False] == [metadata.is_unsure(p) for p in (0.59, 0.6, 1.0)]
+    assert not ModelMetadata.from_props(PROPS).is_unsure(0.0)

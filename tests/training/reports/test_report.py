@@ -36,11 +36,12 @@ def test_the_report_opens_in_a_browser(written, open_page, width, dark):
     assert ["first"] == page.locator("h1").all_inner_texts()
     assert [
         "Learning, and where it converges", "Class by class", "What is taken for what",
-        "The most confident mistakes", "Can its confidence be trusted?", "Time",
+        "The most confident mistakes", "Can its confidence be trusted?",
+        "When should it say 'not sure'?", "Time",
         "How to reproduce it",
     ] == page.locator("h2").all_inner_texts()  # fmt: skip
     figures = page.locator("figure [role=img]")
-    assert 7 == figures.count()
+    assert 8 == figures.count()
     for index in range(figures.count()):
         assert len(figures.nth(index).get_attribute("aria-label") or "") > 30
         box = figures.nth(index).locator("svg").bounding_box()
@@ -114,7 +115,7 @@ def test_the_report_is_one_file_without_script(written):
     assert "<script" not in text
     assert [] == re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)
     names = {"accuracy", "loss", "speed", "confusion", "weakest", "reliability",
-             "reliability-calibrated"}  # fmt: skip
+             "reliability-calibrated", "coverage"}  # fmt: skip
     for ending in ("png", "svg"):
         assert names == {path.stem for path in (written.parent / "plots").glob(f"*.{ending}")}
 
