@@ -16,7 +16,7 @@ from flows.release_gate.gate import Rules
 from flows.tasks import tasks
 from flows.tasks.artifacts import or_warn, publish_sheet
 from flows.tasks.names import run_name
-from flows.tasks.parameters import Nightly, Places, Training
+from flows.tasks.parameters import Nightly, Places, Threshold, Training
 from flows.train import trained
 from training.buckets import mirror
 
@@ -32,6 +32,7 @@ def pipeline(
     rules: Rules = Rules(),  # noqa: B008  # frozen
     force: str = "",
     ask: bool = False,
+    min_confidence: Threshold = None,
 ) -> State[Any]:
     """Inspect, prepare, train, and release what is better; the same run id resumes.
 
@@ -45,6 +46,7 @@ def pipeline(
         rules: What a model must reach to be released.
         force: A reason to release it whatever the rules say.
         ask: Wait for a person's approval before a release.
+        min_confidence: Answers that are less probable say that they are below the threshold.
     """
     run_id = run_id or run_name(data, model, places.runs_dir)
     # A run that another machine started is fetched here; training fetches again, and uploads.
@@ -66,4 +68,9 @@ def pipeline(
         # Training prepares the cache as well; here it is a step with its own log and time.
         tasks.prepare(data, training.image_size, places.cache_dir, training.group)
     trained(data, training, run_id, places)
-    return outcome(released(run_dir, model, places=places, rules=rules, force=force, ask=ask))
+    return outcome(
+        released(
+            run_dir, model, places=places, rules=rules, force=force, ask=ask,
+            min_confidence=min_confidence,
+        )
+    )  # fmt: skip

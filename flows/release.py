@@ -17,7 +17,7 @@ from flows.release_gate.evaluation import serving_version
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
 from flows.tasks.artifacts import candidate_table, or_warn, publish_decision
-from flows.tasks.parameters import Places
+from flows.tasks.parameters import Places, Threshold
 from service.errors import ConflictError
 from training.buckets import mirror
 
@@ -43,6 +43,7 @@ def release(
     force: str = "",
     ask: bool = False,
     precision: Literal["fp32", "fp16", "int8", "auto"] = "fp32",
+    min_confidence: Threshold = None,
 ) -> State[Any]:
     """Export, check parity, measure beside what serves, and publish what is better.
 
@@ -56,11 +57,12 @@ def release(
         ask: Wait for a person's approval before a release. Needs a deployment: the run gives its
             process and its place in the pool back while it waits.
         precision: In how many bits it is served; `auto`: the fastest that answers the same.
+        min_confidence: Answers that are less probable say that they are below the threshold.
     """
     return outcome(
         released(
             mirror.pull(run_dir), model, places=places, rules=rules, keep=keep, force=force,
-            ask=ask, precision=precision,
+            ask=ask, precision=precision, min_confidence=min_confidence,
         )
     )  # fmt: skip
 
@@ -75,6 +77,7 @@ def released(
     force: str = "",
     ask: bool = False,
     precision: str = "fp32",
+    min_confidence: float | None = None,
 ) -> Release:
     """Evaluate and decide within a flow, and show the decision in Prefect.
 
@@ -85,7 +88,9 @@ def released(
         # This flow run's own, also after a restart; against another champion it is another one.
         champion = serving_version(model, places.repository)
         weighing = f"{runtime.flow_run.id}-{champion or 0}"
-        candidate = tasks.evaluate(run_dir, model, places.repository, rules, precision, weighing)
+        candidate = tasks.evaluate(
+            run_dir, model, places.repository, rules, precision, weighing, min_confidence
+        )
         approved = refused = ""
         # What serves by an earlier release of this very epoch was asked about then.
         if ask and candidate.champion == champion and (candidate.promote or force):

@@ -1,6 +1,5 @@
 """The verbs that need both rooms: release, pipeline, demo."""
 
-import json
 import logging
 import os
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.cli.release_table import print_release
 from photo_folder.names import shell
 from service.cli.serve import Repository
 from storage import require_writable
@@ -49,6 +49,23 @@ Precision = Annotated[
 ]
 
 
+def _between(value: float | None) -> float | None:
+    # Written so that NaN fails.
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g} does not lie between 0 and 1, as in 0.6")
+    return value
+
+
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(
+        callback=_between,
+        help="Less probable answers say that they are not sure, e.g. 0.6 (hansang report).",
+        show_default="none",
+    ),
+]
+
+
 def release(
     run: Annotated[Path, typer.Argument(help="The run directory, e.g. runs/first, or s3://…")],
     model: Model = "food42",
@@ -57,6 +74,7 @@ def release(
     rule: Rule = None,
     force: Force = "",
     precision: Precision = "fp32",
+    min_confidence: MinConfidence = None,
     as_json: Json = False,
 ) -> None:
     """Export the best epoch; make it serve if it is better than what serves now.
@@ -82,11 +100,11 @@ def release(
     with progress("check") as report, working_copy(repository) as folder:
         released = publish.release(
             run, model=model, repository=folder, keep=keep, rules=rules, force=force,
-            precision=precision, progress=report,
+            precision=precision, min_confidence=min_confidence, progress=report,
         )  # fmt: skip
     path = released.path and repository / released.path.relative_to(folder)
     released = replace(released, repository=repository, path=path)
-    _print_release(released, as_json)
+    print_release(released, as_json)
     if not released.released:
         serves = f"version {released.version} serves on" if released.version else "nothing serves"
         raise UserError(f"not released: {released.reason}. {serves} (--force REASON overrides)")
@@ -112,6 +130,7 @@ def pipeline(
     ] = 0.0,
     rule: Rule = None,
     force: Force = "",
+    min_confidence: MinConfidence = None,
     as_json: Json = False,
 ) -> None:
     """Inspect, prepare, train, and release what is better, in one Prefect flow.
@@ -144,11 +163,12 @@ def pipeline(
         nightly={"strict": strict, "min_changed": min_changed},
         rules=rules,
         force=force,
+        min_confidence=min_confidence,
     )
     if released is None:
         say("too few photos have changed since the last run: nothing was trained")
         return
-    _print_release(released, as_json)
+    print_release(released, as_json)
 
 
 def demo(
@@ -258,43 +278,3 @@ def _rules(items: list[str] | None) -> Any:
         raise UserError(
             f"--rule {name}: {first['msg'].lower()}; there are {', '.join(Rules.model_fields)}"
         ) from error
-
-
-def _print_release(decided: Any, as_json: bool) -> None:
-    from storage import shown
-
-    if as_json:
-        print_json(json.loads(json.dumps(asdict(decided), default=shown)))
-        return
-    candidate = decided.candidate
-    verdict = candidate.verdict
-    before = verdict["champion_top1"]
-    serving = f"{before:.2%}" if before is not None else "nothing"
-    print_table(
-        "Released" if decided.released else "Not released",
-        ["what", "value"],
-        [
-            ["decision", decided.reason],
-            ["model", f"{decided.model} version {decided.version}"],
-            ["file", shown(decided.path) if decided.path else "none"],
-            ["best epoch", candidate.epoch],
-            ["validation top-1", f"{candidate.val_top1:.2%}"],
-            [f"{candidate.split} top-1, {verdict['photos']} photos",
-             f"{verdict['challenger_top1']:.2%} (serving: {serving})"],
-            ["parity", f"{candidate.photos_checked} photos, {candidate.max_difference:.1e}"],
-            ["precision", _precision(candidate.precision)],
-            ["smoke call over gRPC", f"{candidate.smoke_photos} photos"],
-            ["one photo", f"{candidate.speed_ms[0][0]:.1f} ms"],
-        ],
-    )  # fmt: skip
-    say(f"serve it: hansang serve --repository {shell(shown(decided.repository))}")
-
-
-def _precision(cost: dict[str, Any]) -> str:
-    if cost.get("precision", "fp32") == "fp32":
-        return f"fp32. {cost['how']}" if cost.get("how") else "fp32"
-    return (
-        f"{cost['precision']}: {cost['speedup']:g} x the speed of fp32, top-1"
-        f" {cost['val_top1']:.2%} (fp32: {cost['fp32_val_top1']:.2%}), {cost['agreement']:.2%} the"
-        " same answers"
-    )

@@ -50,8 +50,26 @@ class Candidate:
     precision: dict[str, Any] = field(default_factory=dict)
     """`training.export.precision.Cost` as plain values: what its precision costs and gains."""
 
+    min_confidence: float | None = None
+    """The threshold that it was released with: less probable answers are not sure."""
+    answered: dict[str, Any] = field(default_factory=dict)
+    """`training.evaluation.selective.Answered` at the threshold, on the held-out photos."""
+
     card: dict[str, str] = field(default_factory=dict)
     """The model card, name → text of each of its files."""
+
+    @property
+    def threshold(self) -> str:
+        """What its threshold answers of the held-out photos, as a clause; "none" without one."""
+        found = self.answered
+        if self.min_confidence is None:
+            return "none"
+        if not found:
+            return f"{self.min_confidence:g}: no {self.split} photo is answered"
+        return (
+            f"{self.min_confidence:g}: {found['coverage']:.0%} of the {self.split} photos are"
+            f" answered, {found['accuracy']:.1%} of them rightly"
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what the model's history keeps of it: plain numbers, without the classes."""
@@ -67,6 +85,7 @@ class Candidate:
             **{name: self.verdict[name] for name in named},
             "ms_per_photo": self.speed_ms[0][0],
             "precision": self.precision.get("precision", "fp32"),
+            "min_confidence": self.min_confidence,
         }
 
 

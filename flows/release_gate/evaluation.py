@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from flows.release_gate import weighings
 from flows.release_gate.candidate import Candidate
 from flows.release_gate.gate import Rules, Verdict, judge
@@ -42,6 +44,7 @@ def evaluate(
     repository: Path = Path("models"),
     rules: Rules | None = None,
     precision: str = "fp32",
+    min_confidence: float | None = None,
     weighing: str = "",
     progress: Progress = no_progress,
 ) -> Candidate:
@@ -49,7 +52,7 @@ def evaluate(
 
     Nothing of the model repository is changed. What was measured under the same name before, by a
     process that was killed since, is returned as it is; and so is what was measured when the
-    serving version was released, if it is this very epoch in this precision.
+    serving version was released, if it is this very epoch in this precision, with this threshold.
 
     Args:
         run_dir: The run directory.
@@ -57,6 +60,7 @@ def evaluate(
         repository: The model repository.
         rules: What a model must reach; the defaults if None.
         precision: `fp32`, `fp16`, `int8` or `auto`.
+        min_confidence: The threshold that it is served with: less probable answers are not sure.
         weighing: Names a folder in the run for the export and the numbers; a new one if empty.
         progress: Is called with the photos that are measured.
 
@@ -69,16 +73,19 @@ def evaluate(
     version = serving_version(model, repository)
     checkpoint = best_digest(run_dir)
     folder = weighings.folder(run_dir, weighing)
-    same: dict[str, Any] = {"checkpoint": checkpoint, "asked": precision}
+    same: dict[str, Any] = {
+        "checkpoint": checkpoint, "asked": precision, "min_confidence": min_confidence
+    }  # fmt: skip
     done = weighings.of_version(version, model, repository, **same)
     if done := done or weighings.find(folder, **same):
         return done
     measured = _weigh(
-        run_dir, model, version, repository, rules or Rules(), precision, folder, progress
-    )
+        run_dir, model, version, repository, rules or Rules(), precision, min_confidence, folder,
+        progress,
+    )  # fmt: skip
     candidate = Candidate(
-        model=model, run_dir=str(run_dir), weighing=folder.name, checkpoint=checkpoint,
-        asked=precision, champion=version, **measured,
+        model=model, run_dir=str(run_dir), weighing=folder.name, champion=version, **same,
+        **measured,
     )  # fmt: skip
     weighings.keep(folder, candidate)
     return candidate
@@ -91,6 +98,7 @@ def _weigh(
     repository: Path,
     rules: Rules,
     precision: str,
+    min_confidence: float | None,
     folder: Path,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -108,14 +116,16 @@ def _weigh(
     photos = held_out(run_dir, champion)
     onnx = folder / weighings.EXPORT
     onnx.parent.mkdir(parents=True, exist_ok=True)
-    exported = export_onnx(run_dir, onnx, precision=precision, progress=progress)
+    exported = export_onnx(
+        run_dir, onnx, precision=precision, min_confidence=min_confidence, progress=progress
+    )
     digest = sha256(onnx)
     challenger = Model(onnx, device="cpu")
     answered, verdict = _compare(challenger, champion, photos, rules, progress)
     smoke_photos = smoke(onnx, photos.files)
     times, slow = _measure_speed(challenger, champion, rules)
     why = [] if slow and verdict.promote else [verdict.reason + unusable]
-    told = card(run_dir)
+    told = card(run_dir, min_confidence=min_confidence)
     return {
         "onnx": str(onnx),
         "sha256": digest,
@@ -133,9 +143,24 @@ def _weigh(
         "speed_ms": (times[0], times[1] if len(times) > 1 else None),
         "smoke_photos": smoke_photos,
         "reference": reference(answered.predicted, answered.confidence),
+        "answered": _answered(answered, photos, min_confidence),
         "precision": asdict(exported.cost),
         "card": {"CARD.md": as_markdown(told), "card.json": as_json(told)},
     }
+
+
+def _answered(
+    answers: "Answers", photos: "HeldOut", min_confidence: float | None
+) -> dict[str, Any]:
+    """Return what is answered at the threshold, as plain values; empty without one, or if none."""
+    from training.evaluation import selective
+    from training.evaluation.clusters import Clusters
+
+    if min_confidence is None:
+        return {}
+    right = np.array([a == b for a, b in zip(answers.predicted, photos.truth, strict=True)], bool)
+    found = selective.at(min_confidence, answers.confidence, right, Clusters.of(photos.groups))
+    return asdict(found) if found else {}
 
 
 def _open_champion(model: str, version: int | None, repository: Path) -> tuple["Model | None", str]:
@@ -196,16 +221,16 @@ def _measure_speed(
 
 
 def _same_weights(one: "Model", other: "Model") -> bool:
-    """Return whether two files hold the same epoch of the same run, in two precisions."""
+    """Return whether two files hold the same epoch of the same run, served otherwise."""
 
     def source(model: "Model") -> tuple[str | None, ...]:
         return tuple(model.properties.get(key) for key in ("run_id", "epoch", "dataset_hash"))
 
-    def precision(model: "Model") -> str:
-        return model.properties.get("precision", "fp32")
+    def served(model: "Model") -> tuple[str, float | None]:
+        return model.properties.get("precision", "fp32"), model.metadata.min_confidence
 
     known = bool(source(one)[0])
-    return known and source(one) == source(other) and precision(one) != precision(other)
+    return known and source(one) == source(other) and served(one) != served(other)
 
 
 def _sizes(challenger: "Model", champion: "Model | None") -> tuple[int, int | None]:

@@ -122,7 +122,8 @@ def judge(
         labels: The classes of the new model.
         champion_labels: The classes of the serving one.
         groups: What each photo shares with others; empty where that is not known.
-        same_weights: Whether both are the same epoch of the same run, in two precisions.
+        same_weights: Whether both are the same epoch of the same run, in two precisions or with
+            two thresholds.
         rules: What a release must reach; the defaults if None.
     """
     rules = rules or Rules()
@@ -195,7 +196,7 @@ def _exempt(changed: bool, same_weights: bool) -> str:
     if changed:
         # The class list is a person's decision.
         return "the class list changed"
-    return "the same weights in another precision" if same_weights else ""
+    return "the same weights, in another precision or threshold" if same_weights else ""
 
 
 def _compared(rules: Rules, found: Paired, exempt: str) -> tuple[bool, str]:

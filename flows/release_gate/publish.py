@@ -111,6 +111,7 @@ def release(
     rules: Rules | None = None,
     force: str = "",
     precision: str = "fp32",
+    min_confidence: float | None = None,
     progress: Progress = no_progress,
 ) -> Release:
     """Measure the best epoch of a run; publish it if it is better than what serves.
@@ -122,6 +123,6 @@ def release(
     """
     candidate = evaluate(
         run_dir, model=model, repository=repository, rules=rules, precision=precision,
-        progress=progress,
+        min_confidence=min_confidence, progress=progress,
     )  # fmt: skip
     return decide(candidate, repository=repository, keep=keep, force=force)

@@ -41,37 +41,34 @@ def keep(where: Path, candidate: Candidate) -> None:
     write_text(where / _MEASURED, json.dumps(asdict(candidate), ensure_ascii=False))
 
 
-def find(where: Path, *, checkpoint: str, asked: str) -> Candidate | None:
-    """Return what was measured there of this checkpoint in this precision.
+def find(where: Path, **same: Any) -> Candidate | None:
+    """Return what was measured there of the same checkpoint, precision and threshold.
 
     None if nothing was, or the exported file is another one now.
     """
     from service.files import sha256
 
-    found = _read(where / _MEASURED, checkpoint, asked)
+    found = _read(where / _MEASURED, same)
     try:
         return found if found and sha256(where / EXPORT) == found.sha256 else None
     except OSError:
         return None
 
 
-def of_version(
-    version: int | None, model: str, repository: Path, *, checkpoint: str, asked: str
-) -> Candidate | None:
-    """Return the candidate that a version was, if it is of this checkpoint and precision."""
+def of_version(version: int | None, model: str, repository: Path, **same: Any) -> Candidate | None:
+    """Return the candidate that a version was, if its fields are the `same`."""
     from service.models.repository import ModelRepository
 
     if version is None:
         return None
     path = ModelRepository(repository).path(model, version).with_name("release.json")
-    return _read(path, checkpoint, asked)
+    return _read(path, same)
 
 
-def _read(path: Path, checkpoint: str, asked: str) -> Candidate | None:
+def _read(path: Path, same: dict[str, Any]) -> Candidate | None:
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        same = (found["checkpoint"], found["asked"]) == (checkpoint, asked)
-        return Candidate(**found) if same else None
+        found = Candidate(**json.loads(path.read_text("utf-8")))
+        return found if all(getattr(found, name) == same[name] for name in same) else None
     except (OSError, ValueError, TypeError, KeyError):
         # A model published by hand, or a file of a version of before.
         return None

@@ -148,6 +148,7 @@ def candidate_table(candidate: Candidate) -> str:
             *([] if p_value is None else [f"- McNemar p: {p_value:.3g}"]),
             f"- parity: {candidate.photos_checked} photos, largest difference"
             f" {candidate.max_difference:.1e}; smoke call: {candidate.smoke_photos} photos",
+            f"- threshold: {candidate.threshold}",
             f"- photos left out: {left_out}",
             *changed,
             *(

@@ -1,7 +1,7 @@
 """Parameters of the flows: pydantic models, which Prefect's UI shows and checks as forms."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from machine import num_cores
 
 _CONFIG = ConfigDict(frozen=True, extra="forbid")
+Threshold: TypeAlias = Annotated[
+    float | None,
+    Field(gt=0, lt=1, description="Less probable answers say that they are below it."),
+]
 _GROUP = "What belongs together: folder, or a regular expression on paths (docs/guides/groups.md)."
 
 

@@ -139,7 +139,13 @@ def similarity(data: Path, source: str, search: Finetuning, places: Places, stud
 
 @task(task_run_name="evaluate {run_dir}")
 def evaluate(
-    run_dir: Path, model: str, repository: Path, rules: Rules, precision: str, weighing: str
+    run_dir: Path,
+    model: str,
+    repository: Path,
+    rules: Rules,
+    precision: str,
+    weighing: str,
+    min_confidence: float | None = None,
 ) -> Candidate:
     """Export the best epoch and measure it beside the version that serves.
 
@@ -148,7 +154,7 @@ def evaluate(
     with working_copy(repository) as folder:
         return evaluation.evaluate(
             run_dir, model=model, repository=folder, rules=rules, precision=precision,
-            weighing=weighing, progress=_log_every(25),
+            min_confidence=min_confidence, weighing=weighing, progress=_log_every(25),
         )  # fmt: skip
 
 

@@ -66,7 +66,12 @@ def _best(run_dir: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def export_onnx(
-    run_dir: Path, out: Path, *, precision: str = "fp32", progress: Progress = no_progress
+    run_dir: Path,
+    out: Path,
+    *,
+    precision: str = "fp32",
+    min_confidence: float | None = None,
+    progress: Progress = no_progress,
 ) -> Export:
     """Export the best epoch and check it on every validation photo; `out` exists if it passed.
 
@@ -75,6 +80,7 @@ def export_onnx(
         out: Where the ONNX file goes.
         precision: `fp32`, `fp16`, `int8`, or `auto` for the fastest on this device that passes
             the gate of `training/export/precision.py`.
+        min_confidence: The threshold that the file tells: less probable answers are not sure.
         progress: Is called with the photos that are checked.
 
     Raises:
@@ -97,6 +103,8 @@ def export_onnx(
     served = _calibrated(model.eval(), flip_average, val, image_size)
     with replacing(out) as temporary:
         properties = _properties(run_dir, about, cache, record, served.temperature)
+        if min_confidence is not None:
+            properties["min_confidence"] = repr(min_confidence)
         write_onnx(served, image_size, temporary, properties)
         num_correct, difference = check_parity(served, temporary, val, progress)
         num_photos = len(val.targets)

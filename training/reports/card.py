@@ -5,11 +5,13 @@ Made with every release and every export, as Markdown for people and JSON for pr
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from training.data.cache import DatasetCache
 from training.errors import TrainingError
+from training.evaluation import selective
 from training.evaluation.intervals import method
 from training.pages.page import percent, span
 from training.reports.report import command
@@ -25,8 +27,12 @@ _NOT_FOR = (
 )
 
 
-def card(run_dir: Path) -> dict[str, Any]:
+def card(run_dir: Path, *, min_confidence: float | None = None) -> dict[str, Any]:
     """Return the card of a run's best epoch. Accuracies are fractions, intervals of 95 %.
+
+    Args:
+        run_dir: The run directory.
+        min_confidence: The threshold that it is released with; None without one.
 
     Raises:
         RunError: There is no run, or a file of it is damaged.
@@ -60,6 +66,7 @@ def card(run_dir: Path) -> dict[str, Any]:
             "expected_error_before": result.get("ece_before"),
             "expected_error_after": result.get("ece_after"),
         },
+        "threshold": None if min_confidence is None else _threshold(record, min_confidence),
         "weakest_classes": [
             {name: row[name] for name in ("label", "support", "recall", "precision")}
             for row in found["per_class"][:_WEAKEST]
@@ -106,6 +113,7 @@ def as_markdown(told: dict[str, Any]) -> str:
             f" {percent(calibration['expected_error_after'])}. The served file does that; bare"
             " weights do not.", "",
         ]  # fmt: skip
+    lines += _unsure(told["threshold"])
     lines += _weakest(told)
     lines += ["## What it is not for", "", *(f"- {each}" for each in told["not_for"]), ""]
     lines += _photos(told["data"])
@@ -115,6 +123,31 @@ def as_markdown(told: dict[str, Any]) -> str:
         f" `{model['dataset_hash']}` over split, label and content.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _threshold(record: RunRecord, min_confidence: float) -> dict[str, Any]:
+    """Return the threshold, and what is answered of the validation photos; None if nothing is."""
+    found = None
+    if record.val is not None:
+        val = record.val.calibrated(record.temperature or 1.0)
+        found = selective.at(min_confidence, val.probabilities.max(1), val.right, val.clusters)
+    return {"min_confidence": min_confidence, "answered": found and asdict(found)}
+
+
+def _unsure(threshold: dict[str, Any] | None) -> list[str]:
+    if threshold is None:
+        return []
+    answered = threshold["answered"]
+    found = (
+        f" Of the validation photos {percent(answered['coverage'], 0)} reach it, and"
+        f" {percent(answered['accuracy'])} of these are right ({span(answered['interval'])})."
+        if answered
+        else ""
+    )
+    return [
+        f"Answers less probable than {threshold['min_confidence']:g} say `below_threshold`: not"
+        f" sure.{found}", "",
+    ]  # fmt: skip
 
 
 def _weakest(told: dict[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def test_the_weights_that_serve_need_be_no_better_in_another_precision():
     worse = judge(truth, answers(truth, set(range(30))), champion, **labels)
 
     assert alike.promote
-    assert "the same weights in another precision, and what both know is no worse" in alike.reason
+    assert "the same weights, in another precision or threshold, and what both" in alike.reason
     assert not worse.promote
     assert not judge(
         truth, champion, champion, labels=("a", "b"), champion_labels=("a", "b")

@@ -88,6 +88,30 @@ def test_what_serves_already_is_not_weighed_or_released_again(run, first):
     assert 1 == len(ModelRepository(first.repository).history("food42"))
 
 
+def test_a_threshold_travels_with_the_model(run, first, tmp_path):
+    """In the file, the card and the history; the same weights with another one are released."""
+    from service.models.model import Model
+
+    models = tmp_path / "models"
+    rules = Rules(max_slowdown=1e9)
+    versions = [
+        release(run, repository=models, rules=rules, min_confidence=at) for at in (0.2, 0.2, 0.3)
+    ]
+
+    assert [1, 1, 2] == [each.version for each in versions]
+    assert "the same weights, in another precision or threshold" in versions[-1].reason
+    assert 0.3 == Model(versions[-1].path, device="cpu").metadata.min_confidence
+    assert Model(first.path, device="cpu").metadata.min_confidence is None
+    candidate = versions[0].candidate
+    assert 0 < candidate.answered["coverage"] <= 1
+    assert candidate.threshold.startswith("0.2: ")
+    assert "of the test photos are answered" in candidate.threshold
+    card = (versions[0].path.parent / "CARD.md").read_text()
+    assert "Answers less probable than 0.2 say `below_threshold`" in card
+    lines = ModelRepository(models).history("food42")
+    assert [0.2, 0.3] == [line["min_confidence"] for line in lines]
+
+
 def test_what_is_no_better_is_kept_out_unless_forced(run, labels, tmp_path):
     """Kept once, however often it is decided; a person's reason overrides, and both are noted."""
     serve(tmp_path / "models", tmp_path / "x.onnx", labels=labels, always=0)
