@@ -13,6 +13,7 @@ import typer
 from machine import num_cores
 from storage import require_writable
 from terminal import print_json, print_table, progress, say
+from training.cli.captured import review_captured
 from training.cli.options import (
     AcceptChanges,
     CacheDir,
@@ -57,7 +58,16 @@ WorkerThreads = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The folder to write into.", show_default="<DATA's name>-review"),
+    typer.Option(
+        help="The folder to write into.", show_default="<DATA's name>-review, or -captured"
+    ),
+]
+Captured = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Instead: what hansang serve --capture kept in this folder or s3://…, for DATA.",
+    ),
 ]
 OnlyTrain = Annotated[bool, typer.Option(hidden=True, help="As a worker: train, write nothing.")]
 _MOST = 10
@@ -74,6 +84,7 @@ def review(
     device: Device = "auto", threads: WorkerThreads = None,
     accept_changes: AcceptChanges = False,
     group: Group = "",
+    captured: Captured = None,
     out: Out = None,
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
@@ -88,12 +99,18 @@ def review(
     Stopped or killed, the same command goes on. Writes review.html and review.json; what a person
     decides on the page is a table that `hansang relabel` takes in.
 
+    With --captured it shows photos that the service kept, those first that would teach most, and
+    trains nothing.
+
     Example: hansang review photos --epochs 20 --image-size 64
     """
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
-    folder = out or Path(f"{title_of(data)}-review")
+    folder = out or Path(f"{title_of(data)}-{'captured' if captured else 'review'}")
     require_writable(folder, "--out")
+    if captured is not None:
+        review_captured(data, captured, folder, as_json=as_json)
+        return
     share = threads or max(num_cores() // workers, 1)
     config = _config(recipe, source, epochs=epochs, image_size=image_size, threads=share)
     cache = prepared(look(data, cache_dir, group=group), config.image_size, cache_dir)
@@ -191,8 +208,9 @@ def _judged(
 
 def _write(found: "Review", data: Path, folder: Path) -> list[Path]:
     from training.review.page import write_page
+    from training.review.suspect import write
 
-    return [found.write(folder), *write_page(found.to_dict(), data, folder)]
+    return [write(found.to_dict(), folder), *write_page(found.to_dict(), data, folder)]
 
 
 def _summary(found: "Review") -> dict[str, Any]:

@@ -50,7 +50,8 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
     it into the table.
 
     Args:
-        review: What `review.json` holds: `classes`, `suspects`, most suspicious first, and `pairs`.
+        review: What `review.json` holds: `classes`, `suspects`, most suspicious first, `pairs`, and
+            `place` where these are photos that a service kept there.
         data: The folder of photos, or the table whose folder their names start from.
         out: The folder to write into; it is made.
 
@@ -71,13 +72,15 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
     context = {
         "title": printable(data.resolve().name),
         "root": printable(str(data.resolve())),
+        "place": printable(review.get("place", "")),
         "parts": [path.name for path in paths],
         "left_out": len(found) - len(named),
         "beyond": len(named) - len(suspects),
         **_script(),
     }
     shared = {
-        "key": f"hansang review {_digest(data, suspects)}",
+        "key": f"hansang review {_digest(data, suspects, review.get('place', ''))}",
+        "captured": "place" in review,
         "classes": review["classes"],
         "pairs": [[pair["label"], pair["suggested"]] for pair in review.get("pairs", [])],
     }
@@ -108,10 +111,13 @@ def _script() -> dict[str, Any]:
     return {"script": Markup(script), "script_digest": f"sha256-{digest}"}  # noqa: S704
 
 
-def _digest(data: Path, suspects: Sequence[Mapping[str, Any]]) -> str:
-    """Return what decisions are kept under: the same photos under the same labels, the same."""
+def _digest(data: Path, suspects: Sequence[Mapping[str, Any]], place: str) -> str:
+    """Return what decisions are kept under: the same photos under the same labels, the same.
+
+    Captured photos are named by their content, so what is decided on one holds whatever is beside.
+    """
     photos = sorted([each["photo"], each["label"]] for each in suspects)
-    text = json.dumps([str(data.resolve()), photos])
+    text = json.dumps([str(data.resolve()), place or photos])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,11 @@ from training.data.cache import Split
 from training.datasheet.findings import Sheet
 from training.datasheet.looks import EXTREME_ASPECT
 
-Kind = Literal["label", "outlier", "near_copy", "dark", "blurred", "low_information", "odd_aspect"]
+Kind = Literal[
+    "label", "outlier", "near_copy", "dark", "blurred", "low_information", "odd_aspect",
+    "unsure", "random", "mistake",
+]  # fmt: skip
+"""The last three say why the service kept a photo (`captured.py`)."""
 MOST = 0.5
 _BLOCK = 256
 _DARK = 0.15

@@ -7,7 +7,6 @@ files ─► copies, odd aspects ──────────┘
 Shapes: N photos, K classes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,40 +16,15 @@ import numpy as np
 
 from training.data.cache import DatasetCache, Split
 from training.datasheet.findings import Sheet
-from training.files import write_text
 from training.review import photos as whatever_label
 from training.review.labels import pairs, suspicion
 from training.review.nearest import Nearest, nearest, positions
 from training.review.out_of_fold import Answers
-from training.review.photos import Kind, Suspicion
+from training.review.photos import Suspicion
+from training.review.suspect import SHOWN, Suspect
 
 _NEIGHBOURS = 50
 """That vote on a label; fewer vote worse (docs/notes/experiments.md)."""
-_SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Suspect:
-    """A photo, and why it is worth a look."""
-
-    photo: str
-    """Its path below the data; a whole path where it lies elsewhere."""
-    label: str
-    suggested: str
-    """The class that the models find likeliest; the label itself where they agree with it."""
-    score: float
-    """From 0 to 1, the most suspicious. Other kinds than `label` end at 0.5."""
-    kind: Kind
-    split: str
-    likeliest: list[tuple[str, float]]
-    """Up to five classes with their probabilities."""
-    neighbours: list[str]
-    """Up to five photos that look most alike."""
-    xy: tuple[float, float]
-    """Its place on a map of the features, 0 to 1."""
-    group: str | None
-    note: str
-    """A sentence, where the kind alone does not say it; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,13 +44,6 @@ class Review:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as `review.json` holds them."""
         return {**asdict(self), "data": str(self.data)}
-
-    def write(self, folder: Path) -> Path:
-        """Write `review.json` into a folder, and return its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        out = folder / "review.json"
-        write_text(out, json.dumps(self.to_dict(), ensure_ascii=False))
-        return out
 
 
 def review(
@@ -99,12 +66,12 @@ def review(
         Suspicion(row, "label", float(judged.scores[row]), "")
         for row in np.flatnonzero(judged.scores > 0).tolist()
     ]
-    found += whatever_label.outliers(alike.similarity[:, :_SHOWN])
+    found += whatever_label.outliers(alike.similarity[:, :SHOWN])
     found += whatever_label.dull(photos)
     found += whatever_label.by_file(sheet, photos.files)
     places = positions(answers.features[0])
     classes, groups = cache.labels, photos.groups or ("",) * len(photos.files)
-    likeliest = np.argsort(-judged.probabilities, 1, kind="stable")[:, :_SHOWN]
+    likeliest = np.argsort(-judged.probabilities, 1, kind="stable")[:, :SHOWN]
 
     def suspect(one: Suspicion) -> Suspect:
         row = one.row
@@ -118,7 +85,7 @@ def review(
             likeliest=[
                 (classes[k], round(float(judged.probabilities[row, k]), 4)) for k in likeliest[row]
             ],
-            neighbours=[photos.files[other] for other in alike.rows[row, :_SHOWN]],
+            neighbours=[photos.files[other] for other in alike.rows[row, :SHOWN]],
             xy=(round(float(places[row, 0]), 4), round(float(places[row, 1]), 4)),
             group=groups[row] or None,
             note=one.note,

@@ -5,7 +5,7 @@ function renderChoices(name, called = (value) => value) {
   for (const value of photos.flatMap((photo) => valuesOf(photo, name))) counts.set(value, (counts.get(value) ?? 0) + 1);
   const order = name === "kind" || name === "split" ? [...counts.keys()] : review.classes.filter((each) => counts.has(each));
   filters.elements[name].append(...order.map((value) => element("option", `${called(value)} (${counts.get(value)})`, { value })));
-  return order;
+  filters.elements[name].parentElement.hidden = !order.length;
 }
 
 function filterBy(values) {

@@ -46,11 +46,11 @@ class Journal {
     return last;
   }
 
-  // Returns a table as `hansang relabel` reads it. What nobody was sure of is not in it.
-  csv() {
+  // Returns a table as `hansang relabel` reads it, of all decisions but some.
+  csv(leftOut) {
     const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
     const rows = [...this.latest.values()]
-      .filter((entry) => entry.decision !== "unsure")
+      .filter((entry) => !leftOut.has(entry.decision))
       .map((entry) => [entry.photo, entry.label, entry.before, entry.decision, entry.time]);
     const header = ["photo", "label", "before", "decision", "time"];
     return [header, ...rows].map((row) => `${row.map(cell).join(",")}\r\n`).join("");

@@ -10,7 +10,11 @@ const KINDS = {
   blurred: ["blurred", "--teal"],
   low_information: ["low information", "--orange"],
   odd_aspect: ["odd aspect", "--green"],
+  unsure: ["unsure answer", "--orange"],
+  random: ["kept at random", "--blue"],
+  mistake: ["reported mistake", "--red"],
 };
+const WORDS = { labelled: "answered", suspicion: "worth" }; // of captured photos, which have no label yet
 const SAID = { right: "right", drop: "no food", unsure: "not sure" };
 
 function element(tag, text = "", properties = {}) {
@@ -32,6 +36,10 @@ const photos = review.photos.map((photo, at) => ({ ...photo, picture: pictures[a
 const byName = new Map(photos.map((photo) => [photo.photo, photo]));
 const journal = new Journal(review.key);
 const filters = $("filters").querySelector("form");
+
+const word = (name) => (review.captured ? WORDS[name] : name);
+// What nobody was sure of moves nothing; nor does a photo without food that is not in the data yet.
+const LEFT_OUT = new Set(review.captured ? ["unsure", "drop"] : ["unsure"]);
 
 let region = null;
 let shown = [];
@@ -82,7 +90,7 @@ function renderProgress() {
   $("meter").max = Math.max(photos.length, 1);
   $("meter").value = decided;
   $("undo").disabled = !journal.entries.length;
-  $("download").disabled = ![...journal.latest.values()].some((entry) => entry.decision !== "unsure");
+  $("download").disabled = ![...journal.latest.values()].some((entry) => !LEFT_OUT.has(entry.decision));
   $("unkept").hidden = journal.kept;
   $("count").textContent = shown.length === 1 ? "1 photo" : `${shown.length} photos`;
 }
@@ -95,13 +103,13 @@ function renderPhoto() {
   $("large").hidden = !current.picture;
   $("gone").hidden = Boolean(current.picture);
   if (current.picture) $("large").src = current.picture;
-  $("large").alt = `${current.photo}, labelled ${current.label}`;
+  $("large").alt = `${current.photo}, ${word("labelled")} ${current.label}`;
   $("name").textContent = current.photo;
   $("label").textContent = current.label;
   $("mark").textContent = entry ? `decided: ${said(entry)}` : "";
-  const looksLike = current.suggested && current.suggested !== current.label ? `looks like ${current.suggested}` : "";
+  const looksLike = current.suggested && current.suggested !== current.label ? `${review.captured ? "reported as" : "looks like"} ${current.suggested}` : "";
   const group = current.group ? `group ${current.group}` : "";
-  const facts = [looksLike, ...current.kinds.map(kindName), `suspicion ${current.score.toFixed(2)}`, current.split, group];
+  const facts = [looksLike, ...current.kinds.map(kindName), `${word("suspicion")} ${current.score.toFixed(2)}`, current.split, group];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   $("note").textContent = current.notes.join(" ");
   for (const [id, decision] of [["right", "right"], ["other", "other"], ["drop", "drop"], ["unsure", "unsure"]]) {
@@ -222,7 +230,7 @@ function closeSearch() {
 
 function download() {
   // The mark at the start tells spreadsheets that it is UTF-8.
-  const place = URL.createObjectURL(new Blob(["\ufeff", journal.csv()], { type: "text/csv" }));
+  const place = URL.createObjectURL(new Blob(["\ufeff", journal.csv(LEFT_OUT)], { type: "text/csv" }));
   element("a", "", { href: place, download: "corrections.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(place), 1000);
   downloaded = journal.entries.length;

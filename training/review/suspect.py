@@ -1,0 +1,45 @@
+"""A suspect: one photo in the list of a review, and the list as a file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.files import write_text
+from training.review.photos import Kind
+
+SHOWN = 5
+"""Likeliest classes of a photo, and photos most like it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suspect:
+    """A photo, and why it is worth a look."""
+
+    photo: str
+    """Its path below the data; a whole path where it lies elsewhere."""
+    label: str
+    suggested: str
+    """The class that the models find likeliest; the label itself where they agree with it."""
+    score: float
+    """From 0 to 1, the most suspicious. Other kinds than `label` end at 0.5."""
+    kind: Kind
+    split: str
+    likeliest: list[tuple[str, float]]
+    """Up to five classes with their probabilities."""
+    neighbours: list[str]
+    """Up to five photos that look most alike."""
+    xy: tuple[float, float] | None
+    """Its place on a map of the features, 0 to 1; None without one."""
+    group: str | None
+    note: str
+    """A sentence, where the kind alone does not say it; else empty."""
+
+
+def write(found: Mapping[str, Any], folder: Path) -> Path:
+    """Write `review.json` into a folder, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / "review.json"
+    write_text(out, json.dumps(found, ensure_ascii=False))
+    return out
