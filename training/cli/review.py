@@ -98,7 +98,6 @@ def review(
 
     Stopped or killed, the same command goes on. Writes review.html and review.json; what a person
     decides on the page is a table that `hansang relabel` takes in.
-
     With --captured it shows photos that the service kept, those first that would teach most, and
     trains nothing.
 
@@ -114,17 +113,15 @@ def review(
     share = threads or max(num_cores() // workers, 1)
     config = _config(recipe, source, epochs=epochs, image_size=image_size, threads=share)
     cache = prepared(look(data, cache_dir, group=group), config.image_size, cache_dir)
-    from training.review.folds import everything
-
-    photos, splits = everything(cache)
+    photos, splits = _everything(cache)
     name = run or _name(data, cache, config, folds, photos)
     arguments = [
-        "review", str(data), "--folds", str(folds), "--run", name, "--recipe", recipe,
-        "--epochs", str(epochs), "--image-size", str(image_size), "--device", device,
-        "--threads", str(share), *(["--accept-changes"] if accept_changes else []),
-        "--group", group, "--out", str(folder), "--runs-dir", str(runs_dir),
-        "--cache-dir", str(cache_dir), "--only-train",
-    ]  # fmt: skip
+        *("review", str(data), "--folds", str(folds), "--run", name, "--recipe", recipe),
+        *("--epochs", str(epochs), "--image-size", str(image_size), "--device", device),
+        *("--threads", str(share), "--group", group, "--out", str(folder), "--only-train"),
+        *("--runs-dir", str(runs_dir), "--cache-dir", str(cache_dir)),
+        *(["--accept-changes"] if accept_changes else []),
+    ]
     with _helpers(arguments, 0 if source else workers - 1, runs_dir / name):
         answers = _answers(
             source, cache, photos, config, runs_dir / name, folds=folds, device=device,
@@ -138,6 +135,12 @@ def review(
         print_json({**_summary(found), "files": [str(path) for path in pages]})
         return
     _print(found, pages)
+
+
+def _everything(cache: "DatasetCache") -> tuple["Split", tuple[str, ...]]:
+    from training.review.folds import everything
+
+    return everything(cache)
 
 
 def _config(recipe: str, source: Path | None, **overrides: Any) -> "TrainConfig":
