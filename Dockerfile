@@ -18,10 +18,13 @@ RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/hansang
 WORKDIR /requirements
 
 FROM pip AS packages-serve-cpu
-COPY requirements/serve-cpu.txt requirements/otel.txt ./
+COPY requirements/serve-openvino.txt requirements/otel.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
     /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
-    -r serve-cpu.txt -r otel.txt
+    -r serve-openvino.txt -r otel.txt \
+    # OpenVINO's plugins for Intel's GPUs and NPUs, and two copies that stand for links: 66 MB.
+    && find /opt/hansang/lib/python3.*/site-packages/onnxruntime_ep_openvino \
+      \( -name 'libopenvino_intel_[gn]pu_plugin.so' -o -name cache.json -o -name '*_plugin.so.1*' \) -delete
 
 FROM pip AS packages-serve
 COPY requirements/serve.txt requirements/otel.txt ./

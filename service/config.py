@@ -15,6 +15,7 @@ from machine import num_cores
 from service.devices import problem_of
 
 MAX_IMAGES_PER_CALL = 64
+CPU_ENGINES = ("auto", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +101,14 @@ class ServerConfig:
     `cpu`: no GPU is used. `tensorrt`: the first GPU by NVIDIA's plugin
     `onnxruntime-ep-nv-tensorrt-rtx-cu13`, which is installed by itself; a model whose answers are
     not those of a CPU is refused there."""
+
+    cpu_engine: str = _setting("auto", "Engine on a CPU.", choices=CPU_ENGINES)
+    """`auto`: OpenVINO's plugin (the extra `openvino`) where it computes in bf16, or int8 faster;
+    else onnxruntime itself. `openvino`: the plugin, or the server does not start."""
+
+    cpu_precision: str = _setting("auto", "auto or fp32, on a CPU.", choices=("auto", "fp32"))
+    """`auto`: bf16 where a model's release allows it, by OpenVINO, on CPUs that multiply it (AMX or
+    AVX-512 BF16). `fp32`: never."""
 
     max_batch: int = _setting(32, "Most images in a run.", 1, 1024)
     """Most images in one run of the model."""

@@ -42,7 +42,20 @@ def print_release(decided: Any, as_json: bool) -> None:
 
 def _precision(cost: dict[str, Any]) -> str:
     if cost.get("precision", "fp32") == "fp32":
-        return f"fp32. {cost['how']}" if cost.get("how") else "fp32"
+        return ". ".join(filter(None, ["fp32", cost.get("how"), _bf16(cost.get("bf16"))]))
+    return _cost(cost)
+
+
+def _bf16(found: dict[str, Any] | None) -> str:
+    """Return what is said of an fp32 file's bf16; empty for releases that did not measure it."""
+    if not found:
+        return ""
+    if not found["cost"]:
+        return f"bf16 on a CPU: not measured, {found['why']}"
+    return f"On a CPU {found['verdict']}: {_cost(found['cost'])}"
+
+
+def _cost(cost: dict[str, Any]) -> str:
     return (
         f"{cost['precision']}: {cost['speedup']:g} x the speed of fp32, top-1"
         f" {cost['val_top1']:.2%} (fp32: {cost['fp32_val_top1']:.2%}), {cost['agreement']:.2%} the"

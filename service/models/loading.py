@@ -16,6 +16,7 @@ from service.models.model import Model
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
 from service.pixels.budget import Budget
+from service.sessions.cpu_engine import CpuOptions
 
 T = TypeVar("T")
 
@@ -74,6 +75,12 @@ def _open(
         repository.path(name, version),
         device=config.device,
         intra_op_threads=config.intra_op_threads,
+        cpu=CpuOptions(
+            engine=config.cpu_engine,
+            precision=config.cpu_precision,
+            runs=config.runs or config.cores,
+            threads=config.intra_op_threads,
+        ),
     )
     versions.verify_labels(repository.path(name, version), model.metadata.labels)
     seconds_per_image = model.warm_up(config.max_batch)

@@ -16,8 +16,9 @@ from service.devices import gpus_of
 from service.errors import ModelContractError
 from service.models.metadata import ModelMetadata
 from service.pixels.preprocessing import COMPATIBLE, PREPROCESSING
+from service.sessions.cpu_engine import CpuOptions, choose
 from service.sessions.cuda import SESSIONS_PER_MODEL, CudaOptions, CudaSessions
-from service.sessions.opening import CUDA, TENSORRT, open_session
+from service.sessions.opening import CPU, CUDA, TENSORRT, open_session
 
 INPUT = "images"
 OUTPUT = "probabilities"
@@ -27,6 +28,7 @@ _APART = 3e-2
 _COMPARED = 8
 """Images that are compared."""
 _CUDA_OPTIONS = CudaOptions()
+_CPU_OPTIONS = CpuOptions()
 
 
 class Model:
@@ -39,6 +41,7 @@ class Model:
         device: str = "auto",
         intra_op_threads: int = 1,
         cuda: CudaOptions = _CUDA_OPTIONS,
+        cpu: CpuOptions = _CPU_OPTIONS,
     ) -> None:
         """Open the file and check it against the contract.
 
@@ -47,6 +50,7 @@ class Model:
             device: As `ServerConfig.device`: `cpu`, `cuda:0,cuda:1`, …
             intra_op_threads: Threads within one call of `predict`.
             cuda: How a CUDA device is used.
+            cpu: How a CPU computes; its engine is chosen by `warm_up`.
 
         Raises:
             ModelContractError: The file cannot be opened or breaks the contract, or the device
@@ -54,7 +58,7 @@ class Model:
         """
         self.path = path
         self._cuda_sessions: CudaSessions | None = None
-        self._device, self._threads = device, intra_op_threads
+        self._device, self._threads, self._cpu = device, intra_op_threads, cpu
         self._session, self._cuda = self._open(next(iter(gpus_of(device)), 0), cuda)
         self.provider: str = self._session.get_providers()[0]
         # -1: a run without fixed buffers must not be captured as a graph.
@@ -63,6 +67,8 @@ class Model:
             self._once.add_run_config_entry("gpu_graph_id", "-1")
         self.properties: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.metadata: ModelMetadata = ModelMetadata.from_props(self.properties)
+        self.precision: str = self.properties.get("precision", "fp32")
+        """What it computes in: `fp32`, `fp16`, `int8`, or `bf16`."""
         self._check()
 
     @property
@@ -98,6 +104,8 @@ class Model:
     def warm_up(self, max_batch: int) -> float:
         """Run the smallest and the largest batch; on CUDA, prepare every batch size first.
 
+        On a CPU, choose the engine first.
+
         Returns:
             Seconds per image in the largest batch.
 
@@ -108,6 +116,10 @@ class Model:
             self._cuda_sessions = self._opened_on_cuda(max_batch)
         if self.provider == TENSORRT:
             self._require_like_cpu()
+        if self.provider == CPU:
+            engine = choose(self.path, self._session, self._cpu, self._random(max_batch))
+            self._session, self.precision = engine.session, engine.precision
+            self.provider = self._session.get_providers()[0]
         for num_images in sorted({1, max_batch}):
             self._try(num_images)
         # The first run of a size may allocate, so the second one is timed.
@@ -145,9 +157,7 @@ class Model:
         Raises:
             ModelContractError: A probability is further apart than fp16 may set it.
         """
-        size = self.metadata.image_size
-        random = np.random.default_rng(1)
-        images_NHWC = random.integers(0, 256, (_COMPARED, size, size, 3), dtype=np.uint8)
+        images_NHWC = self._random(_COMPARED)
         cpu = Model(self.path, device="cpu", intra_op_threads=self._threads)
         apart = float(np.abs(self.predict(images_NHWC) - cpu.predict(images_NHWC)).max())
         if not apart <= _APART:
@@ -156,11 +166,13 @@ class Model:
                 f" CPU, where {_APART} are allowed; use --device cuda"
             )
 
+    def _random(self, num_images: int) -> NDArray[np.uint8]:
+        shape = (num_images, self.metadata.image_size, self.metadata.image_size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
     def _try(self, num_images: int) -> None:
         """Run random images, and check that the rows are probabilities."""
-        size, num_classes = self.metadata.image_size, len(self.metadata.labels)
-        random = np.random.default_rng(0)
-        images_NHWC = random.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
+        num_classes, images_NHWC = len(self.metadata.labels), self._random(num_images)
         try:
             rows_NK = self.predict(images_NHWC)
         except Exception as error:  # onnxruntime has no common base of its errors

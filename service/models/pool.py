@@ -251,8 +251,9 @@ class ModelPool:
         self._loaded[name] = [instance, *others[: keep - 1]]
         self._metrics.model_version.labels(name).set(instance.version)
         logger.info(
-            "model %s: version %d serves on %s", name, instance.version, instance.model.provider
-        )
+            "model %s: version %d serves on %s in %s",
+            name, instance.version, instance.model.provider, instance.model.precision,
+        )  # fmt: skip
         for other in others[keep - 1 :]:
             self._retire(other)
 

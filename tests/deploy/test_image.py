@@ -19,7 +19,7 @@ from tests.deploy.conftest import docker
 from tests.paths import ROOT
 
 IMAGES = {name: f"hansang-test:{name}" for name in os.environ.get("HANSANG_IMAGES", "").split()}
-MOST_MB = {"serve-cpu": 400, "serve": 2900}
+MOST_MB = {"serve-cpu": 480, "serve": 2900}
 PORT = ("--publish", "127.0.0.1::8500")
 
 

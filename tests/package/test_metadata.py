@@ -17,7 +17,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCKS = {
     "serve": "serve-cpu", "serve-gpu": "serve", "serving": "serve", "train": "train", "s3": "serve",
     "traces": "otel", "dask": "dask", "ray": "ray", "mlflow": "mlflow",
-    "heif": "heif",
+    "heif": "heif", "openvino": "serve-openvino",
 }  # fmt: skip
 """Extra → the lock that `make setup` or an image installs for the same use."""
 

@@ -1,6 +1,7 @@
 """The precision gate: the exported model in fewer bits, if it is still the same model.
 
 fp32 file ─► int8 or fp16 (quantisation) ─► every validation photo, and speed ─► same model?
+          └► bf16 (OpenVINO's kernels): the file stays, and says whether it may be used
 
 ResNet18 at 64 px, trained on 42 classes, was the same within 0.5 points by min-max, percentile and
 entropy calibration alike, with no layer left in float (docs/notes/benchmarks.md). The cheapest is
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.pixels.preprocessing import centre_crop
+from terminal import UserError
 from training.data.cache import Split
 from training.errors import ExportError
 from training.export.quantisation import variants
@@ -48,9 +50,37 @@ class Cost:
     how: str
     """How it was made; of fp32 with `auto`, why the others did not pass."""
 
+    bf16: "Bf16 | None" = None
+    """What an fp32 file costs and gains where a CPU multiplies it in bf16; None for others."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the model is still the same."""
+        lost = self.fp32_val_top1 - self.val_top1
+        return lost <= MAX_TOP1_LOSS and self.agreement > MIN_AGREEMENT
+
     def properties(self) -> dict[str, str]:
         """Return the metadata properties that the file gets."""
-        return {"precision": self.precision, "precision_cost": json.dumps(asdict(self))}
+        values = asdict(self)
+        del values["bf16"]
+        found = {"precision": self.precision, "precision_cost": json.dumps(values)}
+        return found | ({} if self.bf16 is None else self.bf16.properties())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bf16:
+    """Whether an fp32 file may be computed in bf16, as OpenVINO does on CPUs that multiply it."""
+
+    verdict: str
+    """`allowed`, `refused` or `not measured`."""
+    cost: Cost | None = None
+    why: str = ""
+    """Why it was not measured."""
+
+    def properties(self) -> dict[str, str]:
+        """Return the metadata properties that the file gets."""
+        cost = "" if self.cost is None else self.cost.properties()["precision_cost"]
+        return {"bf16": self.verdict, "bf16_cost": cost}
 
 
 def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct: int) -> Cost:
@@ -73,6 +103,7 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
         precision="fp32", val_top1=top1, fp32_val_top1=top1, agreement=1.0, speedup=1.0, how="",
     )  # fmt: skip
     if precision == "fp32":
+        best = replace(best, bf16=_bf16(path, val, top1))
         _note(path, path, best)
         return best
     reference = _Fp32Reference(path, val, top1)
@@ -89,6 +120,8 @@ def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct:
                 continue
             if precision != "auto" or cost.speedup > best.speedup:
                 chosen, best = made, cost
+        if chosen is None:
+            best = replace(best, bf16=_bf16(path, val, top1))
         _note(chosen or path, path, best)
     return best
 
@@ -99,9 +132,8 @@ def _passing(
     """Return the first file of this precision that passes, and what it costs."""
     refusals = []
     for how, target in variants(source, precision, train, reference.size, folder):
-        cost = reference.cost(target, precision, how)
-        lost = cost.fp32_val_top1 - cost.val_top1
-        if lost <= MAX_TOP1_LOSS and cost.agreement > MIN_AGREEMENT:
+        cost = reference.cost(_session(target), precision, how)
+        if cost.passes:
             return target, cost
         refusals.append(
             f"{how}: top-1 {cost.val_top1:.2%} where fp32 has {cost.fp32_val_top1:.2%},"
@@ -117,16 +149,15 @@ def _passing(
 class _Fp32Reference:
     """The fp32 file, which others are compared with: answers on validation photos, and speed."""
 
-    def __init__(self, fp32: Path, val: Split, top1: float) -> None:
-        self._session = _session(fp32)
+    def __init__(self, fp32: Path, val: Split, top1: float, *, on_cpu: bool = False) -> None:
+        self._session = _session(fp32, on_cpu=on_cpu)
         self.size: int = self._session.get_inputs()[0].shape[1]
         self._val = val
         self._expected = self._top1(self._session)
         self._expected_top1 = top1
 
-    def cost(self, path: Path, precision: str, how: str) -> Cost:
-        """Return what another file costs and gains: it answers every photo, and is timed."""
-        session = _session(path)
+    def cost(self, session: Any, precision: str, how: str) -> Cost:
+        """Return what another session costs and gains: it answers every photo, and is timed."""
         found = self._top1(session)
         correct, photos = int((found == self._val.targets).sum()), len(found)
         return Cost(
@@ -167,7 +198,24 @@ def _pixels(split: Split, rows: slice, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(centre_crop(split.images[rows], size))
 
 
-def _session(path: Path) -> Any:
+def _bf16(path: Path, val: Split, top1: float) -> Bf16:
+    """Return what an fp32 file costs and gains in bf16, on the CPU at hand."""
+    from service.sessions.openvino import bf16_unit, installed, open_openvino
+
+    unit = bf16_unit()
+    if not (unit and installed()):
+        missing = "its plugin is not installed" if unit else "this CPU does not multiply bf16"
+        return Bf16(verdict="not measured", why=missing)
+    reference = _Fp32Reference(path, val, top1, on_cpu=True)
+    try:
+        session = open_openvino(path, "bf16", runs=1, threads=1)
+        cost = reference.cost(session, "bf16", f"OpenVINO, {unit}")
+    except (UserError, RuntimeError) as error:
+        return Bf16(verdict="not measured", why=str(error))
+    return Bf16(verdict="allowed" if cost.passes else "refused", cost=cost)
+
+
+def _session(path: Path, *, on_cpu: bool = False) -> Any:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -176,7 +224,7 @@ def _session(path: Path) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
-    if Path("/dev/nvidiactl").exists() and hasattr(onnxruntime, "preload_dlls"):
+    if not on_cpu and Path("/dev/nvidiactl").exists() and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
         # As it is served: fp32 is not rounded to TF32, and nothing is timed for each new batch.
         options_cuda = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}

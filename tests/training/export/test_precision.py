@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from service.sessions import openvino
 from training.data.cache import DatasetCache
 from training.errors import ExportError
 from training.export import quantisation
@@ -156,3 +157,55 @@ def test_a_run_is_exported_in_the_precision_asked_for(run_dir, tmp_path):
     session = onnxruntime.InferenceSession(found.path, providers=["CPUExecutionProvider"])
     assert "tensor(uint8)" == session.get_inputs()[0].type
     assert "tensor(float)" == session.get_outputs()[0].type
+
+
+needs_bf16 = pytest.mark.skipif(
+    not (openvino.installed() and openvino.bf16_unit()),
+    reason="no OpenVINO, or a CPU without bf16",
+)
+
+
+@needs_bf16
+def test_bf16_is_allowed_where_it_answers_alike(learnt, fp32, tmp_path):
+    """The file stays the fp32 one; it says what bf16 costs, and that it may be used."""
+    split = learnt[2]
+    path = Path(shutil.copy(fp32, tmp_path))
+    cost = reduce(path, "fp32", split, split, num_correct=correct(path, split))
+    said, operators = properties(path)
+
+    assert "QuantizeLinear" not in operators
+    assert ("fp32", "allowed") == (said["precision"], said["bf16"])
+    assert cost.bf16.cost.agreement == json.loads(said["bf16_cost"])["agreement"] > MIN_AGREEMENT
+    assert "OpenVINO" in json.loads(said["bf16_cost"])["how"]
+
+
+@needs_bf16
+def test_what_bf16_ruins_is_refused(learnt, tmp_path):
+    """What all classes have in common cancels in fp32; in bf16 it rounds off what they have not."""
+    model, cache, split = learnt
+    shifted = build(len(cache.labels), seed=0)
+    shifted.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        shifted.fc.weight += 100
+    path = tmp_path / "model.onnx"
+    write(shifted.eval(), path)
+    cost = reduce(path, "fp32", split, split, num_correct=correct(path, split))
+
+    assert "fp32" == cost.precision
+    assert "refused" == cost.bf16.verdict == properties(path)[0]["bf16"]
+    assert not cost.bf16.cost.passes
+
+
+@pytest.mark.parametrize(
+    ("unit", "there", "why"), [("", True, "this CPU"), ("AMX", False, "its plugin")]
+)
+def test_what_is_not_there_is_not_measured(learnt, fp32, tmp_path, monkeypatch, unit, there, why):
+    """Such a file is served in fp32 everywhere."""
+    monkeypatch.setattr(openvino, "bf16_unit", lambda: unit)
+    monkeypatch.setattr(openvino, "installed", lambda: there)
+    split = learnt[2]
+    path = Path(shutil.copy(fp32, tmp_path))
+    cost = reduce(path, "fp32", split, split, num_correct=correct(path, split))
+
+    assert cost.bf16.why.startswith(why)
+    assert ("not measured", "") == tuple(properties(path)[0][key] for key in ("bf16", "bf16_cost"))
