@@ -55,15 +55,17 @@ def temporary_folder(what: str, num_bytes: int = 0) -> Iterator[Path]:
             raise StorageError(
                 f"{what} needs {_mib(num_bytes)} in {place}, which has {_mib(free)} left; {other}"
             )
-        with tempfile.TemporaryDirectory(prefix="hansang-", dir=place) as folder:
+        # What another thread still writes into it must not fail whoever is done.
+        with tempfile.TemporaryDirectory(
+            prefix="hansang-", dir=place, ignore_cleanup_errors=True
+        ) as folder:
             yield Path(folder)
     except FileNotFoundError as error:
         if error.errno != errno.ENOENT or error.filename is not None:
             raise
         # Of `gettempdir`: no place can be written.
-        raise StorageError(
-            f"{what} needs {_mib(num_bytes)} for a while: {error}; {other}"
-        ) from error
+        room = _mib(num_bytes) if num_bytes else "a place"
+        raise StorageError(f"{what} needs {room} for a while: {error}; {other}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -142,7 +142,9 @@ def _weigh(
         "verdict": verdict.to_dict(),
         "speed_ms": (times[0], times[1] if len(times) > 1 else None),
         "smoke_photos": smoke_photos,
-        "reference": reference(answered.predicted, answered.confidence),
+        "reference": reference(
+            map(challenger.metadata.counted_as, answered.predicted), answered.confidence
+        ),
         "answered": _answered(answered, photos, min_confidence),
         "precision": asdict(exported.cost),
         "card": {"CARD.md": as_markdown(told), "card.json": as_json(told)},

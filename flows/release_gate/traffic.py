@@ -14,7 +14,7 @@ images raises no alarm.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,13 @@ class Drift:
         return asdict(self)
 
 
-def reference(predicted: Sequence[str], confidence: Sequence[float]) -> dict[str, Any]:
-    """Count a model's answers to held-out photos as the service counts its own."""
+def reference(predicted: Iterable[str], confidence: Sequence[float]) -> dict[str, Any]:
+    """Count a model's answers to held-out photos as the service counts its own.
+
+    Args:
+        predicted: What each answer is counted as: `ModelMetadata.counted_as` of its class.
+        confidence: The probability of each answer.
+    """
     labels: dict[str, int] = {}
     for label in predicted:
         labels[label] = labels.get(label, 0) + 1

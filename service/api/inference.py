@@ -20,6 +20,7 @@ from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client import Counter
 
 from service.api.auth import caller
 from service.batching.batcher import Image, Row
@@ -29,8 +30,12 @@ from service.batching.priority_queue import Priority
 from service.capture.capture import Answered, Capture
 from service.errors import OverloadedError, ServiceError
 from service.models.instance import ModelInstance
+from service.models.metadata import MAX_COUNTED, OTHER
 from service.observability.metrics import Metrics
 from service.observability.tracing import NoTracing, Stages, Tracing
+
+_MAX_SERIES = 2 * MAX_COUNTED
+"""Classes of a model that are counted by name from the server's start to its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +79,8 @@ class Inference:
         self._decoder = decoder
         self._metrics = metrics
         # Looking a label up takes as long as counting does.
-        self._predictions = cache(metrics.predictions.labels)
+        self._predictions = cache(self._prediction)
+        self._counted: dict[str, set[str]] = {}
         self._confidence = cache(metrics.confidence.labels)
         self.budget = budget or ByteBudget(256 * 2**20, metrics)
         self._tracing = tracing or NoTracing()
@@ -166,6 +172,16 @@ class Inference:
         )
         return rows
 
+    def _prediction(self, model: str, label: str) -> Counter:
+        """Return the counter of a model's class, or of all others once the model has too many.
+
+        Versions that serve one after another may each have other classes, and a series stays.
+        """
+        counted = self._counted.setdefault(model, {OTHER})
+        if len(counted) < _MAX_SERIES:
+            counted.add(label)
+        return self._metrics.predictions.labels(model, label if label in counted else OTHER)
+
     async def _spend(self, images: int, options: CallOptions) -> None:
         """Take `images` from the caller's quota; wait for it, or refuse."""
         who = caller.get()
@@ -211,13 +227,13 @@ class Inference:
         rows = await instance.batcher.submit(
             images, deadline_s=options.deadline_s, priority=options.priority, stages=stages
         )
-        labels = instance.model.metadata.labels
+        metadata = instance.model.metadata
         confidence = self._confidence(instance.name)
         for row_K in rows:
             if isinstance(row_K, ServiceError):
                 continue
             best = int(row_K.argmax())
-            self._predictions(instance.name, labels[best]).inc()
+            self._predictions(instance.name, metadata.counted_as(metadata.labels[best])).inc()
             confidence.observe(float(row_K[best]))
         return rows
 

@@ -14,6 +14,7 @@ Credentials and the endpoint come from the environment, as boto3 reads them (AWS
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, …).
 """
 
+import errno
 import json
 import logging
 import shutil
@@ -30,13 +31,7 @@ from service.models.repository import MODEL_NAME, ModelRepository
 from service.models.triton_config import CONFIG
 from service.models.versions import CLAIM, VERSION, complete_in, of_version
 from service.pb import inference_pb2 as pb
-from storage import (
-    Bucket,
-    StorageError,
-    TakenError,
-    replacing,
-    sync,
-)
+from storage import Bucket, StorageError, TakenError, replacing, sync
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +272,19 @@ class BucketRepository:
             cause = error.__cause__ or error
             if isinstance(cause, FileNotFoundError) and done == "read":
                 raise NotFoundError(f"{self.url}: {cause}") from error
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UnavailableError(self._no_room(cause)) from error
             raise UnavailableError(f"{self.url} cannot be {done}: {cause}") from error
+
+    def _no_room(self, error: OSError) -> str:
+        """Say what the copy's disk lacks."""
+        with suppress(StorageError, OSError):
+            return (
+                f"a copy of {self.url} has no room in {self.folder}: {error.strerror}; all of it"
+                f" takes {-(-self._bucket.size() // 2**20)} MiB. Free some space, or let TMPDIR"
+                " name a folder with room"
+            )
+        return f"a copy of {self.url} has no room in {self.folder}: {error.strerror}"
 
 
 def _replace(path: Path, data: bytes) -> None:

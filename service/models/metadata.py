@@ -10,6 +10,12 @@ from service.errors import ModelContractError
 
 SCHEMA_VERSION = "1"
 
+MAX_COUNTED = 1000
+"""Classes of a model that are counted one by one. Each costs Prometheus a series a replica."""
+
+OTHER = "(other)"
+"""What all other classes are counted as, together."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelMetadata:
@@ -23,6 +29,9 @@ class ModelMetadata:
 
     resize: str
     """Name of the rule that makes pixels of photos: `pixels.preprocessing.PREPROCESSING`."""
+
+    common: frozenset[str] = frozenset()
+    """The classes that are counted one by one, where there are more than `MAX_COUNTED`."""
 
     model_version: str = ""
     """Where the weights come from, `<run id>/epoch-<n>`. The repository has its own numbers."""
@@ -57,8 +66,13 @@ class ModelMetadata:
             raise ModelContractError(
                 f"schema_version is {version!r}, and this service reads {SCHEMA_VERSION!r}"
             )
+        labels = _labels(_required(props, "labels"))
+        common = labels
+        if "common_labels" in props:
+            common = _names(props["common_labels"], "common_labels")
         return cls(
-            labels=_labels(_required(props, "labels")),
+            labels=labels,
+            common=frozenset(common[:MAX_COUNTED]),
             image_size=_image_size(_required(props, "image_size")),
             resize=_required(props, "resize"),
             model_version=props.get("model_version", ""),
@@ -71,6 +85,10 @@ class ModelMetadata:
             min_confidence=_threshold(props, "min_confidence"),
         )
 
+    def counted_as(self, label: str) -> str:
+        """Return what an answer is counted as: its class, or `OTHER` where there are too many."""
+        return label if len(self.labels) <= MAX_COUNTED or label in self.common else OTHER
+
 
 def _required(props: Mapping[str, str], name: str) -> str:
     if name not in props:
@@ -78,19 +96,24 @@ def _required(props: Mapping[str, str], name: str) -> str:
     return props[name]
 
 
-def _labels(text: str) -> tuple[str, ...]:
+def _names(text: str, what: str) -> tuple[str, ...]:
     try:
-        labels = json.loads(text)
+        names = json.loads(text)
     except ValueError as error:
-        raise ModelContractError(f"metadata property 'labels' is not JSON: {error}") from error
-    if not isinstance(labels, list) or not labels or not all(isinstance(x, str) for x in labels):
-        raise ModelContractError("metadata property 'labels' is not a list of names")
+        raise ModelContractError(f"metadata property {what!r} is not JSON: {error}") from error
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise ModelContractError(f"metadata property {what!r} is not a list of names")
+    return tuple(names)
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    labels = _names(text, "labels")
     for label in labels:
         if not unicodedata.is_normalized("NFC", label):
             raise ModelContractError(f"metadata property 'labels': {label!r} is not in NFC")
     if len(set(labels)) != len(labels):
         raise ModelContractError("metadata property 'labels' has a name twice")
-    return tuple(labels)
+    return labels
 
 
 def _image_size(text: str) -> int:

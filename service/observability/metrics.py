@@ -161,7 +161,8 @@ class Metrics:
         )
         self.predictions = Counter(
             "hansang_predictions",
-            "Images by the class that was found likeliest.",
+            "Images by the class that was found likeliest; beyond 1,000 classes the rarest are"
+            " counted as '(other)'.",
             ["model", "label"],
             registry=self.registry,
         )

@@ -9,9 +9,7 @@ flight may take `drain_s` more ─► exit 0. A second SIGTERM cuts them off.
 import asyncio
 import contextlib
 import logging
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -31,6 +29,7 @@ from service.http.listener import Listener, http_listener
 from service.memory import trim_regularly
 from service.models.bucket import BucketRepository
 from service.models.pool import ModelPool
+from service.models.working_copy import followed_copy
 from service.observability.metrics import Metrics, exposed
 from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from service.pixels.budget import Budget, default_bytes
@@ -68,16 +67,16 @@ class Server:
             config: What to serve, and where.
             shares_port: Whether other servers listen on the same ports. The system gives each
                 connection to one of them, so this one listens only once it can answer.
+
+        Raises:
+            UnavailableError: There is no place for a copy of the models in a bucket.
         """
         self._shares_port = shares_port
         self._closers = contextlib.AsyncExitStack()
         self._bucket: BucketRepository | None = None
         if url := bucket_url(config.repository):
-            # A pull that is under way when the server ends may still write into it.
-            copy = tempfile.TemporaryDirectory(prefix="hansang-models-", ignore_cleanup_errors=True)
-            self._closers.callback(copy.cleanup)
-            self._bucket = BucketRepository(url, Path(copy.name))
-            config = replace(config, repository=Path(copy.name))
+            self._bucket = self._closers.enter_context(followed_copy(url))
+            config = replace(config, repository=self._bucket.folder)
         self.config = config
         self.port = config.port
         self.http_port = config.http_port

@@ -30,6 +30,8 @@ from training.model.resnet import Served, build
 from training.runs import checkpoint, run_directory
 
 _OPSET = 18
+_COMMON = 1000
+"""Classes that a file calls common if it has more: as many as the service counts one by one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +163,7 @@ def _properties(
     temperature: float,
 ) -> dict[str, str]:  # fmt: skip
     """Return what the file says of itself; `record` is the metrics line of the best epoch."""
-    return {
+    properties = {
         "schema_version": "1",
         "labels": json.dumps(cache.labels, ensure_ascii=False),
         "image_size": str(about["config"]["image_size"]),
@@ -175,6 +177,15 @@ def _properties(
         "test_top1": _test_top1(run_dir, record["epoch"]),
         "temperature": repr(temperature),
     }
+    if len(cache.labels) > _COMMON:
+        properties["common_labels"] = json.dumps(_common(cache), ensure_ascii=False)
+    return properties
+
+
+def _common(cache: DatasetCache) -> list[str]:
+    """Return the `_COMMON` classes with the most photos to train on."""
+    photos_K = np.bincount(cache.splits["train"].targets, minlength=len(cache.labels))
+    return [cache.labels[at] for at in np.argsort(-photos_K, kind="stable")[:_COMMON]]
 
 
 def _calibrated(model: nn.Module, flip_average: bool, val: Split, size: int) -> Served:

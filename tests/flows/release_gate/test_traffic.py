@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import start_http_server
 
 from flows.release_gate import traffic
+from service.models.metadata import OTHER, ModelMetadata
 from service.observability.metrics import Metrics
 from terminal import UserError
 from tests.paths import ROOT
@@ -41,6 +42,30 @@ def test_the_same_traffic_is_hardly_ever_an_alarm_and_another_always():
     assert drifted(skewed, 0.8)
     assert drifted(even, 0.6)
     assert not drifted(skewed, 0.8, count=100), "too few images to say"
+
+
+def test_with_thousands_of_classes_both_sides_are_folded_alike():
+    """Of 5,000 classes 1,000 are counted by name: quiet days are no drift, a new favourite is."""
+    rng = np.random.default_rng(2)
+    labels = tuple(f"dish {at}" for at in range(5000))
+    model = ModelMetadata(labels=labels, common=frozenset(labels[::5]), image_size=8, resize="")
+    even = np.full(5000, 1 / 5000)
+
+    def counted(shares, count):
+        found = map(model.counted_as, rng.choice(labels, count, p=shares))
+        return traffic.reference(found, np.clip(rng.normal(0.8, 0.08, count), 0.01, 1))
+
+    def drifted(shares, count=3000):
+        return traffic.compare(known, counted(shares, count), 24, traffic.DriftRules())
+
+    known = counted(even, 1500)
+    assert len(known["predictions"]) <= 1001
+    assert not any(drifted(even).drifted for _ in range(100))
+    favourite = even / 2 + np.eye(1, 5000, 5)[0] / 2  # a common class
+    assert "dish 5" == drifted(favourite).moved[0][0]
+    assert drifted(favourite).drifted
+    rare = even * (np.arange(5000) % 5 > 0) * 5 / 4  # none of the common ones any more
+    assert OTHER == drifted(rare).moved[0][0]
 
 
 def test_equal_histograms_have_no_distance():

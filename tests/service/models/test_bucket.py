@@ -1,6 +1,8 @@
 """A model repository in a bucket, on a real S3 server whose network cuts, refuses and delays."""
 
 import asyncio
+import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from service.models.bucket import BucketRepository
 from service.models.repository import ModelRepository
 from service.models.working_copy import working_copy
 from service.pb import classifier_pb2 as pb
-from storage import bucket_url, shown
+from service.server.server import Server
+from storage import StorageError, bucket_url, shown
 
 WEIGHTS = {
     "red": [[0.05, 0, 0], [0, 0.05, 0], [0, 0, 0.05]],
@@ -38,6 +41,41 @@ def test_path_that_typer_made_of_a_url_is_the_url_again():
     assert bucket_url(Path("models")) is None
     assert bucket_url(Path("/s3/models")) is None
     assert (URL, "models") == (shown(Path(URL)), shown(Path("models")))
+
+
+def test_a_copy_without_room_says_how_much_it_takes(tmp_path, monkeypatch):
+    """A small /tmp that fills up during a pull: the place, the size of all, and the way out."""
+
+    class Full:
+        def __init__(self, url: str, **_: object) -> None: ...
+
+        def tags(self) -> dict[str, str]:
+            return {"food/config.pbtxt": "1"}
+
+        def tagged(self, name: str) -> tuple[bytes, str]:
+            raise StorageError(f"{name} cannot be read") from OSError(errno.ENOSPC, "no space")
+
+        def size(self) -> int:
+            return 45 * 2**20
+
+    monkeypatch.setattr("service.models.bucket.Bucket", Full)
+
+    words = f"a copy of {URL} has no room in {tmp_path}: no space; all of it takes 45 MiB.*TMPDIR"
+    with pytest.raises(UnavailableError, match=words):
+        BucketRepository(URL, tmp_path).pull()
+
+
+def test_a_server_without_a_place_for_its_copy_does_not_start(config, monkeypatch):
+    """Where no temporary folder can be made, the system's words and TMPDIR are the answer."""
+
+    def nowhere() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+
+    words = f"a copy of {URL} needs a place for a while: .*TMPDIR"
+    with pytest.raises(UnavailableError, match=words):
+        Server(config(repository=Path(URL)))
 
 
 async def test_server_starts_from_a_bucket_and_swaps(

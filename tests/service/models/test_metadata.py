@@ -1,11 +1,12 @@
 """A model file says what it is, and a file that does not is refused by name."""
 
+import json
 import unicodedata
 
 import pytest
 
 from service.errors import ModelContractError
-from service.models.metadata import ModelMetadata
+from service.models.metadata import MAX_COUNTED, OTHER, ModelMetadata
 
 PROPS = {
     "schema_version": "1",
@@ -37,6 +38,7 @@ def test_properties_are_read():
         ("labels", "김밥"),
         ("labels", "[]"),
         ("labels", '["a", "a"]'),
+        ("common_labels", "김밥"),
         ("labels", unicodedata.normalize("NFD", '["김밥"]')),
         ("image_size", "0"),
         ("image_size", "x"),
@@ -67,3 +69,18 @@ def test_an_answer_below_the_models_threshold_is_unsure():
 
     assert [True, False, False] == [metadata.is_unsure(p) for p in (0.59, 0.6, 1.0)]
     assert not ModelMetadata.from_props(PROPS).is_unsure(0.0)
+
+
+def test_of_many_classes_the_common_ones_are_counted_by_name():
+    """Up to 1,000 classes all are; beyond, those that the file names, and never more of them."""
+    labels = [f"dish {at}" for at in range(MAX_COUNTED + 500)]
+
+    def counted(labels, **props):
+        texts = {"labels": json.dumps(labels)} | {key: json.dumps(x) for key, x in props.items()}
+        metadata = ModelMetadata.from_props(PROPS | texts)
+        return {metadata.counted_as(label) for label in labels}
+
+    assert set(labels[:MAX_COUNTED]) == counted(labels[:MAX_COUNTED], common_labels=labels[:1])
+    assert {OTHER, "dish 1234", "dish 7"} == counted(labels, common_labels=["dish 1234", "dish 7"])
+    assert {OTHER, *labels[:MAX_COUNTED]} == counted(labels), "a file that names none"
+    assert 1 + MAX_COUNTED == len(counted(labels, common_labels=labels))

@@ -1,6 +1,7 @@
 """`/metrics`: what a Prometheus would scrape."""
 
 import asyncio
+import json
 import urllib.request
 
 import pytest
@@ -36,6 +37,34 @@ async def test_server_counts_what_it_does(publish, serve, connect, photo):
         'hansang_rejected_images_total{reason="queue_full"} 0.0',
     ):
         assert line in text.splitlines()
+
+
+async def test_thousands_of_classes_make_a_bounded_number_of_series(
+    publish, serve, connect, photo, monkeypatch
+):
+    """A common class has a series of its own, rare ones share one, as later names do."""
+    monkeypatch.setattr("service.api.inference._MAX_SERIES", 3)
+    labels = [f"dish {at}" for at in range(3000)]
+
+    def weights(*best):  # the class of each colour
+        return [[0.05 * (at == of) for at in range(len(labels))] for of in best]
+
+    def release(names, *best):
+        common = {"common_labels": json.dumps(names[:1000])}
+        publish("food", labels=names, weights=weights(*best), properties=common)
+
+    async def counts(server):
+        photos = [photo(colour) for colour in ("red", "green", "blue")]
+        await connect(server.port).Classify(pb.ClassifyRequest(images=photos))
+        series = server.metrics.predictions.collect()[0].samples
+        return {each.labels["label"]: each.value for each in series if "total" in each.name}
+
+    release(labels, 7, 2000, 2001)
+    server = await serve(poll_interval_s=60)
+    assert {"dish 7": 1, "(other)": 2} == await counts(server)
+    release([f"new {at}" for at in range(3000)], 1, 2, 3)
+    await server.models.load_model("food")
+    assert {"dish 7": 1, "new 1": 1, "(other)": 4} == await counts(server)
 
 
 async def test_none_serves_no_metrics(publish, serve):

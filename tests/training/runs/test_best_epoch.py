@@ -2,16 +2,21 @@
 
 import json
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from service.models.metadata import MAX_COUNTED
 from tests.training.runs.runs import SETTINGS
 from training.config import TrainConfig
+from training.data.cache import DatasetCache
 from training.data.loader import loader_for
 from training.data.prepare import prepare
 from training.errors import ExportError, RunError
+from training.export import onnx_export
 from training.export.onnx_export import export_onnx, write_onnx
 from training.export.parity import check_parity
 from training.loop.learner import Learner
@@ -37,6 +42,25 @@ def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
         (rows,) = session.run(None, {"images": images})
         assert (number, 3) == rows.shape
         assert np.allclose(rows.sum(1), 1)
+
+
+def test_a_file_of_many_classes_names_those_with_the_most_photos(finished, tmp_path, monkeypatch):
+    """The service counts these by name; files of few classes name none, as all are counted."""
+    import onnxruntime
+
+    def named(file):
+        export_onnx(finished / "runs" / "r", tmp_path / file)
+        session = onnxruntime.InferenceSession(tmp_path / file)
+        return session.get_modelmeta().custom_metadata_map.get("common_labels")
+
+    assert onnx_export._COMMON == MAX_COUNTED
+    assert named("few.onnx") is None
+    monkeypatch.setattr("training.export.onnx_export._COMMON", 2)
+    cache = json.loads((finished / "runs" / "r" / "config.json").read_text())["cache"]
+    photos = Counter(DatasetCache.open(Path(cache)).splits["train"].targets.tolist())
+    labels = DatasetCache.open(Path(cache)).labels
+    commonest = sorted(range(len(labels)), key=lambda at: -photos[at])[:2]
+    assert [labels[at] for at in commonest] == json.loads(named("many.onnx"))
 
 
 def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_path):
