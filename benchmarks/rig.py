@@ -42,8 +42,11 @@ def load(path: Path) -> object:
     return module
 
 
-def real_model(path: Path, *, image_size: int, seed: int = 0) -> Path:
-    """Write a ResNet18 of 42 classes with random weights (needs the training environment)."""
+def real_model(path: Path, *, image_size: int, seed: int = 0, **more: str) -> Path:
+    """Write a ResNet18 of 42 classes with random weights (needs the training environment).
+
+    `more` are further properties of the file.
+    """
     import json
 
     from service.pixels.preprocessing import PREPROCESSING
@@ -55,6 +58,7 @@ def real_model(path: Path, *, image_size: int, seed: int = 0) -> Path:
         "labels": json.dumps([f"dish-{number}" for number in range(42)]),
         "image_size": str(image_size),
         "resize": PREPROCESSING,
+        **more,
     }
     write_onnx(Served(build(42, seed=seed)).eval(), image_size, path, properties)
     return path

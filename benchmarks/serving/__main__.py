@@ -13,9 +13,10 @@ import benchmarks.serving
 from benchmarks import rig
 from benchmarks.serving.measure import measure
 from benchmarks.serving.open_loop import draw, latency
-from benchmarks.serving.subject import OURS, PEERS
+from benchmarks.serving.subject import BARE, EMPTY, OURS, PEERS, WITH_OPENVINO
 from benchmarks.serving.table import ratios, table
 from machine import num_cores
+from service.sessions.openvino import bf16_unit
 
 SIZES = (64, 224)
 
@@ -28,9 +29,14 @@ def arguments_of() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--peers", type=Path, help="environment with requirements/bench.txt")
-    parser.add_argument("--only", nargs="+", choices=[*OURS, *PEERS], help="these servers alone")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*OURS, *PEERS, *WITH_OPENVINO, EMPTY, BARE],
+        help="these servers alone",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="image sizes, px")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs; drawn ones if omitted")
     parser.add_argument("--open-loop", type=Path, metavar="PNG", help="latency by offered load")
@@ -42,11 +48,19 @@ def arguments_of() -> argparse.Namespace:
     return arguments
 
 
+def _peers(environment: Path | None) -> list[str]:
+    """Return the peers, twice where OpenVINO is there and the CPU multiplies bf16."""
+    if environment is None:
+        return []
+    there = any(environment.glob("lib/python3*/site-packages/onnxruntime_ep_openvino"))
+    return [*PEERS, *(WITH_OPENVINO if there and bf16_unit() else ())]
+
+
 def main() -> int:
     """Measure and print."""
     arguments = arguments_of()
     peers, seconds, plot = arguments.peers, arguments.seconds, arguments.open_loop
-    names = arguments.only or [*OURS, *(PEERS if peers else ())]
+    names: list[str] = arguments.only or [*OURS, EMPTY, BARE, *_peers(peers)]
     if arguments.photos:
         files = sorted(arguments.photos.rglob("*.jpg"))
         photos = [path.read_bytes() for path in random.Random(0).sample(files, min(64, len(files)))]

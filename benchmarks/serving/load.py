@@ -59,6 +59,7 @@ class _Http:
 @asynccontextmanager
 async def connect(name: str, port: int, connections: int) -> AsyncIterator[Call]:
     """Give what sends a photo to this server."""
+    name = name.removesuffix(" openvino")
     if name in ("litserve", "mosec"):
         json_body = name == "litserve"
         http = _Http(
@@ -81,7 +82,7 @@ async def connect(name: str, port: int, connections: int) -> AsyncIterator[Call]
         return
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        if name == "naive grpc":
+        if name in ("naive grpc", "bare grpc.aio"):
             naive = channel.unary_unary("/naive/Classify")
 
             async def send(photo: bytes) -> None:

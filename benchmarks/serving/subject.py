@@ -16,7 +16,15 @@ from benchmarks import rig
 from benchmarks.serving.load import connect
 
 PEERS = ("litserve", "mosec", "naive grpc")
-OURS = ("hansang fp32", "hansang int8")
+WITH_OPENVINO = tuple(f"{name} openvino" for name in PEERS)
+"""The same peers with the engine of `hansang auto`."""
+OURS = ("hansang auto", "hansang fp32", "hansang int8")
+EMPTY, BARE = "hansang empty", "bare grpc.aio"
+"""Our server with a model that costs nothing, and one that only answers: they get tiny photos."""
+
+_FOLDER = rig.ROOT / "benchmarks" / "peers"
+_FLAGS = {"hansang fp32": ("--cpu-engine", "onnxruntime")}
+_SCRIPTS = {"litserve": "litserve_server", "mosec": "mosec_server", "naive grpc": "naive_grpc"}
 
 
 class Subject:
@@ -27,29 +35,16 @@ class Subject:
         self.name = name
         self.port = rig.free_port()
         self._folder = tempfile.TemporaryDirectory()
-        environment = {**rig.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-        if name in OURS:
-            from service.models.repository import ModelRepository
-
-            ModelRepository(Path(self._folder.name)).publish("food", model)
-            command = [
-                *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
-                *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
-                *("--http-port", "0", "--metrics-port", "0", "--reflection", "off"),
-                # To its watchdog, standing still looks as if it hung.
-                *("--run-timeout-s", "3600"),
-            ]
+        environment = {**rig.ENVIRONMENT, "OMP_NUM_THREADS": "1", "PORT": str(self.port)}
+        if name in (*OURS, EMPTY):
+            command = self._ours(model)
+        elif name == BARE:
+            command = [sys.executable, str(_FOLDER / "bare_grpc_aio.py")]
         else:
-            environment |= {"MODEL": str(model), "SIZE": str(size), "PORT": str(self.port)}
+            environment |= {"MODEL": str(model), "SIZE": str(size)}
+            environment |= {"ENGINE": "openvino"} if name in WITH_OPENVINO else {}
             environment.pop("PYTHONPATH")
-            script = {
-                "litserve": "litserve_server", "mosec": "mosec_server", "naive grpc": "naive_grpc",
-            }[name]  # fmt: skip
-            python = (peers or Path()) / "bin" / "python"
-            command = [str(python), str(rig.ROOT / "benchmarks" / "peers" / f"{script}.py")]
-            if name == "mosec":
-                command += ["--port", str(self.port), "--address", "127.0.0.1"]
-                command += ["--timeout", "60000"]  # ms, as the others have
+            command = self._peer(peers or Path())
         self._log = (Path(self._folder.name) / "log").open("w+")
         self._start_s = time.monotonic()
         self._process = subprocess.Popen(
@@ -57,6 +52,27 @@ class Subject:
             cwd=self._folder.name,
         )  # fmt: skip
         self.startup_s = 0.0
+
+    def _ours(self, model: Path) -> list[str]:
+        from service.models.repository import ModelRepository
+
+        ModelRepository(Path(self._folder.name)).publish("food", model)
+        return [
+            *(sys.executable, "-m", "hansang", "serve", "--repository", self._folder.name),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu"),
+            *("--http-port", "0", "--metrics-port", "0", "--reflection", "off"),
+            # To its watchdog, standing still looks as if it hung.
+            *("--run-timeout-s", "3600"),
+            *_FLAGS.get(self.name, ()),
+        ]
+
+    def _peer(self, peers: Path) -> list[str]:
+        name = self.name.removesuffix(" openvino")
+        command = [str(peers / "bin" / "python"), str(_FOLDER / f"{_SCRIPTS[name]}.py")]
+        if name == "mosec":
+            command += ["--port", str(self.port), "--address", "127.0.0.1"]
+            command += ["--timeout", "60000"]  # ms, as the others have
+        return command
 
     async def ready(self, photo: bytes, within_s: float = 90) -> None:
         """Wait for the first answer."""
@@ -131,7 +147,9 @@ def start(
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     fp32 = rig.real_model(folder / "fp32.onnx", image_size=size)
-    models = dict.fromkeys(names, fp32)
+    auto = rig.real_model(folder / "auto.onnx", image_size=size, bf16="allowed")
+    models = {**dict.fromkeys(names, fp32), "hansang fp32": fp32, "hansang auto": auto}
+    models[EMPTY] = rig.tiny_model(folder / "empty.onnx")
     if "hansang int8" in names:
         models["hansang int8"] = folder / "int8.onnx"
         images = np.stack([preprocess(photo, size) for photo in photos])
@@ -140,4 +158,4 @@ def start(
     for name in names:
         subjects.append(Subject(name, models[name], size, peers))
         stack.callback(subjects[-1].stop)
-    return {"hansang fp32": fp32, **models}, subjects
+    return models, subjects

@@ -2,37 +2,52 @@
 
 from typing import Any
 
-from benchmarks.serving.subject import OURS
+from benchmarks.serving.subject import BARE, EMPTY, PEERS, WITH_OPENVINO
 
 CALLERS = (1, 8, 32)
-LIMIT = "limit"
+LIMIT, LIMIT_AUTO = "limit", "limit auto"
 
 
-def ratios(sizes: dict[str, Any], names: list[str]) -> dict[str, float]:
-    """Compare: the worst over the sizes, by images per CPU-second of 32 callers."""
-    others = [name for name in names if name not in OURS]
+def ratios(sizes: dict[str, Any], names: list[str]) -> dict[str, dict[str, float]]:
+    """Compare, by image size; speeds are images per CPU-second of 32 callers.
 
-    def speed(of: dict[str, Any], name: str) -> float:
-        return float(of[name]["32"]["images_per_cpu_s"])
+    `same_engine` and `p99` are the worse of two comparisons: fp32 with peers on onnxruntime, and
+    `auto` with peers on the engine of `auto`.
+    """
+    own = [name for name in names if name in PEERS]
+    same = [name for name in names if name in WITH_OPENVINO]
+    found: dict[str, dict[str, float]] = {}
+    for size, of in sizes.items():
+        figures = {
+            "fp32_over_limit": _speed(of, "hansang fp32") / of[LIMIT]["images_per_cpu_s"],
+            "auto_over_limit": _speed(of, "hansang auto") / of[LIMIT_AUTO]["images_per_cpu_s"],
+        }
+        if BARE in names:
+            figures["overhead_over_grpc_aio"] = _speed(of, BARE, "1") / _speed(of, EMPTY, "1")
+            figures["overhead_over_grpc_aio_at_32"] = _speed(of, BARE) / _speed(of, EMPTY)
+        if own:
+            best = max(_speed(of, name) for name in own)
+            pairs = [("hansang fp32", own), *([("hansang auto", same)] if same else [])]
+            figures |= {
+                "auto_over_best_peer": _speed(of, "hansang auto") / best,
+                "int8_over_best_peer": _speed(of, "hansang int8") / best,
+                "same_engine_over_best_peer": min(
+                    _speed(of, mine) / max(_speed(of, name) for name in peers)
+                    for mine, peers in pairs
+                ),
+                "p99_over_best_peer": max(
+                    of[mine][callers]["p99_ms"] / min(of[name][callers]["p99_ms"] for name in peers)
+                    for mine, peers in pairs
+                    for callers in map(str, CALLERS)
+                ),
+            }
+        for key, value in figures.items():
+            found.setdefault(key, {})[size] = round(value, 3)
+    return found
 
-    found: dict[str, list[float]] = {}
-    for of in sizes.values():
-        mine = speed(of, "hansang fp32")
-        found.setdefault("fp32_over_limit", []).append(mine / of[LIMIT]["images_per_cpu_s"])
-        overhead = of["hansang fp32"]["1"]["p50_ms"] - of[LIMIT]["p50_ms"]
-        found.setdefault("overhead_ms", []).append(-overhead)
-        if others:
-            best = max(speed(of, name) for name in others)
-            found.setdefault("fp32_over_best_peer", []).append(mine / best)
-            found.setdefault("int8_over_best_peer", []).append(speed(of, "hansang int8") / best)
-            for callers in map(str, CALLERS):
-                peer = min(of[name][callers]["p99_ms"] for name in others)
-                p99 = of["hansang fp32"][callers]["p99_ms"]
-                found.setdefault("p99_over_best_peer", []).append(-p99 / peer)
-    # Of times the largest is the worst, of speeds the smallest.
-    return {key: round(abs(min(values)) if min(values) < 0 and key != "overhead_ms"
-                       else -min(values) if key == "overhead_ms" else min(values), 3)
-            for key, values in found.items()}  # fmt: skip
+
+def _speed(of: dict[str, Any], name: str, callers: str = "32") -> float:
+    return float(of[name][callers]["images_per_cpu_s"])
 
 
 def table(found: dict[str, Any]) -> str:
@@ -43,11 +58,14 @@ def table(found: dict[str, Any]) -> str:
             f"| {size} px | 1 caller: images/s, p50, p99 ms | 8 | 32 | images per CPU-s at 32"
             " | MB | start s |",
             "| --- | --- | --- | --- | --- | --- | --- |",
-            f"| {LIMIT} | p50 {of[LIMIT]['p50_ms']} | | {of[LIMIT]['images_per_s']:.0f}"
-            f" | {of[LIMIT]['images_per_cpu_s']:.1f} | | |",
+            *(
+                f"| {name}, batches of {of[name]['batch']:.0f} | p50 {of[name]['p50_ms']} |"
+                f" | {of[name]['images_per_s']:.0f} | {of[name]['images_per_cpu_s']:.1f} | | |"
+                for name in (LIMIT, LIMIT_AUTO)
+            ),
         ]
         for name, one in of.items():
-            if name == LIMIT:
+            if name in (LIMIT, LIMIT_AUTO):
                 continue
             cells = [
                 f"{one[c]['images_per_s']:.0f}, {one[c]['p50_ms']:.1f}, {one[c]['p99_ms']:.1f}"
