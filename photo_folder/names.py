@@ -25,7 +25,8 @@ _JUNK = frozenset({
     ".@__qini", "lost+found", ".trash", ".trash-0", ".trash-1000", ".directory", ".nomedia",
     ".thumbnails", ".dtrash", ".picasaoriginals", ".picasa.ini", "picasa.ini", "zbthumbnail.info",
     ".stfolder", ".stversions", ".dropbox", ".dropbox.cache", ".git", ".gitkeep", ".gitignore",
-    ".gitattributes", ".ipynb_checkpoints", "__pycache__", ".cache", ".relabels.jsonl",
+    ".gitattributes", ".ipynb_checkpoints", "__pycache__", "node_modules", ".cache",
+    ".relabels.jsonl",
 })  # fmt: skip
 """What systems, network drives and tools put beside photos, in lower case."""
 

@@ -1,9 +1,12 @@
 """Files that may fail for a moment: a network drive that is away for a second costs no photo."""
 
 import errno
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from service.pixels.formats import MAX_BYTES
 
 T = TypeVar("T")
 
@@ -33,15 +36,21 @@ def retried(read: Callable[[], T]) -> T:
     return read()
 
 
-def content(path: str) -> bytes:
-    """Return a file's bytes.
+def content(path: str, most: int = MAX_BYTES) -> bytes:
+    """Return a file's bytes, at most so many: a sparse file may say that it has terabytes.
 
     Raises:
-        OSError: As `retried`.
+        OSError: As `retried`; EFBIG, before anything is read, if the file has more.
     """
 
     def read() -> bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading
+            num_bytes = os.fstat(file.fileno()).st_size
+            if num_bytes > most:
+                raise OSError(
+                    errno.EFBIG, f"it has {num_bytes} bytes; at most {most} are accepted:"
+                    " save it smaller"
+                )  # fmt: skip
             return file.readall()
 
     return retried(read)

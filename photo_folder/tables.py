@@ -52,7 +52,7 @@ def read_table(path: Path, columns: Mapping[str, Sequence[str]], needed: Sequenc
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise FolderError(f"{path} has more than {_MAX_BYTES // 2**20} MiB; split it")
-        data = content(str(path))
+        data = content(str(path), _MAX_BYTES)
     except OSError as error:
         raise FolderError(f"cannot read {path}: {reason(error)}") from error
     text, encoding = _decoded(path, data)

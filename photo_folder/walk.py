@@ -88,6 +88,9 @@ def _entered(
     except OSError as error:
         left(name, Kind.UNREADABLE, reason(error))
         return None
+    if any(each.name == "pyvenv.cfg" for each in entries):
+        left(name, Kind.JUNK, "")  # a virtual environment, whose packages bring pictures
+        return None
     if not entries:
         left(name, Kind.EMPTY, "")
     return _Folder(f"{name}/", iter(entries), folder.way | {here}, seen)

@@ -11,6 +11,9 @@ from importlib.util import find_spec
 HEAD_BYTES = 256
 """As much of a file as `detect` looks at."""
 
+MAX_BYTES = 128 * 2**20
+"""Of an encoded image; more is neither read nor decoded."""
+
 _TO_JPEG = "save it as JPEG, for example with ImageMagick: magick in{suffix} out.jpg"
 _LOST = "fetch the photo again"
 

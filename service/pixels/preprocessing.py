@@ -26,6 +26,7 @@ from PIL import Image
 from service.errors import ImageError
 from service.pixels import colour, formats, orientation
 from service.pixels.budget import HELPER_BYTES, SMALL_BYTES, Budget, mib, of_process
+from service.pixels.formats import MAX_BYTES
 from service.pixels.jpeg import Jpeg
 from service.pixels.raster import Raster
 
@@ -39,8 +40,6 @@ COMPATIBLE = frozenset({PREPROCESSING, "scaled-jpeg-bilinear-256/224-centre-2"})
 """Rules whose models are served: of ordinary sRGB photos they make the very same pixels.
 
 Rule 2 took the numbers of a wide-gamut photo for sRGB, and refused some photos."""
-
-MAX_BYTES = 128 * 2**20
 
 LoadSquare = Callable[[bytes, int], NDArray[np.uint8]]
 """`load_square` in another process."""

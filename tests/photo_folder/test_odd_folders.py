@@ -44,6 +44,10 @@ def made(root: Path, files: list[str]) -> Path:
         # pytorch/vision#2831: what a notebook leaves
         ([*FLAT, ".ipynb_checkpoints/1-checkpoint.jpg", "egg/.ipynb_checkpoints/1.jpg"],
          {"egg", "rice"}, {""}, "2 × .ipynb_checkpoints"),
+        # a project with its environments: their packages bring pictures
+        ([*FLAT, "venv/pyvenv.cfg", "venv/lib/site-packages/sklearn/china.jpg",
+          "egg/node_modules/x/logo.png", ".venv/lib/logo.png"],
+         {"egg", "rice"}, {""}, "node_modules, venv, 1 hidden"),
         # pytorch/vision#4925: an empty class folder
         ([*FLAT, "soup/"], {"egg", "rice"}, {""}, "no photos in soup"),
         # pytorch/vision#446, anomalib#3058: capitals
@@ -140,6 +144,20 @@ def test_a_pipe_is_no_photo_and_stops_nothing(tmp_path):
     root = made(tmp_path / "p", FLAT)
     os.mkfifo(root / "egg" / "x.jpg")
     assert "1 pipe or device (egg/x.jpg)" in scan(root).left_out.lines()[0]
+
+
+def test_a_file_that_says_it_is_huge_is_not_read(tmp_path):
+    """A sparse file of 8 GB, as a broken copy leaves it: refused by its size, in no time."""
+    photo = tmp_path / "sparse.jpg"
+    with photo.open("wb") as file:
+        file.truncate(8 << 30)
+
+    with pytest.raises(OSError, match="it has 8589934592 bytes; at most 134217728") as caught:
+        reading.content(str(photo))
+    assert caught.value.errno == errno.EFBIG
+    with photo.open("wb") as file:
+        file.truncate(1000)
+    assert bytes(1000) == reading.content(str(photo))
 
 
 def test_an_error_that_passes_is_waited_for(tmp_path, monkeypatch):
