@@ -2,7 +2,8 @@
 
     python -m benchmarks.review DATA [--share 0.08] [--pairs REVIEW.json] [--seed 0] [--epochs 20]
 
-A copy of DATA gets the flips, and `hansang review` judges it. Beside its ranking stand: the
+A copy of DATA gets the flips, or with --strangers 20 photos of another folder, which are of no
+class; and `hansang review` judges it. Beside its ranking stand: the
 self-confidence of the same out-of-fold probabilities, which is cleanlab's own default (asked of
 cleanlab where it is installed: pip install cleanlab); their margin; and the largest loss of one
 ordinary run, which learned most of the wrong labels itself.
@@ -29,6 +30,9 @@ def main(
         Path | None,
         typer.Option(help="Flip between classes that this review.json pairs, not at random."),
     ] = None,
+    strangers: Annotated[
+        Path | None, typer.Option(help="Flip nothing; plant 20 photos of this folder.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the flips.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs a fold.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
@@ -42,7 +46,10 @@ def main(
     """Plant wrong labels, review, and say how high they rank."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         place = work or Path(temporary)
+        share = 0 if strangers else share
         planted = plant(data, place / "photos", share=share, pairs=pairs, seed=seed)
+        if strangers is not None:
+            planted |= plant_strangers(strangers, place / "photos", seed=seed)
         reviewed(place, epochs=epochs, image_size=image_size, threads=threads)
         rankings = out_of_fold(place)
         if one_run:
@@ -50,11 +57,11 @@ def main(
                 place, epochs=epochs, image_size=image_size, threads=threads
             )
         found = {name: figures(scores, planted) for name, scores in rankings.items()}
-    told = {"flipped": len(planted), "epochs": epochs, "image_size": image_size, "ways": found}
+    told = {"planted": len(planted), "epochs": epochs, "image_size": image_size, "ways": found}
     if as_json:
         print(json.dumps(told, indent=2))
         return
-    print(f"{len(planted)} labels flipped; {epochs} epochs a fold at {image_size} px")
+    print(f"{len(planted)} planted; {epochs} epochs a fold at {image_size} px")
     for name, row in found.items():
         print(f"{name:40s} " + "  ".join(f"{what} {value:.3f}" for what, value in row.items()))
 
@@ -80,6 +87,19 @@ def plant(data: Path, out: Path, *, share: float, pairs: Path | None, seed: int)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(photo, target)
+    return planted
+
+
+def plant_strangers(source: Path, out: Path, *, seed: int, count: int = 20) -> set[str]:
+    """Copy photos of another folder into classes of train; return their new names."""
+    rng = random.Random(seed)
+    photos = rng.sample(sorted(path for path in source.rglob("*") if path.is_file()), count)
+    labels = sorted(path.name for path in (out / "train").iterdir())
+    planted = set()
+    for number, photo in enumerate(photos):
+        name = f"train/{rng.choice(labels)}/stranger-{number}{photo.suffix}"
+        shutil.copyfile(photo, out / name)
+        planted.add(name)
     return planted
 
 

@@ -1,5 +1,7 @@
 """A run directory → `report.html` and `plots/`, from files alone: nothing is trained or evaluated.
 
+The weights of the best epoch, where they are there, only say why its surest mistakes were made.
+
 config.json, metrics.jsonl, predictions-*.npz ─► run_numbers ─► figures, sentences, mistakes ─► page
 """
 
