@@ -25,7 +25,7 @@ class Why:
     heat: NDArray[np.float32]
     """[M, M], 0 to 1: where the class was seen that was answered."""
     alike: list[tuple[str, NDArray[np.uint8]]]
-    """Labels and pixels of photos that the run learned from, the nearest of those compared first."""
+    """Labels and pixels of photos that the run learned from, the nearest compared first."""
 
 
 def explain(
