@@ -1,5 +1,6 @@
 """`hansang train`, which is also `python -m training`."""
 
+import os
 import sys
 import threading
 from contextlib import ExitStack, nullcontext
@@ -28,6 +29,7 @@ from training.cli.tables import print_results
 from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
+    from training.budget.deadline import Deadline
     from training.config import TrainConfig
     from training.data.cache import DatasetCache
     from training.data.dataset import PhotoFolder
@@ -49,6 +51,13 @@ BatchSize = Annotated[
         show_default="the recipe's",
     ),
 ]
+Within = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Choose side, batch and epochs that promise most in this time, e.g. 30m or 1h30m.",
+    ),
+]
 RunId = Annotated[
     str | None, typer.Option(help="Run ID; a run that exists goes on.", show_default="new")
 ]
@@ -68,6 +77,7 @@ def train(
     data: Data,
     recipe: Recipe = None,
     epochs: Epochs = None, image_size: ImageSize = None, batch_size: BatchSize = None,
+    within: Within = None,
     run: RunId = None, extend: Extend = False, accept_changes: AcceptChanges = False,
     setting: Set = None,
     seed: Seed = None, seeds: Seeds = 1,
@@ -87,6 +97,11 @@ def train(
     would end with other weights, and is refused without --accept-changes. SIGTERM,
     SIGUSR1 and SIGHUP save a checkpoint and exit with 75.
 
+    --within 30m measures steps on this device for some seconds, and chooses the settings that
+    promise most in that time, from the first look at the photos to the report. What is given by
+    --epochs, --image-size or --set is kept. A run that goes on keeps what was chosen; the time of a
+    machine that gets busier is not made up for.
+
     --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
     work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run
     goes on from the bucket on another one.
@@ -95,6 +110,8 @@ def train(
     requirements/mlflow.txt) epochs, settings, files and report go there as well.
 
     Example: hansang train photos --run first --epochs 20 --image-size 64
+
+    Example: hansang train photos --run first --within 30m
     """
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
@@ -102,6 +119,7 @@ def train(
               "batch_size": None if batch_size == "auto" else batch_size}  # fmt: skip
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= settings(setting or [])
+    deadline = _deadline(within, extend=extend, nproc=nproc, num_runs=seeds)
     run = run or new_id(data, recipe or "scratch")
     _check(overrides, recipe, runs_dir / run)
     if nproc > 1:
@@ -117,7 +135,7 @@ def train(
     photos = (look_again if goes_on else look)(data, cache_dir, group=group)
     require_writable(runs_dir / run, "--runs-dir")
     _train_runs(
-        runs, photos, recipe, fit_batch=batch_size == "auto", extend=extend,
+        runs, photos, recipe, deadline, fit_batch=batch_size == "auto", extend=extend,
         accept_changes=accept_changes, device=device, placement=placement, cache_dir=cache_dir,
         tensorboard=tensorboard, as_json=as_json,
     )  # fmt: skip
@@ -125,8 +143,9 @@ def train(
 
 def _train_runs(
     runs: list[tuple[Path, dict[str, Any]]], photos: "PhotoFolder | DataError",
-    recipe: str | None, *, fit_batch: bool, extend: bool, accept_changes: bool, device: str,
-    placement: str, cache_dir: Path, tensorboard: bool, as_json: bool,
+    recipe: str | None, deadline: "Deadline | None", *, fit_batch: bool, extend: bool,
+    accept_changes: bool, device: str, placement: str, cache_dir: Path, tensorboard: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Train runs with their settings, one after another, and print the results."""
     from training.data.loader import placement_of
@@ -140,12 +159,16 @@ def _train_runs(
     results: list[TrainResult] = []
     unreported: list[str] = []
     begun: dict[str, Any] | None = None
+    chosen: dict[str, Any] = {}
     with joined(cuda=device_for(device).type == "cuda") as world, ExitStack() as copies:
         for run_dir, overrides in runs:
             run_dir = _working_copy(run_dir, world, copies)
             about = run_directory.read(run_dir)
             # Further seeds learn from the photos of the first.
             begun = begun or about
+            if deadline is not None:
+                chosen = chosen or _chosen(about, recipe, overrides, photos, device, deadline)
+                overrides = {**chosen, **overrides}
             config = _config(about, recipe, overrides)
             # The leading process builds the cache, and the others open it.
             if not world.leads:
@@ -187,6 +210,43 @@ def _check(overrides: dict[str, Any], recipe: str | None, run_dir: Path) -> None
     require_settings(overrides)
     if bucket_url(run_dir) is None and not run_dir.exists():
         _config(None, recipe, overrides)
+
+
+def _deadline(within: str | None, *, extend: bool, nproc: int, num_runs: int) -> "Deadline | None":
+    """Return when the runs are to be ended, or None without `--within`.
+
+    Raises:
+        ConfigError: It is no duration, or does not go with another option.
+    """
+    if within is None:
+        return None
+    from training.budget.deadline import Deadline
+    from training.errors import ConfigError
+
+    if extend:
+        raise ConfigError("--within begins a run, and --extend goes on with one: leave one out")
+    if nproc > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "--within measures the steps of one process: leave out --nproc or torchrun, or give"
+            " --epochs and --image-size in its place"
+        )
+    return Deadline.of(within, num_runs)
+
+
+def _chosen(
+    about: dict[str, Any] | None, recipe: str | None, overrides: dict[str, Any],
+    photos: "PhotoFolder | DataError", device: str, deadline: "Deadline",
+) -> dict[str, Any]:  # fmt: skip
+    """Return the settings that are chosen for the time; of a run that exists, its own."""
+    from training.budget.plan import chosen_settings, planned
+    from training.model.device import device_for
+
+    if about is not None:
+        return chosen_settings(_config(about, None, {}))
+    if isinstance(photos, Exception):
+        raise photos
+    config = _config(None, recipe, overrides)
+    return chosen_settings(planned(config, overrides, photos, device_for(device), deadline))
 
 
 def _working_copy(run_dir: Path, world: "World", copies: ExitStack) -> Path:

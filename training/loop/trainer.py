@@ -100,7 +100,7 @@ def _train_to_the_end(
     if world.leads:
         before = run_directory.read(run_dir) or {}
         # Sums on a CPU depend on the number of threads: a run that goes on keeps its own.
-        threads = config.threads or before.get("threads") or _threads(world.size)
+        threads = config.threads or before.get("threads") or threads_for(world.size)
         about = run_directory.open_or_create(
             run_dir, config, cache, computing(config, where, threads, world.size),
             extend=extend, accept_changes=accept_changes,
@@ -127,7 +127,7 @@ def _train_to_the_end(
         return finish(run)
 
 
-def _threads(processes: int) -> int:
+def threads_for(processes: int) -> int:
     """Return the CPU threads of each process of a new run: one for each core that nobody uses.
 
     Threads wait for each other after every operation. One that must share its core with another
