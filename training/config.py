@@ -71,6 +71,9 @@ class AugmentConfig:
     crop_area: Annotated[float, Field(gt=0, le=1)] = 0.35
     """Smallest area of a random resized crop, as a fraction; 1 takes the centre instead."""
 
+    sharp_crops: bool = False
+    """Cut crops from squares a quarter larger, which enlarging them blurs less."""
+
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
 
@@ -89,6 +92,9 @@ class AugmentConfig:
     trivial: Fraction = 0.0
     """Probability of one operation of TrivialAugment, wide (Müller and Hutter 2021)."""
 
+    trivial_colours: bool = True
+    """Whether it may change colours, too; otherwise it moves pixels alone."""
+
     erasing: Fraction = 0.0
     """Probability that a rectangle of 2 to 33 % of the area is blanked (Zhong et al. 2017)."""
 
@@ -99,12 +105,10 @@ class AugmentConfig:
     """Alpha of CutMix (Yun et al. 2019); with mixup on as well, each photo gets one of the two."""
 
     off_share: Fraction = 0.0
-    """Part of the run, its last epochs, without trivial, erasing, mixup and cutmix; rounded to
-    whole epochs."""
+    """Part of the run, its last whole epochs, without trivial, erasing, mixup and cutmix."""
 
     classes: Positions = ()
-    """Classes whose photos are augmented, by their position among the labels; empty is all. Of the
-    other photos the centre is taken, as in validation."""
+    """Classes that are augmented, by position among the labels; empty is all. Others: centres."""
 
     @property
     def mixes(self) -> bool:
@@ -134,12 +138,10 @@ class TransferConfig:
     """`lp-ft`: part of the run in which the head learns alone, one epoch at least."""
 
     unfreeze_share: Annotated[float, Field(ge=0, le=1)] = 5 / 12
-    """`gradual`: part of the run until everything learns. Parts begin to learn one after another,
-    from the head to the first; in a run with few epochs, some begin together."""
+    """`gradual`: part of the run until everything learns; parts begin in turn, the head first."""
 
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Learning rate of a part, as a fraction of that of the part after it (Howard and Ruder 2018);
-    the head has the whole."""
+    """Learning rate of a part, as a fraction of that of the part after it (Howard, Ruder 2018)."""
 
     views: Annotated[int, Field(ge=0, le=256)] = 8
     """Fixed augmented views of each photo, without mixup and CutMix, while the first parts are
@@ -164,8 +166,7 @@ class TrainConfig:
     """Side of the square that the model sees when it is validated and served, in pixels."""
 
     train_scale: Scale = 1.0
-    """Side that it is trained at, as a part of `image_size`. A smaller one is faster and often
-    more accurate: crops make things look larger in training (Touvron et al. 2019)."""
+    """Side that it is trained at, as a part of `image_size`; at small sides, 1 does best."""
 
     start_scale: Scale = 1.0
     """Side in the first epoch, as a part of the training side; it grows for two thirds of a run."""
@@ -202,8 +203,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of training steps. `auto` is bf16 autocast on devices with bf16 hardware (GPUs, newer server
     CPUs), fp16 on older GPUs with tensor cores (V100, T4), else fp32. With fp16 the loss is scaled,
-    so that small gradients are not lost, and a step that overflows is left out (Micikevicius et al.
-    2018). Weights, their average and validation are always fp32."""
+    and a step that overflows is left out. Weights, their average and validation are always fp32."""
 
     compile: Literal["auto", "off", "on", "graphs"] = "auto"
     """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""

@@ -20,7 +20,17 @@ def scratch() -> TrainConfig:
         start_scale=0.667,
         optimizer=OptimizerConfig(lr=0.05, weight_decay=1e-3, ema=0.998),
         scheduler=SchedulerConfig(warmup_epochs=2),
-        augment=AugmentConfig(rotation=15, trivial=0.5, erasing=0.25, off_share=0.1),
+        augment=AugmentConfig(
+            sharp_crops=True,
+            brightness=0.15,
+            contrast=0.15,
+            saturation=0.1,
+            rotation=15,
+            trivial=0.5,
+            trivial_colours=False,
+            erasing=0.25,
+            off_share=0.1,
+        ),
     )
 
 
@@ -71,6 +81,15 @@ def finetune() -> TrainConfig:
         epochs=30,
         start_scale=1.0,
         scheduler=dataclasses.replace(plain.scheduler, warmup_epochs=1),
+        # What it was measured with; sharper crops and quieter colours were not.
+        augment=dataclasses.replace(
+            plain.augment,
+            sharp_crops=False,
+            brightness=0.3,
+            contrast=0.3,
+            saturation=0.3,
+            trivial_colours=True,
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig
 from training.data import trivial_augment
 from training.data.augment_parameters import AugmentParameters, Column
-from training.data.cache import MEAN
+from training.data.cache import MEAN, crops_side
 from training.data.loader import to_device
 
 _LOG_CROP_RATIO = math.log(4 / 3)
@@ -33,7 +33,7 @@ def augment(
     """Return the augmented photos, and the part of each that is its own where photos are mixed.
 
     Args:
-        images: uint8 (B, C, C, 3).
+        images: uint8 (B, C, C, 3), or with `config.sharp_crops` larger squares.
         size: S, the side to train at.
         image_size: The side that is validated at; a smaller `size` shrinks the photos first.
         config: What is done, and how strongly.
@@ -49,14 +49,14 @@ def augment(
     """
     device = images.device
     uniform = to_device(device, parameters.uniform)
-    pixels = images.permute(0, 3, 1, 2).float()
+    photos = pixels = images.permute(0, 3, 1, 2).float()
     if size < image_size:
         # The whole square shrinks first: a crop that is sampled at half its pixels would alias.
-        side = resize_size(size)
-        pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
-    start = (pixels.shape[-1] - size) // 2
-    plain = pixels[..., start : start + size, start : start + size]
-    operations = trivial_augment.choose(parameters.uniform, 0.0 if late else config.trivial)
+        larger = pixels.shape[-1] > resize_size(image_size)
+        pixels = _shrunk(pixels, crops_side(size) if larger else resize_size(size))
+    operations = trivial_augment.choose(
+        parameters.uniform, 0.0 if late else config.trivial, colours=config.trivial_colours
+    )
     pixels = _geometry(pixels, size, config, uniform, operations.matrices())
     if config.brightness or config.contrast or config.saturation:
         spreads = (config.brightness, config.contrast, config.saturation)
@@ -66,12 +66,25 @@ def augment(
         pixels = _erase(pixels, uniform, config.erasing)
     share = to_device(device, parameters.share)
     if chosen is not None:
+        plain = _centre(_shrunk(photos, resize_size(size)), size)
         pixels = torch.where(chosen[:, None, None, None], pixels, plain)
         share = torch.where(chosen, share, 1.0)
     if config.mixes and not late:
         cut, corner = (to_device(device, each) for each in (parameters.cut, parameters.corner))
         return _mix(pixels, share, cut, corner)
     return pixels, torch.ones(len(pixels), device=device)
+
+
+def _shrunk(pixels: Tensor, side: int) -> Tensor:
+    """Return whole squares at a smaller side, or as they are at their own."""
+    if side == pixels.shape[-1]:
+        return pixels
+    return F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+
+
+def _centre(pixels: Tensor, size: int) -> Tensor:
+    start = (pixels.shape[-1] - size) // 2
+    return pixels[..., start : start + size, start : start + size]
 
 
 def partners(values: Tensor) -> Tensor:
@@ -86,8 +99,7 @@ def _geometry(
 ) -> Tensor:
     """Crop, flip and rotate in one resampling; `moved` are TrivialAugment's maps, (B, 2, 3)."""
     if config.crop_area == 1 and not config.rotation and moved is None:
-        start = (pixels.shape[-1] - size) // 2
-        pixels = pixels[..., start : start + size, start : start + size]
+        pixels = _centre(pixels, size)
         flipped = uniform[:, Column.FLIP] < config.flip
         return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels)
     maps = _crop_and_flip(config, uniform, size / pixels.shape[-1])

@@ -21,7 +21,7 @@ from service.pixels.preprocessing import PREPROCESSING, resize_size
 from storage import sync
 from terminal import Progress
 from training.data import decoding
-from training.data.cache import FORMAT, DatasetCache, manifest_of
+from training.data.cache import CROPS, FORMAT, DatasetCache, crops_side, manifest_of
 from training.data.dataset import Photo, PhotoFolder, readable
 from training.data.splits import RULE
 from training.errors import DataError
@@ -52,7 +52,9 @@ class Wanted:
     @property
     def num_bytes(self) -> int:
         """Size of the arrays."""
-        return len(self.folder.photos) * resize_size(self.image_size) ** 2 * 3
+        train = sum(photo.split == "train" for photo in self.folder.photos)
+        pixels = len(self.folder.photos) * resize_size(self.image_size) ** 2
+        return 3 * (pixels + train * crops_side(self.image_size) ** 2)
 
     def key(self) -> str:
         """Return the hash that names the cache."""
@@ -62,7 +64,14 @@ class Wanted:
             if (name := self.folder.name(photo))
         }
         return hash_of(
-            [FORMAT, PREPROCESSING, self.image_size, self.folder.labels, sorted(contents.items())]
+            [
+                FORMAT,
+                PREPROCESSING,
+                self.image_size,
+                crops_side(self.image_size),
+                self.folder.labels,
+                sorted(contents.items()),
+            ]
         )
 
 
@@ -90,7 +99,8 @@ def build(
         before = _decoded_before(older)
         bad, unread = dict(wanted.unread), list(wanted.unread)
         rows: dict[str, tuple[str, int]] = {}
-        done, total = 0, len(wanted.digests)
+        train = sum(photo.split == "train" for photo in wanted.photos)
+        done, total = 0, len(wanted.digests) + train
         for split, members in groupby(wanted.photos, key=lambda photo: photo.split):
             photos = list(members)
             digests = [wanted.digests[folder.name(photo)] for photo in photos]
@@ -115,6 +125,8 @@ def build(
                     unread += [name] if why.may_pass else []
         kept = readable(folder, bad)
         splits = _arrange(temporary, kept, rows)
+        for done in _fill_crops(temporary, wanted, splits["train"], older, pool):
+            progress(total - train + done, total)
         manifest = _manifest(wanted, kept, splits, bad, unread)
         write_text(temporary / "manifest.json", json.dumps(manifest, ensure_ascii=False))
         remove(path)
@@ -156,6 +168,7 @@ def _manifest(
         "stamp": wanted.stamp,
         "root": str(folder.root.resolve()),
         **({} if folder.seed is None else {"drawn": RULE}),
+        CROPS: crops_side(wanted.image_size),
         "bad_files": bad,
         "unread": unread,
         "splits": {
@@ -216,8 +229,35 @@ def _fill(
                 unsynced = 0
 
 
-def _decoded_before(caches: Sequence[Path]) -> dict[str, NDArray[np.uint8]]:
-    """Return content hash → pixels (C, C, 3) of every photo in the caches, memory-mapped."""
+def _fill_crops(
+    temporary: Path, wanted: Wanted, photos: Sequence[Photo], older: Sequence[Path], pool: Executor
+) -> Iterator[int]:
+    """Fill the squares that crops are cut from; yield how many are filled.
+
+    They come last, when it is known which photos are kept, and where.
+
+    Raises:
+        DataError: A photo that could be read a moment ago no longer can be.
+    """
+    hashes = [wanted.digests[wanted.folder.name(photo)] for photo in photos]
+    before = _decoded_before(older, crops=True)
+    array, side = temporary / f"{CROPS}.npy", crops_side(wanted.image_size)
+    filled = _fill(array, side, photos, hashes, before, pool)
+    for done, (row, why) in enumerate(filled, 1):
+        if why is not None:
+            raise DataError(
+                f"{wanted.folder.name(photos[row])} changed while it was prepared ({why.reason});"
+                " give the same command again"
+            )
+        yield done
+    sync(array)
+
+
+def _decoded_before(caches: Sequence[Path], *, crops: bool = False) -> dict[str, NDArray[np.uint8]]:
+    """Return content hash → pixels of every photo in the caches, memory-mapped.
+
+    They are (C, C, 3), or with `crops` the larger squares (P, P, 3).
+    """
     known: dict[str, NDArray[np.uint8]] = {}
     for path in caches:
         with suppress(DataError):  # a damaged one is no help, and no hindrance
@@ -225,7 +265,8 @@ def _decoded_before(caches: Sequence[Path]) -> dict[str, NDArray[np.uint8]]:
             if manifest is None or manifest.get("preprocessing") != PREPROCESSING:
                 continue
             for split in DatasetCache.open(path).splits.values():
-                known.update(zip(split.hashes, split.images, strict=False))
+                images = split.crops if crops else split.images
+                known.update(zip(split.hashes, () if images is None else images, strict=False))
     return known
 
 

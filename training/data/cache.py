@@ -2,8 +2,10 @@
 
 <folder>-<S>-<key>/manifest.json      labels, files, their hashes, targets, what was left out
 <folder>-<S>-<key>/<split>.npy        uint8 [N, C, C, 3], C = resize_size(S), memory-mapped
+<folder>-<S>-<key>/crops.npy          uint8 [N, P, P, 3], P = crops_side(S), of train
 
-`training/data/prepare.py` builds it. Shapes: N photos, C side of the cached square.
+`training/data/prepare.py` builds it. Shapes: N photos, C side of the cached square, P side of
+the square that crops are cut from.
 """
 
 import json
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.pixels.preprocessing import PREPROCESSING
+from service.pixels.preprocessing import PREPROCESSING, resize_size
+from training.config import AugmentConfig
 from training.errors import DataError
 
 FORMAT = 1
@@ -25,6 +28,9 @@ STD = (0.229, 0.224, 0.225)
 """What pixels from 0 to 1 are normalised by, inside the model: ImageNet's channel means and
 deviations, which published weights expect."""
 
+CROPS = "crops"
+"""Name of the array of larger squares."""
+_CROPS_SCALE = 1.25
 _NEEDED = ("preprocessing", "labels", "image_size", "dataset_hash", "bad_files", "splits")
 
 
@@ -42,6 +48,15 @@ class Split:
     """[N], SHA-256 of the files; empty in a cache made before they were written down."""
     groups: tuple[str, ...] = ()
     """[N], what a photo shares with others, "" for one that stands alone; empty without groups."""
+    crops: NDArray[np.uint8] | None = None
+    """[N, P, P, 3], larger squares of train; None elsewhere, and in a cache from before them."""
+
+    def to_learn_from(self, augment: AugmentConfig) -> "Split":
+        """Return it with the squares that steps of training are given as its images."""
+        sharp = augment.sharp_crops and augment.crop_area < 1
+        if self.crops is None or not sharp:
+            return self
+        return replace(self, images=self.crops, crops=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +107,15 @@ class DatasetCache:
             )
         splits = {}
         for name, listed in manifest["splits"].items():
-            try:
-                images = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path / name}.npy is damaged ({error}); remove {path}") from error
-            if len(images) != len(listed["files"]):
-                raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
+            images = _array(path, name, len(listed["files"]))
             targets = np.array(listed["targets"], dtype=np.int64)
             splits[name] = Split(
                 images, targets, tuple(listed["files"]), tuple(listed.get("hashes", ())),
                 tuple(listed.get("groups", ())),
             )  # fmt: skip
+        if manifest.get(CROPS):
+            train = splits["train"]
+            splits["train"] = replace(train, crops=_array(path, CROPS, len(train.files)))
         return cls(
             path=path,
             labels=tuple(manifest["labels"]),
@@ -112,6 +125,30 @@ class DatasetCache:
             splits=splits,
             root=Path(manifest["root"]) if "root" in manifest else None,
         )
+
+
+def crops_side(image_size: int) -> int:
+    """Return the side of the squares that crops are cut from, in pixels.
+
+    A crop of a third of the area is enlarged to the model's square, and is blurred by it; what is
+    validated is not. Larger squares hold more of the photo than that crop can lose.
+    """
+    return resize_size(round(image_size * _CROPS_SCALE))
+
+
+def _array(path: Path, name: str, num_photos: int) -> NDArray[np.uint8]:
+    """Map an array of a cache into memory.
+
+    Raises:
+        DataError: It is missing, damaged, or has another number of photos.
+    """
+    try:
+        images: NDArray[np.uint8] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path / name}.npy is damaged ({error}); remove {path}") from error
+    if len(images) != num_photos:
+        raise DataError(f"{path / name}.npy is damaged; remove {path} and prepare again")
+    return images
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:

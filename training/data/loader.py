@@ -11,7 +11,7 @@ Shapes: B batch, C side of the cached square.
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, Protocol, get_args
@@ -76,7 +76,7 @@ def loader_for(split: Split, device: torch.device, placement: Placement = "auto"
     if placement == "memory-mapped":
         raise ConfigError("placement memory-mapped is a CPU's; use pinned or resident with CUDA")
     if placement == "resident" or (placement == "auto" and fits):
-        return _shared.get((id(split), device)) or _ResidentLoader(split, device)
+        return _shared.get((id(split.images), device)) or _ResidentLoader(split, device)
     return _PrefetchingLoader(split, device)
 
 
@@ -103,15 +103,15 @@ _shared: dict[tuple[int, torch.device], "_ResidentLoader"] = {}
 
 
 @contextmanager
-def sharing(splits: Mapping[str, Split], device: torch.device) -> Iterator[None]:
-    """Let all runs in the block use one resident copy of train and val, where the device has room.
+def sharing(splits: Iterable[Split], device: torch.device) -> Iterator[None]:
+    """Let all runs in the block use one resident copy of these photos, where the device has room.
 
     For searches, which train one run after another on the same photos.
     """
-    for name in ("train", "val"):
-        loader = loader_for(splits[name], device)
+    for split in splits:
+        loader = loader_for(split, device)
         if isinstance(loader, _ResidentLoader):
-            _shared[id(splits[name]), device] = loader
+            _shared[id(split.images), device] = loader
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from terminal import Progress, no_progress
 from training.buckets import mirror
 from training.data import building, decoding, splits
 from training.data.building import Wanted
-from training.data.cache import FORMAT, DatasetCache, manifest_of
+from training.data.cache import FORMAT, DatasetCache, crops_side, manifest_of
 from training.data.dataset import PhotoFolder, draw, scan
 from training.errors import DataError
 from training.files import write_text
@@ -187,7 +187,7 @@ def stamp_of(folder: PhotoFolder, image_size: int) -> str:
     ]
     drawn = [folder.seed, [photo.group for photo in folder.photos]]
     return building.hash_of(
-        [FORMAT, PREPROCESSING, image_size, folder.labels, listed]
+        [FORMAT, PREPROCESSING, image_size, crops_side(image_size), folder.labels, listed]
         + ([] if folder.seed is None else [splits.RULE, drawn])
     )
 

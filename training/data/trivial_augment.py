@@ -66,13 +66,14 @@ class Operations:
         return pixels
 
 
-def choose(uniform: Tensor, probability: float) -> Operations:
+def choose(uniform: Tensor, probability: float, *, colours: bool = True) -> Operations:
     """Return the operations that uniform numbers (B, Column.COUNT) decide.
 
-    A photo gets one with this probability, else the identity.
+    A photo gets one with this probability, else the identity. Without `colours` it is one of those
+    that move pixels.
     """
-    last = len(OPERATIONS) - 1
-    operation = (uniform[:, Column.OPERATION] * len(OPERATIONS)).long().clamp(max=last)
+    first, count = (0, len(OPERATIONS)) if colours else (1, len(_MOVES))
+    operation = first + (uniform[:, Column.OPERATION] * count).long().clamp(max=count - 1)
     operation = torch.where(uniform[:, Column.TRIVIAL_AUGMENT] < probability, operation, 0)
     strength = (uniform[:, Column.STRENGTH] * 31).floor().clamp(max=30) / 30
     return Operations(operation, strength, torch.where(uniform[:, Column.SIGN] < 0.5, -1.0, 1.0))

@@ -39,7 +39,8 @@ def find_micro_batch(
         return not world.any(out_of_memory)
 
     # A run places the photos on the device first, so their memory is taken here, too.
-    resident = sum(resident_bytes(cache.splits[name], device) for name in ("train", "val"))
+    learnt_from = cache.splits["train"].to_learn_from(config.augment)
+    resident = sum(resident_bytes(split, device) for split in (learnt_from, cache.splits["val"]))
     held = torch.empty(resident, dtype=torch.uint8, device=device)
     part = world.part(config.batch_size)
     micro_batch_size = largest_micro_batch(part.stop - part.start, fits) * world.size
@@ -55,7 +56,7 @@ def _runs_out_of_memory(
     config: TrainConfig, cache: DatasetCache, device: torch.device, size: int
 ) -> bool:
     """Try a step of `size` black photos, and the validation that a run with this size has."""
-    side = cache.splits["train"].images.shape[1]
+    side = cache.splits["train"].to_learn_from(config.augment).images.shape[1]
     # Alone: a process that runs out of memory must not leave the others waiting for gradients.
     trial = dataclasses.replace(
         config, batch_size=size, micro_batch_size=size, compile="off", start_scale=1.0

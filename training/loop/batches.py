@@ -80,7 +80,8 @@ class BatchPlan:
         require_pairs(config, sampler.batch_size, world)
         self._part = world.part(sampler.batch_size)
         self._num_photos = len(cache.splits["train"].targets)
-        self.photos = loader_for(cache.splits["train"], learner.device, placement)
+        photos = cache.splits["train"].to_learn_from(config.augment)
+        self.photos = loader_for(photos, learner.device, placement)
         self.val_photos = loader_for(cache.splits["val"], learner.device, placement)
         self.train_loader, self.val_loader = self.photos, self.val_photos
         self.features_s = 0.0

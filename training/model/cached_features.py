@@ -73,6 +73,8 @@ def cached_features(
         Features instead of images, (V x N, ...) with their targets; None without room for them.
     """
     photos = cache.splits[split]
+    if config and views:
+        photos = photos.to_learn_from(config)
     frozen_model = split_model(model, frozen)[0]
     weights = dict(frozen_model.state_dict())
     device = next(frozen_model.parameters()).device

@@ -20,6 +20,7 @@ from training.errors import SettingsError, StoppedError
 from training.loop.trainer import train
 from training.model.device import device_for
 from training.runs import checkpoint
+from training.tuning.policies import augmentation
 from training.tuning.rungs import rungs
 from training.tuning.study import Claim, Study
 
@@ -129,7 +130,8 @@ def work(
     """
     done: list[Outcome] = []
     options = {"device": device, "should_stop": should_stop, "accept_changes": accept_changes}
-    with sharing(cache.splits, device_for(device)):
+    learnt_from = cache.splits["train"].to_learn_from(augmentation("standard"))
+    with sharing((learnt_from, cache.splits["val"]), device_for(device)):
         while len(done) != most and not study.finished(trials):
             if should_stop():
                 raise StoppedError("stopped between two trials; the same command goes on")

@@ -1,5 +1,6 @@
 """Photos are decoded once, by the function that serves; what is bad is named and left out."""
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +9,9 @@ import pytest
 
 from service.pixels.preprocessing import PREPROCESSING, load_square
 from storage import StorageError
+from training.config import AugmentConfig
 from training.data import decoding
-from training.data.cache import DatasetCache
+from training.data.cache import DatasetCache, crops_side
 from training.data.prepare import prepare
 from training.errors import DataError
 
@@ -27,6 +29,44 @@ def test_rows_are_the_pixels_that_a_server_makes(folder, tmp_path):
         for row, name in enumerate(split.files):
             assert np.array_equal(split.images[row], load_square((root / name).read_bytes(), 37))
             assert cache.labels[split.targets[row]] == name.split("/")[1]
+
+
+def test_crops_are_cut_from_larger_squares_of_the_same_photos(folder, tmp_path):
+    """Train has them in its own order, whatever was left out; only steps that crop are given them.
+
+    A cache after it takes them over for the photos that it has already.
+    """
+    root = folder(COUNTS)
+    (root / "train" / "a" / "0.jpg").write_bytes(b"no photo")
+    cache = prepare(root, 32, cache_root=tmp_path / "cache")
+
+    train, side = cache.splits["train"], crops_side(32)
+    assert 46 == side
+    for row, name in enumerate(train.files):
+        assert np.array_equal(train.crops[row], load_square((root / name).read_bytes(), side))
+    assert cache.splits["val"].crops is None
+
+    assert train.to_learn_from(AugmentConfig(sharp_crops=True)).images is train.crops
+    for plain in (AugmentConfig(), AugmentConfig(sharp_crops=True, crop_area=1)):
+        assert train.to_learn_from(plain).images is train.images
+
+    (root / "train" / "a" / "0.jpg").unlink()
+    (root / "train" / "b" / "0.jpg").rename(root / "train" / "b" / "9.jpg")
+    after = prepare(root, 32, cache_root=tmp_path / "cache").splits["train"]
+    for row, name in enumerate(after.files):
+        assert np.array_equal(after.crops[row], load_square((root / name).read_bytes(), side))
+
+
+def test_a_cache_without_larger_squares_is_trained_on_as_before(folder, tmp_path):
+    """Runs that began with one go on with it."""
+    path = prepare(folder(COUNTS), 32, cache_root=tmp_path / "cache").path
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    del manifest["crops"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "crops.npy").unlink()
+
+    train = DatasetCache.open(path).splits["train"]
+    assert train.to_learn_from(AugmentConfig(sharp_crops=True)) is train
 
 
 def test_bad_files_are_left_out_and_named(folder, tmp_path, photo):
@@ -126,7 +166,7 @@ def test_processes_decode_what_threads_do(folder, tmp_path, monkeypatch):
     processes = prepare(root, 32, cache_root=tmp_path / "processes")
 
     assert processes.path.name == threads.path.name
-    for name in ("train.npy", "val.npy"):
+    for name in ("train.npy", "val.npy", "crops.npy"):
         assert (processes.path / name).read_bytes() == (threads.path / name).read_bytes()
     assert list(processes.bad_files) == ["train/a/7.jpg"]
     assert processes.bad_files == threads.bad_files

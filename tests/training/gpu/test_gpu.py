@@ -62,7 +62,7 @@ def test_photos_that_fit_lie_on_the_device_by_themselves():
 
 def test_runs_share_one_resident_copy(cache):
     """All runs of a tuning worker read the same copy of the photos; afterwards it is freed."""
-    with sharing(cache.splits, CUDA):
+    with sharing(cache.splits.values(), CUDA):
         shared = loader_for(cache.splits["train"], CUDA)
         assert shared is loader_for(cache.splits["train"], CUDA)
     assert shared is not loader_for(cache.splits["train"], CUDA)

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from service.pixels.preprocessing import resize_size
 from training.config import AugmentConfig, SchedulerConfig, TrainConfig
 from training.data import trivial_augment
 from training.data.augment_parameters import sample_parameters
 from training.data.augmentation import augment
+from training.data.cache import crops_side
 from training.errors import ConfigError, RunError
 from training.loop.schedule import learning_rate
 from training.recipes import recipe
@@ -85,6 +88,42 @@ def test_no_augmentation_gives_the_validation_pixels():
     assert torch.equal(expected, augmented(batch(), **PLAIN_VALUES))
 
 
+def test_crops_from_larger_squares_are_sharper():
+    """Of one photo, crops of a third of its area lose less when they are cut from a larger square.
+
+    Stripes of 4 pixels of 160 are told apart at a side of 46, and hardly at 37.
+    """
+    stripes = np.zeros((1, 3, 160, 160), np.float32)
+    stripes[..., (np.arange(160) // 4) % 2 == 1] = 255
+    photo = torch.from_numpy(stripes)
+    contrast = {}
+    for side in (resize_size(32), crops_side(32)):
+        square = F.interpolate(photo, (side, side), mode="bilinear", antialias=True)
+        images = square.round().to(torch.uint8).permute(0, 2, 3, 1).expand(16, -1, -1, -1)
+        crops = augmented(images, **{**PLAIN_VALUES, "crop_area": 0.35, "sharp_crops": True})
+        contrast[side] = float(crops.std())
+
+    assert contrast[crops_side(32)] > 1.2 * contrast[resize_size(32)]
+
+
+def test_sides_that_shrink_keep_what_crops_lose_nothing_by():
+    """Smaller sides in training shrink larger squares, too; who is not augmented has the centre."""
+    images = batch(4, crops_side(64))
+    config = AugmentConfig(sharp_crops=True, classes=(0,))
+    parameters = sample_parameters(4, config, seed=0, step=0)
+    chosen = torch.tensor([True, False, True, False])
+
+    for size in (32, 64):
+        found, _ = augment(images, size, 64, config, parameters, chosen=chosen)
+        whole = images.permute(0, 3, 1, 2).float()
+        side = resize_size(size)
+        small = F.interpolate(whole, (side, side), mode="bilinear", antialias=True)
+        start = (side - size) // 2
+        centre = small[..., start : start + size, start : start + size]
+        assert torch.equal(found[~chosen], centre[~chosen])
+        assert not torch.equal(found[chosen], centre[chosen])
+
+
 def test_a_full_crop_that_is_flipped_is_the_mirror_image():
     """A flip of probability 1 mirrors every photo and changes nothing else."""
     flipped = augmented(batch(), **{**PLAIN_VALUES, "flip": 1})
@@ -148,6 +187,20 @@ def test_trivial_operations_do_what_their_names_say():
     assert (0, 255) == (equal.min(), equal.max())
     assert torch.allclose(equal.diff(), equal.diff().mean(), atol=0.1)
     assert torch.allclose(apply("saturation", -1.0), line, atol=0.5)
+
+
+def test_trivial_operations_leave_colours_alone_where_they_are_told_to():
+    """A grey photo stays as it is, whatever moves; with colours it does not."""
+    grey = torch.full((64, 37, 37, 3), 100, dtype=torch.uint8)
+    settings = {**PLAIN_VALUES, "trivial": 1.0}
+
+    moved = augmented(grey, **settings, trivial_colours=False)
+    assert torch.allclose(moved, torch.full_like(moved, 100.0), atol=1e-3)
+    assert not torch.allclose(augmented(grey, **settings), moved, atol=1.0)
+
+    noise = batch(1).expand(64, -1, -1, -1)
+    found = augmented(noise, **settings, trivial_colours=False)
+    assert 40 < len({photo.numpy().tobytes() for photo in found})
 
 
 def test_sizes_grow_over_the_first_two_thirds():
