@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from enum import Enum
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -11,11 +11,11 @@ BULK_EVERY = 8
 """While both wait, at least one item in so many is bulk."""
 
 
-class Priority(Enum):
+class Priority(IntEnum):
     """Which work goes first."""
 
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
+    INTERACTIVE = 0
+    BULK = 1
 
 
 class PriorityQueue(Generic[T]):
