@@ -35,6 +35,9 @@ def main() -> int:
     parser.add_argument(
         "--http", action="store_true", help="over HTTP, not gRPC; `hostile` tries both in any case"
     )
+    parser.add_argument(
+        "--envoy", action="store_true", help="overload with Envoy before the server"
+    )
     arguments = parser.parse_args()
     holds, size = True, arguments.image_size
     with tempfile.TemporaryDirectory() as folder:
@@ -44,20 +47,20 @@ def main() -> int:
         ]
         for name in arguments.scenario:
             with rig.published(models[0]) as store:
-                found, good = asyncio.run(_run(name, store, models, http=arguments.http))
+                found, good = asyncio.run(_run(name, store, models, arguments))
             good &= found.get("exit_code", 0) == 0
             holds &= good
-            door = "HTTP" if arguments.http else "gRPC"
+            door = "HTTP" if arguments.http else "gRPC by Envoy" if arguments.envoy else "gRPC"
             about = {"scenario": name, "door": door, "holds": good, **found}
             print(json.dumps(about, indent=1), flush=True)
     return 0 if holds else 1
 
 
 async def _run(
-    name: str, store: ModelRepository, models: list[Path], *, http: bool
+    name: str, store: ModelRepository, models: list[Path], how: argparse.Namespace
 ) -> tuple[dict[str, Any], bool]:
     """Run a scenario at full length; return its figures, and whether it held."""
-    photos = rig.photos(16)
+    photos, http = rig.photos(16), how.http
     if name == "drain":
         found = await drain(store, rounds=10, callers=8, photos=photos, http=http)
         return found, found["failed"] == 0 and found["exit_codes"] == [0]
@@ -65,7 +68,9 @@ async def _run(
         found = await swap(store, models, swaps=20, callers=4, photos=photos, http=http)
         return found, not found["failed"] and not found["wrong"]
     if name == "overload":
-        found = await overload(store, seconds=60, deadline_s=1.0, photos=photos, http=http)
+        found = await overload(
+            store, seconds=60, deadline_s=1.0, photos=photos, http=http, envoy=how.envoy
+        )
         return found, found["goodput_part"] >= 0.95
     if name == "fuzz":
         found = await fuzz(store, images=20_000, http=http)

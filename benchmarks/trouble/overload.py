@@ -3,17 +3,22 @@
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 from benchmarks import rig
 from benchmarks.http_load import load_stub
+from benchmarks.trouble.envoy import Envoy
 from service.models.repository import ModelRepository
 from service.pb import classifier_pb2 as pb
 
 CONNECTIONS = 8
 """Connections that overload comes through; real overload comes from many callers."""
+
+IN_FLIGHT = 64
+"""Calls that Envoy lets through at a time."""
 
 TIMES = 4
 """How many times its capacity a server is offered."""
@@ -21,12 +26,13 @@ TIMES = 4
 
 async def overload(
     store: ModelRepository, *flags: str, seconds: float, deadline_s: float, photos: list[bytes],
-    http: bool = False,
+    http: bool = False, envoy: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Offer four times what the server can do, each call with a deadline; then one call alone.
 
     The server has cores of its own, and the load another: what is measured is what refusing costs
-    the server, and not what the load takes away from it.
+    the server, and not what the load takes away from it. Envoy, if it stands before the server, has
+    the server's cores, and its CPU time counts.
     """
     requests = [pb.ClassifyRequest(images=[photo], top_k=1) for photo in photos]
     rng = random.Random(0)
@@ -34,9 +40,18 @@ async def overload(
         cores = stack.enter_context(rig.own_core())
         server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
         (model,) = store.models()
+        port, parts = server.port, [server.cpu_s]
+        if envoy:
+            front = stack.enter_context(Envoy([port], cores=cores, most=IN_FLIGHT))
+            port = front.port
+            parts.append(front.cpu_s)
+
+        def cpu_used_s() -> float:
+            return sum(each() for each in parts)
+
         stubs = [
             await stack.enter_async_context(
-                load_stub(server.http_port, model) if http else rig.stub(f"127.0.0.1:{server.port}")
+                load_stub(server.http_port, model) if http else rig.stub(f"127.0.0.1:{port}")
             )
             for _ in range(CONNECTIONS)
         ]
@@ -44,9 +59,9 @@ async def overload(
         async def call() -> None:
             await tally.call(rng.choice(stubs), rng.choice(requests), timeout_s=deadline_s)
 
-        saturation = partial(_saturation, server, stubs, requests, seconds)
+        saturation = partial(_saturation, cpu_used_s, stubs, requests, seconds)
         before, cpu_each_s = await saturation()
-        rss_before, cpu_before = server.rss_mb(), server.cpu_s()
+        rss_before, cpu_before = server.rss_mb(), cpu_used_s()
         tally, calls, rss_mb = rig.Tally(), set(), 0.0
         own_s, start_s = time.process_time(), time.monotonic()
         sent, late_s = 0, 0.0
@@ -62,7 +77,7 @@ async def overload(
         own_s = (time.process_time() - own_s) / seconds
         if calls:
             await asyncio.wait(calls)
-        cpu_s = server.cpu_s() - cpu_before
+        cpu_s = cpu_used_s() - cpu_before
         start_s = time.monotonic()
         await stubs[0].Classify(requests[0], timeout=5)
         recovery_s = time.monotonic() - start_s
@@ -84,7 +99,7 @@ async def overload(
 
 
 async def _saturation(
-    server: rig.Server, stubs: list[Any], requests: list[Any], seconds: float
+    cpu_used_s: Callable[[], float], stubs: list[Any], requests: list[Any], seconds: float
 ) -> tuple[float, float]:
     """Return images per second of 64 callers, and the server's CPU seconds for each."""
     tally, over = rig.Tally(), asyncio.Event()
@@ -96,11 +111,11 @@ async def _saturation(
     await asyncio.sleep(min(2, seconds / 4))
     while tally.codes["OK"] < 64:  # not before every caller has had its first answer
         await asyncio.sleep(0.1)
-    begun, cpu_s, start_s = tally.codes["OK"], server.cpu_s(), time.monotonic()
+    begun, cpu_s, start_s = tally.codes["OK"], cpu_used_s(), time.monotonic()
     await asyncio.sleep(max(seconds / 4, 2))
     while tally.codes["OK"] < begun + 64:
         await asyncio.sleep(0.1)
-    images, cpu_s = tally.codes["OK"] - begun, server.cpu_s() - cpu_s
+    images, cpu_s = tally.codes["OK"] - begun, cpu_used_s() - cpu_s
     rate = images / (time.monotonic() - start_s)
     over.set()
     await load

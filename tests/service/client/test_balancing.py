@@ -7,22 +7,21 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from contextlib import ExitStack
 
+import grpc
 import pytest
 
 from benchmarks import rig
+from benchmarks.trouble.envoy import CONFIG, Envoy
 from service.client.client import AsyncClassifier
 from service.pb import classifier_pb2 as pb
 from tests.paths import ROOT
 
-yaml = pytest.importorskip("yaml")
-
-ENVOY = ROOT / "deploy" / "envoy" / "envoy.yaml"
+pytest.importorskip("yaml")
 
 
 @pytest.fixture
@@ -38,47 +37,12 @@ def replicas(publish, tmp_path):
 
 
 @pytest.fixture
-def envoy(replicas, tmp_path):
+def envoy(replicas):
     """Run Envoy before the replicas, as deploy/envoy/envoy.yaml says; give its address."""
     if shutil.which("envoy") is None:
         pytest.skip("envoy is not installed (make test-deploy)")
-    config = yaml.safe_load(ENVOY.read_text())
-    port, admin = rig.free_port(), rig.free_port()
-    config["admin"]["address"]["socket_address"]["port_value"] = admin
-    static = config["static_resources"]
-    static["listeners"][0]["address"]["socket_address"].update(address="127.0.0.1", port_value=port)
-    (cluster,) = static["clusters"]
-    (group,) = cluster["load_assignment"]["endpoints"]
-    group["lb_endpoints"] = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": p}}}}
-        for p in (server.port for server in replicas)
-    ]
-    path = tmp_path / "envoy.json"
-    path.write_text(json.dumps(config))
-    with (tmp_path / "envoy.log").open("w") as log:
-        process = subprocess.Popen(
-            ["envoy", "-c", path, "--concurrency", "1", "--disable-hot-restart"],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            end_s = time.monotonic() + 30
-            while _healthy(admin) < 2:
-                assert time.monotonic() < end_s, (tmp_path / "envoy.log").read_text()[-3000:]
-                time.sleep(0.1)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _healthy(admin: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{admin}/clusters", timeout=5) as answer:
-            return answer.read().decode().count("health_flags::healthy")
-    except OSError:
-        return 0
+    with Envoy([server.port for server in replicas]) as running:
+        yield f"127.0.0.1:{running.port}"
 
 
 async def load(address: str, photo: bytes, trouble, *, retries: int, seconds: float = 4) -> Counter:
@@ -157,6 +121,29 @@ async def test_one_of_two_is_drained_and_the_client_balances(replicas, photo):
     assert {"OK"} == set(tally), tally
 
 
+async def test_more_calls_than_it_lets_through_are_refused_by_envoy(publish, tmp_path, photo):
+    """With the code of a full replica and a pause that callers heed; no replica hears of it."""
+    if shutil.which("envoy") is None:
+        pytest.skip("envoy is not installed (make test-deploy)")
+    publish("food", loops=20_000)
+    request = pb.ClassifyRequest(images=[photo("red")])
+    with (
+        rig.Server(tmp_path / "models", "--runs", "1") as server,
+        Envoy([server.port], most=2) as envoy,
+    ):
+        async with rig.stub(f"127.0.0.1:{envoy.port}") as stub:
+            calls = [asyncio.ensure_future(stub.Classify(request, timeout=20)) for _ in range(40)]
+            found = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [each for each in found if isinstance(each, grpc.aio.AioRpcError)]
+        assert 0 < len(refused) < 40
+        assert {grpc.StatusCode.RESOURCE_EXHAUSTED} == {each.code() for each in refused}
+        told = dict(refused[0].trailing_metadata() or ()) | dict(
+            refused[0].initial_metadata() or ()
+        )
+        assert "250" == told["grpc-retry-pushback-ms"]
+        assert 0 == server.metric("hansang_rejected_images_total")
+
+
 def post(address: str, kind: str, body: bytes, **headers: str) -> tuple[int, bytes]:
     """Send an HTTP POST to Classify; return the status and the body."""
     request = urllib.request.Request(
@@ -202,7 +189,7 @@ def test_envoy_accepts_the_file_as_it_stands():
     if shutil.which("envoy") is None:
         pytest.skip("envoy is not installed (make test-deploy)")
     ran = subprocess.run(
-        ["envoy", "--mode", "validate", "-c", ENVOY],
+        ["envoy", "--mode", "validate", "-c", CONFIG],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert 0 == ran.returncode, ran.stderr
