@@ -13,6 +13,7 @@ UserError
     ├── ForbiddenError          PERMISSION_DENIED    this caller may not do that
     ├── NotOfferedError         UNIMPLEMENTED        this server does not do that
     └── ModelContractError      FAILED_PRECONDITION  a model file breaks its contract
+        └── OtherAnswersError   FAILED_PRECONDITION  this machine answers otherwise with it
 """
 
 from typing import ClassVar
@@ -112,3 +113,7 @@ class ModelContractError(ServiceError):
     """A model file breaks docs/reference/model-contract.md, or the device cannot run it."""
 
     code = StatusCode.FAILED_PRECONDITION
+
+
+class OtherAnswersError(ModelContractError):
+    """A model file answers otherwise on this machine than where it was released."""

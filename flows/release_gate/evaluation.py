@@ -121,6 +121,7 @@ def _weigh(
     )
     digest = sha256(onnx)
     challenger = Model(onnx, device="cpu")
+    weighings.keep_answers(folder, challenger)
     answered, verdict = _compare(challenger, champion, photos, rules, progress)
     smoke_photos = smoke(onnx, photos.files)
     times, slow = _measure_speed(challenger, champion, rules)

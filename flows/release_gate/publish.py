@@ -94,11 +94,14 @@ def _decided(candidate: Candidate, repository: Path, released: bool) -> Release 
 
 def _files(candidate: Candidate) -> dict[str, str]:
     """Return what lies beside the model: name → text."""
+    from service.sessions.answers import FILE as ANSWERS
+
     measured = asdict(candidate)
     files = measured.pop("card")
-    photos = Path(candidate.onnx).with_name(PHOTOS)
-    if photos.is_file():
-        files[PHOTOS] = photos.read_text("utf-8")
+    for name in (PHOTOS, ANSWERS):
+        beside = Path(candidate.onnx).with_name(name)
+        if beside.is_file():
+            files[name] = beside.read_text("utf-8")
     return {"release.json": json.dumps(measured, ensure_ascii=False, indent=1), **files}
 
 

@@ -2,6 +2,7 @@
 
 <run>/export/<weighing>/model.onnx        the file that was measured, and is published
 <run>/export/<weighing>/photos.json       which photos it learnt from, and was compared on
+<run>/export/<weighing>/answers.json      what it answers here; published with it
 <run>/export/<weighing>/candidate.json    what was measured; written last
 """
 
@@ -10,11 +11,14 @@ import uuid
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.release_gate.candidate import Candidate
 from flows.release_gate.changes import PHOTOS, photos_of
 from training.files import write_text
+
+if TYPE_CHECKING:
+    from service.models.model import Model
 
 EXPORT = "model.onnx"
 _MEASURED = "candidate.json"
@@ -39,6 +43,13 @@ def keep(where: Path, candidate: Candidate) -> None:
     photos = photos_of(manifest_of(Path(about["cache"])) or {})
     write_text(where / PHOTOS, json.dumps(photos, ensure_ascii=False))
     write_text(where / _MEASURED, json.dumps(asdict(candidate), ensure_ascii=False))
+
+
+def keep_answers(where: Path, model: "Model") -> None:
+    """Write down what the file answers on this machine: servers compare their own with it."""
+    from service.sessions import answers
+
+    write_text(where / answers.FILE, answers.text(model.predict, model.metadata.image_size))
 
 
 def find(where: Path, **same: Any) -> Candidate | None:

@@ -4,11 +4,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from service.batching.batcher import Batcher
 from service.batching.decoder import decoded
 from service.config import ServerConfig
+from service.errors import OtherAnswersError
 from service.memory import trim_heaps
 from service.models import versions
 from service.models.instance import ModelInstance
@@ -17,8 +19,11 @@ from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
 from service.pixels.budget import Budget
 from service.sessions.cpu_engine import CpuOptions
+from service.sessions import answers
+from service.sessions.opening import CPU
 
 T = TypeVar("T")
+_FP32 = answers.TOLERANCES["fp32"]
 
 
 async def load_instance(
@@ -44,10 +49,15 @@ async def load_instance(
 
     Raises:
         ModelContractError: The files are damaged, or the model breaks the contract.
+        OtherAnswersError: It answers otherwise here than where it was released.
     """
-    model, seconds_per_image = await _in_thread(
-        partial(_open, name, version, repository=repository, config=config)
-    )
+    try:
+        model, seconds_per_image = await _in_thread(
+            partial(_open, name, version, repository=repository, config=config)
+        )
+    except OtherAnswersError:
+        metrics.other_answers.labels(name).inc()
+        raise
     instance: ModelInstance
     decode = partial(decoded, image_size=model.metadata.image_size, metrics=metrics, budget=budget)
     batcher = Batcher(
@@ -84,9 +94,27 @@ def _open(
     )
     versions.verify_labels(repository.path(name, version), model.metadata.labels)
     seconds_per_image = model.warm_up(config.max_batch)
+    verify_answers(repository.path(name, version), model)
     # Loading needs three times the memory of the model.
     trim_heaps()
     return model, seconds_per_image
+
+
+def verify_answers(onnx: Path, model: Model) -> None:
+    """Compare what a warm model answers here with what it answered where it was released.
+
+    Raises:
+        OtherAnswersError: It answers otherwise; see `service/sessions/answers.py`.
+        ModelContractError: The stored answers cannot be read.
+    """
+    allowed = answers.TOLERANCES.get(model.precision, _FP32)
+    if model.provider != CPU:
+        # Kernels of other providers round as fp16 may.
+        allowed = max(allowed, answers.TOLERANCES["fp16"])
+    answers.require(
+        onnx.with_name(answers.FILE), model.predict, model.metadata.image_size,
+        len(model.metadata.labels), allowed,
+    )  # fmt: skip
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -133,6 +133,11 @@ class Metrics:
             "Versions that were refused.",
             ["model"],
         )
+        self.other_answers = counter(
+            "hansang_other_answers",
+            "Versions that were refused because this machine answers otherwise with them.",
+            ["model"],
+        )
         self.out_of_step = gauge(
             "hansang_out_of_step",
             "1 while what the repository says of a model does not serve: refused, or gone.",

@@ -32,6 +32,7 @@ from service.client.results_file import as_json
 from service.client.wire import Class, Result
 from service.errors import ImageError, NotFoundError
 from service.models.bucket import BucketRepository
+from service.models.loading import verify_answers
 from service.models.model import Model
 from service.models.repository import ModelRepository
 from service.models.versions import verify_labels
@@ -139,6 +140,7 @@ def _open(job: Job) -> Model:
         model = Model(store.path(name, version), device=job.device)
         verify_labels(store.path(name, version), model.metadata.labels)
         model.warm_up(BATCH)
+        verify_answers(store.path(name, version), model)
     return model
 
 

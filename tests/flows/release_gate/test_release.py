@@ -13,7 +13,7 @@ from flows.release_gate.candidate import Release
 from flows.release_gate.gate import Rules
 from flows.release_gate.held_out import held_out
 from flows.release_gate.publish import decide, release
-from service.errors import ConflictError, ModelContractError
+from service.errors import ConflictError, ModelContractError, OtherAnswersError
 from service.models.repository import ModelRepository
 from terminal import UserError
 from tests.paths import ROOT
@@ -64,6 +64,22 @@ def test_the_first_release_is_measured_written_down_and_served(first):
     assert ("released", 1, None) == (line["event"], line["version"], line["replaced"])
     assert line["challenger_top1"] == known["verdict"]["challenger_top1"]
     assert 64 == len(line["dataset_hash"])
+
+
+def test_a_release_brings_its_answers_for_servers_to_compare(first):
+    """To drawn pictures, by the file that is served; on this machine they are the same."""
+    from service.models.loading import verify_answers
+    from service.models.model import Model
+
+    stored = json.loads((first.path.parent / "answers.json").read_text())
+    model = Model(first.path, device="cpu")
+    assert (16, len(model.metadata.labels)) == np.array(stored["probabilities"]).shape
+    verify_answers(first.path, model)
+    # As another CPU may answer.
+    predict = model.predict
+    model.predict = lambda images_NHWC: predict(255 - images_NHWC)
+    with pytest.raises(OtherAnswersError, match="this machine answers otherwise"):
+        verify_answers(first.path, model)
 
 
 def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, first):

@@ -209,3 +209,37 @@ async def test_one_faulty_model_leaves_the_others_ready(publish, serve, connect,
     await eventually(lambda: server.models.find("bad").version == 2)
     await eventually(lambda: sample(server, "faulty_models") == 0)
     assert not server.watchdog.fatal.done()
+
+
+def _answers(onnx: Path) -> str:
+    """Return what a server stores of a model that was released on another machine."""
+    from service.models.model import Model
+    from service.sessions import answers
+
+    return answers.text(Model(onnx, device="cpu").predict, 8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "bf16"])
+async def test_a_version_that_answers_otherwise_here_does_not_serve(
+    publish, serve, connect, photo, tmp_path, tiny_onnx, eventually, caplog, precision
+):
+    """The version before serves on, a metric and the log say so; a version that agrees is taken."""
+    store = ModelRepository(tmp_path / "models")
+    properties = {"precision": precision}
+    publish("food")
+    server = await serve()
+    # Its weights are those of another network: as if overflows had changed each answer.
+    other = tiny_onnx(tmp_path / "other.onnx", weights=[[0.0, 0.05, 0.0]] * 3)
+    onnx = tiny_onnx(tmp_path / "new.onnx", properties=properties)
+    store.publish("food", onnx, files={"answers.json": _answers(other)})
+    await eventually(lambda: sample(server, "other_answers_total", model="food") == 1)
+    assert 1 == server.models.find("food").version
+    assert 1 == sample(server, "out_of_step", model="food")
+    assert "version 1 serves on" in caplog.text
+    assert "this machine answers otherwise than the one that released it" in caplog.text
+    told = await connect(server.port).Classify(pb.ClassifyRequest(images=[photo("red")]))
+    assert 1 == told.model_version
+
+    store.publish("food", onnx, files={"answers.json": _answers(onnx)})
+    await eventually(lambda: server.models.find("food").version == 3)
+    assert 0 == sample(server, "out_of_step", model="food")

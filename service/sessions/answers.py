@@ -1,0 +1,99 @@
+"""The answers that a model file gave where it was released: another machine must give them, too.
+
+int8 products overflow on CPUs without VNNI instructions, and kernels of other providers round
+otherwise. So a version brings its answers to 16 pictures that every machine can make, and a server
+compares them when it has warmed the model up.
+
+Shapes: N pictures, S side, K classes.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ModelContractError, OtherAnswersError
+
+FILE = "answers.json"
+TOLERANCES = {"fp32": 0.01, "fp16": 0.03, "bf16": 0.1, "int8": 0.1}
+"""How far a probability may be from the stored one, by the precision that computes it."""
+
+_PICTURES = 16
+_RULE = "patches-1"
+_MAX_BYTES = 8 * 2**20
+"""Enough for 16 answers over 30,000 classes."""
+
+Predict: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def pictures(size: int) -> NDArray[np.uint8]:
+    """Return the pictures, (N, S, S, 3): patches of colours, coarse and fine, dark and light.
+
+    They come from SHAKE-256 by whole numbers alone, so they are the same on every machine.
+    """
+    made = np.empty((_PICTURES, size, size, 3), np.uint8)
+    for number in range(_PICTURES):
+        side = 2 << number % 4
+        digest = hashlib.shake_256(f"{_RULE} {number}".encode()).digest(side * side * 3)
+        patches = np.frombuffer(digest, np.uint8).reshape(side, side, 3)
+        at = np.arange(size) * side // size
+        made[number] = patches[at][:, at]
+    return made
+
+
+def text(predict: Predict, size: int) -> str:
+    """Return the content of `answers.json`: what a model answers to the pictures."""
+    rows_NK = predict(pictures(size)).round(6).astype(float)
+    return json.dumps({"pictures": _RULE, "probabilities": rows_NK.tolist()})
+
+
+def require(path: Path, predict: Predict, size: int, num_classes: int, tolerance: float) -> None:
+    """Compare answers with stored ones; a version that has none passes.
+
+    Args:
+        path: Where `answers.json` lies, if the version has one.
+        predict: The model, warmed up.
+        size: S, in pixels.
+        num_classes: K.
+        tolerance: How far a probability may be from the stored one.
+
+    Raises:
+        OtherAnswersError: A probability is further from the stored one.
+        ModelContractError: The file cannot be read.
+    """
+    if not path.is_file():
+        return
+    expected_NK = _read(path, num_classes)
+    found_NK = predict(pictures(size))
+    apart = float(np.abs(found_NK - expected_NK).max())
+    # Written so that NaN fails.
+    if not apart <= tolerance:
+        others = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
+        raise OtherAnswersError(
+            f"{path.parent}: this machine answers otherwise than the one that released it: a"
+            f" probability is {apart:.3f} from the stored one, where {tolerance} is allowed, and"
+            f" {others} of {len(found_NK)} pictures are of another class; release it in another"
+            " --precision, or on a machine like this one"
+        )
+
+
+def _read(path: Path, num_classes: int) -> NDArray[np.float64]:
+    """Return the stored answers, (N, K)."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"more than {_MAX_BYTES} bytes")
+        stored = json.loads(path.read_text("utf-8"))
+        if stored["pictures"] != _RULE:
+            raise ValueError(f"pictures of the rule {stored['pictures']!r}")
+        rows_NK = np.array(stored["probabilities"], np.float64)
+        if rows_NK.shape != (_PICTURES, num_classes):
+            raise ValueError(f"shape {rows_NK.shape}")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ModelContractError(
+            f"{path} is not what this server can compare with: {error}"
+        ) from error
+    return rows_NK
