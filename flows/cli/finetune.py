@@ -75,14 +75,14 @@ Keep = Annotated[
     typer.Option(help="auto: a strategy that is never dropped, e.g. scratch, to compare with."),
 ]
 ReportForgetting = Annotated[
-    bool,
-    typer.Option(
-        "--report-forgetting", help="Probe the old classes before and after, on old photos."
-    ),
+    bool, typer.Option("--report-forgetting", help="Probe the old classes before and after.")
 ]
 OldPhotos = Annotated[
     Path | None,
     typer.Option(help="The old photos, where the source is no run or its cache is gone."),
+]
+OldGroup = Annotated[
+    str, typer.Option(metavar="RULE", help="As --group, of --old-photos.", show_default="none")
 ]
 Features = Annotated[
     bool, typer.Option(help="Keep what frozen parts make of photos; without, the same but slower.")
@@ -100,7 +100,7 @@ def finetune(
     run: Run = None, setting: Set = None,
     seed: Seed = 0, seeds: Seeds = None, among: Among = None, keep: Keep = None,
     report_forgetting: ReportForgetting = False, old_photos: OldPhotos = None,
-    features: Features = True,
+    old_group: OldGroup = "", features: Features = True,
     device: Device = "auto", placement: PlacementName = "auto", threads: Threads = None,
     group: Group = "", accept_changes: AcceptChanges = False, study: StudyFolder = None,
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
@@ -144,7 +144,7 @@ def finetune(
     )  # fmt: skip
     trained = _Study(
         runner=runner, cache=cache, start=start, model=title_of(data),
-        old=_old_cache(old_photos, start, cache_dir) if report_forgetting else None,
+        old=_old(old_photos, old_group, start, cache_dir) if report_forgetting else None,
         run_dir=run_dir, epochs=epochs,
         seeds=[seed + number for number in range(seeds or (3 if strategy == "auto" else 1))],
     )  # fmt: skip
@@ -163,8 +163,8 @@ class _Study:
     cache: "DatasetCache"
     start: "Start"
     """The weights that every run starts from."""
-    old: Path | None
-    """The cache of the photos that they learnt from, if forgetting is reported."""
+    old: "DatasetCache | None"
+    """The photos that they learnt from, if forgetting is reported."""
     model: str
     """The name to release it under."""
     run_dir: Path
@@ -265,14 +265,19 @@ def _run_all(study: _Study, strategies: Sequence[str], keep: Sequence[str], as_j
     say(f"release it: hansang release {shell(found['release'])} --model {shell(study.model)}")
 
 
-def _old_cache(photos: Path | None, start: "Start", cache_dir: Path) -> Path:
-    """Return the dataset cache of the photos that the source learnt from.
+def _old(photos: Path | None, group: str, start: "Start", cache_dir: Path) -> "DatasetCache":
+    """Return the photos that the source learnt from, in the groups of a rule or of its own cache.
 
     Raises:
         UserError: They were not given, and the source's own cache is gone or not known.
     """
+    from training.data.cache import DatasetCache
+
     if photos is not None:
-        return prepared(look(photos, cache_dir), start.image_size or 224, cache_dir).path
+        folder = look(photos, cache_dir, group=group)
+        return prepared(folder, start.image_size or 224, cache_dir)
+    if group:
+        raise UserError("--old-group is the rule for --old-photos FOLDER, which is not given")
     known = start.photos
     if known is None or not (known / "manifest.json").is_file():
         raise UserError(
@@ -280,7 +285,7 @@ def _old_cache(photos: Path | None, start: "Start", cache_dir: Path) -> Path:
             f" {'its cache ' + str(known) + ' is gone' if known else 'they are not known'}; give"
             " them: --old-photos FOLDER"
         )
-    return known
+    return DatasetCache.open(known)
 
 
 def _retention(study: _Study, run_dir: Path) -> "Retention | None":

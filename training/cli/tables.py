@@ -106,6 +106,8 @@ def print_search(study: "Study", final: "Final | None", page: Path | None, as_js
     print_table(f"Best of {len(found)} trials", ["trial", "top-1", "epochs", "settings"], rows)
     if final is not None:
         _print_final(final)
+    if study.plan.judging:
+        say(f"{study.plan.judging} validation photos choose nothing: they judge the final runs")
     say(f"pruning saved {numbers['saved_share']:.0%} of the epochs; the study: {study.folder}")
     if page:
         say(f"report: {page}")

@@ -95,8 +95,8 @@ def tune(
     """Search for better settings: optimizer, schedule, augmentation, batch, balance and the like.
 
     Trial 0 is the baseline recipe, trial 1 the one that the search starts from. Optuna's TPE
-    proposes the others. A trial that falls behind at a quarter or half of its epochs is pruned;
-    trials are compared as if their schedules ended there. Each is a run directory in RUNS/STUDY.
+    proposes the others. A trial that falls behind at a quarter or half of its epochs is pruned.
+    Without a test split, a third of the validation photos is kept to judge the --final runs.
 
     Stopped or killed, the same command goes on exactly. Given in a second terminal, or on a machine
     that shares RUNS and the --storage, it joins in. `optuna-dashboard STORAGE` shows it live.
@@ -149,17 +149,23 @@ def _open(
     goes_on = (runs_dir / name / "study.json").exists()
     photos = (look_again if goes_on else look)(data, cache_dir, group=group)
     require_writable(runs_dir / name, "--runs-dir")
+    from training.data.dataset import judged
     from training.recipes import recipe as recipe_of
     from training.tuning.space_file import read_space
-    from training.tuning.study import Plan, begun_with, open_study
+    from training.tuning.study import Plan, begun_with, open_study, read_plan
 
     budget = {"epochs": epochs, "image_size": image_size, "seed": seed}
     space = read_space(space_name, recipe_of(recipe).with_overrides(budget))
     begun = begun_with(runs_dir / name)
+    judges = not goes_on or read_plan(runs_dir / name).judging is not None
+    if judges and not isinstance(photos, Exception):
+        photos = judged(photos)
+        judges = photos.judging
     cache = prepared(photos, image_size, cache_dir, begun=begun)
+    kept = len(cache.splits["test"].targets) if judges and "test" in cache.splits else None
     plan = Plan(
         name=name, recipe=recipe, epochs=epochs, image_size=image_size, seed=seed, pruning=pruning,
-        dataset_hash=cache.dataset_hash, space=space.to_dict(),
+        dataset_hash=cache.dataset_hash, space=space.to_dict(), judging=kept,
     )  # fmt: skip
     return open_study(plan, runs_dir, storage, space, cache.path), cache
 

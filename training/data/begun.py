@@ -95,8 +95,9 @@ def since(cache: DatasetCache, folder: PhotoFolder, image_size: int) -> Changes:
     if manifest.get("stamp") == stamp_of(folder, image_size):
         return Changes(same=1)
     with decoding.workers(len(folder.photos)) as pool:
-        digests = read_photos(folder, image_size, "", pool).digests
-    split_of = {folder.name(photo): photo.split for photo in folder.photos}
+        wanted = read_photos(folder, image_size, "", pool)
+    digests = wanted.digests
+    split_of = {folder.name(photo): photo.split for photo in wanted.folder.photos}
     now = {
         name: (digests[name], folder.labels[photo.target])
         for photo in folder.photos

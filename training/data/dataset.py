@@ -51,6 +51,8 @@ class PhotoFolder:
     """What was understood and is not plain to see, a line each."""
     seed: int | None
     """What draws the splits; None where they were given."""
+    judging: bool = False
+    """Whether a third of the validation photos is kept as the test split (see `judged`)."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return photos per split and class."""
@@ -129,20 +131,32 @@ def labelled(found: Scanned, *, seed: int) -> PhotoFolder:
     return folder
 
 
+def judged(folder: PhotoFolder) -> PhotoFolder:
+    """Return a folder that keeps a third of its validation photos as its test split, once drawn.
+
+    A search chooses on the others. One that has a test split, or whose splits are drawn, is
+    returned as it is.
+    """
+    has_test = any(photo.split == "test" for photo in folder.photos)
+    return folder if has_test or folder.seed is not None else replace(folder, judging=True)
+
+
 def draw(folder: PhotoFolder, digests: Mapping[str, str]) -> PhotoFolder:
     """Return a folder with its splits drawn: 80/10/10 by a hash of each group or content.
 
     Args:
-        folder: What `scan` returned; one whose splits were given is returned as it is.
+        folder: What `scan` returned. Of splits that were given, only the photos for judging are
+            drawn, where the folder keeps some.
         digests: Name of a photo → SHA-256 of its content; of those that can be read.
 
     Raises:
         DataError: All photos of a class are one group.
     """
-    if folder.seed is None:
+    if folder.seed is None and not folder.judging:
         return folder
     known = [replace(photo, digest=digests.get(folder.name(photo), "")) for photo in folder.photos]
-    return _drawn(replace(folder, photos=tuple(known)), folder.seed, {})
+    folder = replace(folder, photos=tuple(known))
+    return _keeping(folder) if folder.seed is None else _drawn(folder, folder.seed, {})
 
 
 def readable(folder: PhotoFolder, bad: Mapping[str, str]) -> PhotoFolder:
@@ -163,6 +177,8 @@ def readable(folder: PhotoFolder, bad: Mapping[str, str]) -> PhotoFolder:
     left = replace(folder, photos=good)
     if folder.seed is not None:
         left = _drawn(left, folder.seed, example)
+    elif folder.judging:
+        left = _keeping(left)
     _require_every_class(left, example)
     return left
 
@@ -180,6 +196,19 @@ def _drawn(folder: PhotoFolder, seed: int, example: Mapping[int, str]) -> PhotoF
     drawn = splits.draw(units, targets, seed)
     members = [replace(photo, split=s) for photo, s in zip(folder.photos, drawn, strict=True)]
     return replace(folder, photos=_sorted(members))
+
+
+def _keeping(folder: PhotoFolder) -> PhotoFolder:
+    """Return a folder whose validation photos are cut in two: val, and test for judging."""
+    members = [photo for photo in folder.photos if photo.split != "train"]
+    units, targets = [_unit(photo) for photo in members], [photo.target for photo in members]
+    kept = splits.kept_for_judging(units, targets)
+    cut = [
+        replace(photo, split="test" if judges else "val")
+        for photo, judges in zip(members, kept, strict=True)
+    ]
+    train = [photo for photo in folder.photos if photo.split == "train"]
+    return replace(folder, photos=_sorted([*train, *cut]))
 
 
 def _unit(photo: Photo) -> str:

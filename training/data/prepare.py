@@ -189,6 +189,7 @@ def stamp_of(folder: PhotoFolder, image_size: int) -> str:
     return building.hash_of(
         [FORMAT, PREPROCESSING, image_size, crops_side(image_size), folder.labels, listed]
         + ([] if folder.seed is None else [splits.RULE, drawn])
+        + (["judging", drawn] if folder.judging else [])
     )
 
 

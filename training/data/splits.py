@@ -15,6 +15,8 @@ RULE = "hash"
 """What a cache says of splits that were drawn here. Before, a new photo drew all of them anew."""
 
 _UP_TO = {"val": 0.1, "test": 0.2}
+_KEPT = 1 / 3
+"""Of the validation photos, for judging: the others still choose, and both need enough photos."""
 _LEAST_UNITS = {"val": 2, "test": 3}
 """Of a class, for it to borrow a unit: two are one to train and one to validate."""
 
@@ -52,7 +54,28 @@ def draw(units: Sequence[str], targets: Sequence[int], seed: int) -> list[str]:
     return [split[unit] for unit in units]
 
 
-def _place(unit: str, seed: int) -> float:
+def kept_for_judging(units: Sequence[str], targets: Sequence[int]) -> list[bool]:
+    """Return which validation photos are kept to judge what the others choose: a third of them.
+
+    As with splits, a unit's hash says so, and no other photo. Only where each photo of a class
+    would be kept, one of its units is not.
+
+    Args:
+        units: (N,), what stays together.
+        targets: (N,), the class of each photo.
+    """
+    place = {unit: _place(unit, "judging") for unit in units}
+    kept = {unit: place[unit] < _KEPT for unit in units}
+    of_class: dict[int, set[str]] = defaultdict(set)
+    for unit, target in zip(units, targets, strict=True):
+        of_class[target].add(unit)
+    for target in sorted(of_class):
+        if all(kept[unit] for unit in of_class[target]):
+            kept[max(of_class[target], key=lambda unit: place[unit])] = False
+    return [kept[unit] for unit in units]
+
+
+def _place(unit: str, seed: int | str) -> float:
     key = f"hansang split {seed}".encode()
     digest = hashlib.blake2b(unit.encode(errors="surrogateescape"), key=key, digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -29,14 +29,12 @@ class Retention:
         return asdict(self)
 
 
-def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
+def retention(start: Start, run_dir: Path, old: DatasetCache) -> Retention:
     """Compare linear probes of the old weights and of a run's best epoch on the old photos.
 
     Raises:
-        DataError: The dataset cache of the old photos is gone.
         RunError: The run has no best epoch.
     """
-    old = DatasetCache.open(photos)
     right = []
     for weights in (start, pretrained.read(run_dir)):
         model = build(2, seed=0)
@@ -44,7 +42,7 @@ def retention(start: Start, run_dir: Path, photos: Path) -> Retention:
         right.append(linear_probe(features_of(model, old)))
     clusters = Clusters.of(old.splits["val"].groups)
     return Retention(
-        photos=photos.name,
+        photos=old.path.name,
         before=float(right[0].mean()),
         after=float(right[1].mean()),
         change=difference(right[0], right[1], clusters=(clusters, clusters)),

@@ -52,6 +52,8 @@ class Plan:
     pruning: bool
     dataset_hash: str
     space: Mapping[str, Any]
+    judging: int | None = None
+    """Validation photos that are kept to judge the finals; None where there is a test split."""
 
     @property
     def recipes(self) -> tuple[str, ...]:
@@ -136,8 +138,7 @@ class Study:
         if recipe_name is not None:
             # The recipe itself: the space may lack some of its values.
             config = self.plan.base(recipe_name)
-        about = run_directory.read(run_dir)
-        if about is not None:
+        if (about := run_directory.read(run_dir)) is not None:
             config = TrainConfig.from_dict(about["config"])
         else:
             config = dataclasses.replace(config, threads=threads)
@@ -218,8 +219,7 @@ def _agreed(plan: Plan, folder: Path, cache: Path | None) -> str:
     except FileNotFoundError:
         token = uuid.uuid4().hex
         about = {"token": token, "cache": cache and str(cache.resolve()), **wanted}
-        text = json.dumps(about, ensure_ascii=False, indent=2)
-        write_text(path, text)
+        write_text(path, json.dumps(about, ensure_ascii=False, indent=2))
         return token
     except (ValueError, KeyError) as error:
         raise ConfigError(f"{path} is damaged: {error!r}") from error

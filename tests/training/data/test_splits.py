@@ -7,7 +7,7 @@ import pytest
 
 from training.data.dataset import scan
 from training.data.prepare import prepare
-from training.data.splits import draw
+from training.data.splits import draw, kept_for_judging
 from training.errors import DataError
 
 
@@ -103,3 +103,23 @@ def test_groups_leave_given_splits_and_their_cache_alone(folder, tmp_path):
     assert (plain.path, plain.dataset_hash) == (grouped.path, grouped.dataset_hash)
     assert before == json.loads((plain.path / "manifest.json").read_text())
     assert {"/a/", "/b/"} == set(grouped.splits["val"].groups)
+
+
+def test_a_third_of_validation_is_kept_for_judging_and_stays_kept():
+    """New photos and new classes move none of the others; each class leaves some to choose by."""
+    units = [f"unit {n}" for n in range(3000)]
+    targets = [n % 100 for n in range(3000)]
+    kept = dict(zip(units, kept_for_judging(units, targets), strict=True))
+    more = [f"new {n}" for n in range(300)]
+    later = kept_for_judging([*more, *units], [*(n % 110 for n in range(300)), *targets])
+
+    assert 0.3 < np.mean(list(kept.values())) < 0.37
+    assert list(kept.values()) == later[300:]
+
+
+def test_no_class_is_kept_as_a_whole():
+    """A class of one unit chooses; where all of them would be kept, one is not."""
+    alone = [kept_for_judging([f"unit {n}"], [0]) for n in range(50)]
+    assert [[False]] * 50 == alone
+    pairs = [kept_for_judging([f"unit {n}", f"other {n}"], [0, 0]) for n in range(50)]
+    assert {1, 2} == {pair.count(False) for pair in pairs}

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from terminal import UserError
 from tests.paths import ROOT
 from tests.training.finetuning.conftest import SMALL
 from training.config import TrainConfig
@@ -215,10 +216,24 @@ def test_a_probe_forgets_nothing_and_is_told_so(run_dir, start, cache, tmp_path)
     train(small("linear-probe", start), cache, tmp_path / "r", device="cpu", start=start)
     about = json.loads((run_dir / "config.json").read_text())
 
-    kept = retention(start, tmp_path / "r", Path(about["cache"]))
+    kept = retention(start, tmp_path / "r", DatasetCache.open(Path(about["cache"])))
 
     assert kept.before == kept.after
     assert (0, 0) == (kept.change.gained, kept.change.lost)
+
+
+def test_old_photos_keep_the_groups_of_their_rule(run_dir, start, cache, tmp_path):
+    """Of a folder that is given by its rule; of the source's own cache as they were."""
+    from flows.cli.finetune import _old
+
+    photos = cache.path.parent.parent / "photos"
+    old = _old(photos, "/([^/]+)/[^/]+$", start, tmp_path / "cache")
+    assert set(cache.labels) == set(old.splits["val"].groups)
+    kept = retention(start, run_dir, old)
+    assert len(cache.labels) == kept.change.groups
+    assert not any(_old(photos, "", start, tmp_path / "cache").splits["val"].groups)
+    with pytest.raises(UserError, match="--old-group is the rule for --old-photos"):
+        _old(None, "folder", start, tmp_path / "cache")
 
 
 @pytest.mark.long
