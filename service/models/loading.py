@@ -18,8 +18,8 @@ from service.models.model import Model
 from service.models.repository import ModelRepository
 from service.observability.metrics import Metrics
 from service.pixels.budget import Budget
-from service.sessions.cpu_engine import CpuOptions
 from service.sessions import answers
+from service.sessions.cpu_engine import CpuOptions
 from service.sessions.opening import CPU
 
 T = TypeVar("T")
