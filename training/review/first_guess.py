@@ -37,6 +37,7 @@ def guess(
     features = features_of(run_dir, cache, photos)
     fold_of = deal(photos, folds)
     probabilities = np.zeros((len(photos.files), len(cache.labels)), np.float32)
+    heads = [np.zeros((len(cache.labels), features.shape[1]), np.float32) for _ in range(folds)]
     for fold in range(folds):
         progress(fold, folds, "guessing")
         others, held_out = fold_of != fold, fold_of == fold
@@ -46,5 +47,8 @@ def guess(
         # A class that lies in one fold alone is not known to that fold's classifier.
         columns = classifier.classes_
         probabilities[np.ix_(held_out, columns)] = classifier.predict_proba(features[held_out])
+        weights = classifier[-1].coef_ / classifier[0].scale_
+        # Of two classes one row says both.
+        heads[fold][columns] = weights if len(weights) > 1 else np.concatenate([-weights, weights])
     progress(folds, folds, "guessing")
-    return Answers(probabilities, fold_of, (features,) * folds)
+    return Answers(probabilities, fold_of, (features,) * folds, tuple(heads), (run_dir,) * folds)

@@ -21,7 +21,7 @@ from training.errors import DataError, RunError
 from training.evaluation.metrics import Predictions
 from training.loop.trainer import train
 from training.model.cached_features import cached_features
-from training.model.resnet import build
+from training.model.class_maps import best_model
 from training.model.stages import HEAD
 from training.review.folds import deal, without
 from training.runs import checkpoint, run_directory
@@ -38,6 +38,10 @@ class Answers:
     """[N], the model that judged each photo."""
     features: tuple[NDArray[np.float32], ...]
     """Of every photo by each model, [N, D] on the disk; comparable within one model only."""
+    heads: tuple[NDArray[np.float32], ...]
+    """[K, D] of each model: from features to the logit of a class, but for a constant."""
+    runs: tuple[Path, ...]
+    """The run that each model's features are of."""
 
 
 def train_folds(
@@ -75,7 +79,8 @@ def train_folds(
     for fold, run_dir in enumerate(runs):
         probabilities[fold_of == fold] = _held_out(run_dir, caches[fold])
     features = tuple(features_of(run_dir, cache, photos) for run_dir in runs)
-    return Answers(probabilities, fold_of, features)
+    heads = tuple(_model(run_dir).fc.weight.detach().numpy() for run_dir in runs)
+    return Answers(probabilities, fold_of, features, heads, tuple(runs))
 
 
 def features_of(run_dir: Path, cache: DatasetCache, photos: Split) -> NDArray[np.float32]:
@@ -85,13 +90,7 @@ def features_of(run_dir: Path, cache: DatasetCache, photos: Split) -> NDArray[np
         RunError: Its best checkpoint is gone.
         DataError: The disk has no room for the features.
     """
-    try:
-        tensors, _ = checkpoint.load(run_dir / "checkpoints" / checkpoint.BEST)
-    except checkpoint.DamagedError as error:
-        raise RunError(f"{error}; remove {run_dir} and give the same command again") from error
-    weights = checkpoint.model_tensors(tensors)
-    model = build(len(weights["fc.bias"]), seed=0)
-    model.load_state_dict(weights)
+    model = _model(run_dir)
     one = replace(cache, splits={"all": photos})
     found = cached_features(one, "all", model, HEAD, image_size=cache.image_size)
     if found is None:
@@ -99,6 +98,13 @@ def features_of(run_dir: Path, cache: DatasetCache, photos: Split) -> NDArray[np
     images: Any = found.images
     rows: NDArray[np.float32] = images.reshape(len(images), -1)
     return rows
+
+
+def _model(run_dir: Path) -> Any:
+    try:
+        return best_model(run_dir)
+    except checkpoint.DamagedError as error:
+        raise RunError(f"{error}; remove {run_dir} and give the same command again") from error
 
 
 def _held_out(run_dir: Path, cache: DatasetCache) -> NDArray[np.float32]:

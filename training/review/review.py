@@ -17,6 +17,7 @@ import numpy as np
 from training.data.cache import DatasetCache, Split
 from training.datasheet.findings import Sheet
 from training.review import photos as whatever_label
+from training.review.heat import MOST, heats
 from training.review.labels import pairs, suspicion
 from training.review.nearest import Nearest, nearest, positions
 from training.review.out_of_fold import Answers
@@ -70,8 +71,11 @@ def review(
     found += whatever_label.dull(photos)
     found += whatever_label.by_file(sheet, photos.files)
     places = positions(answers.features[0])
-    classes, groups = cache.labels, photos.groups or ("",) * len(photos.files)
+    found.sort(key=lambda one: (-one.score, photos.files[one.row]))
     likeliest = np.argsort(-judged.probabilities, 1, kind="stable")[:, :SHOWN]
+    first = np.array(list(dict.fromkeys(one.row for one in found))[:MOST], np.int64)
+    heat = heats(photos, cache.image_size, answers, first, likeliest[first, 0])
+    classes, groups = cache.labels, photos.groups or ("",) * len(photos.files)
 
     def suspect(one: Suspicion) -> Suspect:
         row = one.row
@@ -88,10 +92,10 @@ def review(
             neighbours=[photos.files[other] for other in alike.rows[row, :SHOWN]],
             xy=(round(float(places[row, 0]), 4), round(float(places[row, 1]), 4)),
             group=groups[row] or None,
+            heat=heat.get(row, ""),
             note=one.note,
         )
 
-    found.sort(key=lambda one: (-one.score, photos.files[one.row]))
     return Review(
         data=data,
         classes=classes,

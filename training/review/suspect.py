@@ -33,6 +33,8 @@ class Suspect:
     xy: tuple[float, float] | None
     """Its place on a map of the features, 0 to 1; None without one."""
     group: str | None
+    heat: str = ""
+    """M x M digits: where in the photo `suggested` is seen, 9 the most; empty without a map."""
     note: str
     """A sentence, where the kind alone does not say it; else empty."""
 

@@ -115,7 +115,7 @@ def test_a_rectangle_on_the_map_is_a_filter(opened, data, expect):
     """What lies in its upper left quarter is shown; a click on a dot opens its photo."""
     page = opened()
     page.get_by_text("Map of the photos").click()
-    canvas = page.locator("canvas")
+    canvas = page.locator("#map canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + 2, box["y"] + 2)
@@ -132,6 +132,33 @@ def test_a_rectangle_on_the_map_is_a_filter(opened, data, expect):
     page.get_by_label("Colour by").select_option("label")
     page.locator("#legend").get_by_role("button", name="김밥").click()
     expect(page.locator("#count")).to_have_text("5 photos")
+    assert [] == page.complaints
+
+
+def test_what_speaks_for_a_class_is_lit(opened, data, expect):
+    """By key and by click; dark where nothing was seen; photos without a map offer none."""
+    review = review_of(data)
+    review["suspects"][0]["heat"] = "9000"
+    page = opened(review)
+    expect(page.locator("#heat")).to_be_hidden()
+    expect(page.locator("#lit")).to_contain_text(
+        f"Light what looks like {review['suspects'][0]['suggested']}"
+    )
+    page.keyboard.press("w")
+    expect(page.locator("#heat")).to_be_visible()
+    alphas = page.evaluate(
+        "() => { const c = document.getElementById('heat'); return [...c.getContext('2d')"
+        ".getImageData(0, 0, 2, 2).data].filter((_, at) => at % 4 === 3); }"
+    )
+    assert [0, 204, 204, 204] == alphas
+    large, heat = (page.locator(name).bounding_box() for name in ("#large", "#heat"))
+    assert large == heat
+    page.locator("#why").click()
+    expect(page.locator("#heat")).to_be_hidden()
+    page.locator("#why").click()
+    page.keyboard.press("r")
+    expect(page.locator("#lit")).to_be_hidden()
+    expect(page.locator("#heat")).to_be_hidden()
     assert [] == page.complaints
 
 

@@ -108,6 +108,9 @@ def test_every_photo_is_judged_by_a_run_that_did_not_learn_it(planted):
         assert 3 == len(one.likeliest)
         assert 1 == pytest.approx(sum(share for _, share in one.likeliest), abs=0.01)
         assert all(0 <= place <= 1 for place in one.xy)
+        # 32 px are one cell, read at two shifts a side.
+        assert 4 == len(one.heat)
+        assert set(one.heat) <= set("0123456789")
 
 
 def test_a_stopped_review_goes_on_to_the_same_answers(planted, tmp_path):

@@ -5,6 +5,7 @@ const COMMANDS = {
   s: () => decide("unsure", ""),
   o: openSearch,
   u: undo,
+  w: () => $("why").click(),
   ...Object.fromEntries([0, 1, 2, 3, 4].map((at) => [at + 1, () => current?.likeliest?.[at] && decideClass(current.likeliest[at][0])])),
 };
 const MOVES = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: columns, ArrowUp: () => -columns(), Home: () => -shown.length, End: () => shown.length };

@@ -112,6 +112,7 @@ function renderPhoto() {
   const facts = [looksLike, ...current.kinds.map(kindName), `${word("suspicion")} ${current.score.toFixed(2)}`, current.split, group];
   $("facts").textContent = facts.filter(Boolean).join(" · ");
   $("note").textContent = current.notes.join(" ");
+  renderHeat();
   for (const [id, decision] of [["right", "right"], ["other", "other"], ["drop", "drop"], ["unsure", "unsure"]]) {
     $(id).classList.toggle("chosen", entry?.decision === decision);
   }
@@ -119,6 +120,22 @@ function renderPhoto() {
   const alike = (current.neighbours ?? []).map((name) => byName.get(name)).filter(Boolean);
   $("alike").hidden = !alike.length;
   $("neighbours").replaceChildren(...alike.map(neighbour));
+}
+
+// Darkens what does not speak for the class that a photo looks like.
+function renderHeat() {
+  const heat = current?.heat ?? "";
+  $("lit").hidden = !heat || !current.picture;
+  $("seen").textContent = current?.suggested ?? "";
+  $("heat").hidden = $("lit").hidden || !$("why").checked;
+  if ($("heat").hidden) return;
+  const side = Math.sqrt(heat.length);
+  $("heat").width = $("heat").height = side;
+  const pen = $("heat").getContext("2d");
+  [...heat].forEach((digit, at) => {
+    pen.fillStyle = `rgb(0 0 0 / ${0.8 * (1 - digit / 9)})`;
+    pen.fillRect(at % side, Math.floor(at / side), 1, 1);
+  });
 }
 
 function bar([name, probability], place) {
@@ -253,6 +270,7 @@ $("unsure").addEventListener("click", COMMANDS.s);
 $("other").addEventListener("click", () => ($("choose").hidden ? openSearch() : closeSearch()));
 $("undo").addEventListener("click", undo);
 $("download").addEventListener("click", download);
+$("why").addEventListener("change", renderHeat);
 $("more").addEventListener("click", () => { limit += BATCH; renderGrid(); });
 new IntersectionObserver(([seen]) => seen.isIntersecting && $("more").click(), { rootMargin: "600px" }).observe($("more"));
 filters.addEventListener("submit", (event) => event.preventDefault());
