@@ -11,6 +11,7 @@ import typer
 
 from storage import bucket_url, require_writable
 from terminal import no_progress, progress, say, settings
+from training.cli.batch import NAMES, with_batch
 from training.cli.options import (
     AcceptChanges,
     CacheDir,
@@ -31,7 +32,6 @@ from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_si
 if TYPE_CHECKING:
     from training.budget.deadline import Deadline
     from training.config import TrainConfig
-    from training.data.cache import DatasetCache
     from training.data.dataset import PhotoFolder
     from training.distributed.world import World
     from training.errors import DataError
@@ -47,8 +47,9 @@ ImageSize = Annotated[
 BatchSize = Annotated[
     str | None,
     typer.Option(
-        help="Photos in a step; auto keeps the recipe's, in parts that fit the device.",
-        show_default="the recipe's",
+        help="Photos in a step; large suits a GPU (docs/guides/gpu.md); auto is the default's, in"
+        " parts that fit the device.",
+        show_default="large on CUDA, else the recipe's",
     ),
 ]
 Within = Annotated[
@@ -116,7 +117,7 @@ def train(
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
     chosen = {"epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
-              "batch_size": None if batch_size == "auto" else batch_size}  # fmt: skip
+              "batch_size": None if batch_size in NAMES else batch_size}  # fmt: skip
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= settings(setting or [])
     deadline = _deadline(within, extend=extend, nproc=nproc, num_runs=seeds)
@@ -135,7 +136,7 @@ def train(
     photos = (look_again if goes_on else look)(data, cache_dir, group=group)
     require_writable(runs_dir / run, "--runs-dir")
     _train_runs(
-        runs, photos, recipe, deadline, fit_batch=batch_size == "auto", extend=extend,
+        runs, photos, recipe, deadline, batch=batch_size or "", extend=extend,
         accept_changes=accept_changes, device=device, placement=placement, cache_dir=cache_dir,
         tensorboard=tensorboard, as_json=as_json,
     )  # fmt: skip
@@ -143,7 +144,7 @@ def train(
 
 def _train_runs(
     runs: list[tuple[Path, dict[str, Any]]], photos: "PhotoFolder | DataError",
-    recipe: str | None, deadline: "Deadline | None", *, fit_batch: bool, extend: bool,
+    recipe: str | None, deadline: "Deadline | None", *, batch: str, extend: bool,
     accept_changes: bool, device: str, placement: str, cache_dir: Path, tensorboard: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -176,8 +177,7 @@ def _train_runs(
             cache = prepared(photos, config.image_size, cache_dir, begun=begun, leads=world.leads)
             if world.leads:
                 world.wait()
-            if fit_batch:
-                config = _fit_batch(config, about, cache, device, world)
+            config = with_batch(config, batch, about, cache, device, world, overrides)
             if world.leads:
                 say(f"run: {run_dir}")
             # Until here there was nothing to save, and a signal ended the process at once.
@@ -264,22 +264,6 @@ def _working_copy(run_dir: Path, world: "World", copies: ExitStack) -> Path:
         run_dir = mirror.local_path(run_dir) if world.local_rank else mirror.pull(run_dir)
     world.wait()
     return run_dir
-
-
-def _fit_batch(
-    config: "TrainConfig", about: dict[str, Any] | None, cache: "DatasetCache", device: str,
-    world: "World",
-) -> "TrainConfig":  # fmt: skip
-    """Return the config with a micro-batch that fits the device; of a run that exists, its own."""
-    if about is not None:
-        # With another micro-batch it would be another run.
-        found = about["config"]["micro_batch_size"]
-        return config.with_overrides({"micro_batch_size": found})
-    if config.micro_batch_size:
-        return config
-    from training.loop.batch_finder import find_micro_batch
-
-    return find_micro_batch(config, cache, device, world)
 
 
 def _config(
