@@ -1,6 +1,5 @@
 """`hansang train`, which is also `python -m training`."""
 
-import os
 import sys
 import threading
 from contextlib import ExitStack, nullcontext
@@ -27,6 +26,7 @@ from training.cli.options import (
 )
 from training.cli.photos import look, look_again, new_id, prepared
 from training.cli.tables import print_results
+from training.cli.within import chosen_for, deadline_of
 from training.loop.stopping import ask_to_stop, stop_at_end_of_input, stop_on_signals
 
 if TYPE_CHECKING:
@@ -98,10 +98,8 @@ def train(
     would end with other weights, and is refused without --accept-changes. SIGTERM,
     SIGUSR1 and SIGHUP save a checkpoint and exit with 75.
 
-    --within 30m measures steps on this device for some seconds, and chooses the settings that
-    promise most in that time, from the first look at the photos to the report. What is given by
-    --epochs, --image-size or --set is kept. A run that goes on keeps what was chosen; the time of a
-    machine that gets busier is not made up for.
+    --within 30m measures steps on this device, and chooses what promises most from the first look
+    to the report; what else is given is kept. A run that goes on keeps what was chosen.
 
     --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
     work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run
@@ -111,8 +109,6 @@ def train(
     requirements/mlflow.txt) epochs, settings, files and report go there as well.
 
     Example: hansang train photos --run first --epochs 20 --image-size 64
-
-    Example: hansang train photos --run first --within 30m
     """
     if stop_with_parent:
         threading.Thread(target=stop_at_end_of_input, daemon=True).start()
@@ -120,7 +116,7 @@ def train(
               "batch_size": None if batch_size in NAMES else batch_size}  # fmt: skip
     overrides = {name: value for name, value in chosen.items() if value is not None}
     overrides |= settings(setting or [])
-    deadline = _deadline(within, extend=extend, nproc=nproc, num_runs=seeds)
+    deadline = deadline_of(within, extend=extend, nproc=nproc, num_runs=seeds)
     run = run or new_id(data, recipe or "scratch")
     _check(overrides, recipe, runs_dir / run)
     if nproc > 1:
@@ -168,7 +164,10 @@ def _train_runs(
             # Further seeds learn from the photos of the first.
             begun = begun or about
             if deadline is not None:
-                chosen = chosen or _chosen(about, recipe, overrides, photos, device, deadline)
+                begins = _config(about, None if about else recipe, {} if about else overrides)
+                chosen = chosen or chosen_for(
+                    deadline, begins, overrides, photos, device, exists=about is not None
+                )
                 overrides = {**chosen, **overrides}
             config = _config(about, recipe, overrides)
             # The leading process builds the cache, and the others open it.
@@ -210,43 +209,6 @@ def _check(overrides: dict[str, Any], recipe: str | None, run_dir: Path) -> None
     require_settings(overrides)
     if bucket_url(run_dir) is None and not run_dir.exists():
         _config(None, recipe, overrides)
-
-
-def _deadline(within: str | None, *, extend: bool, nproc: int, num_runs: int) -> "Deadline | None":
-    """Return when the runs are to be ended, or None without `--within`.
-
-    Raises:
-        ConfigError: It is no duration, or does not go with another option.
-    """
-    if within is None:
-        return None
-    from training.budget.deadline import Deadline
-    from training.errors import ConfigError
-
-    if extend:
-        raise ConfigError("--within begins a run, and --extend goes on with one: leave one out")
-    if nproc > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "--within measures the steps of one process: leave out --nproc or torchrun, or give"
-            " --epochs and --image-size in its place"
-        )
-    return Deadline.of(within, num_runs)
-
-
-def _chosen(
-    about: dict[str, Any] | None, recipe: str | None, overrides: dict[str, Any],
-    photos: "PhotoFolder | DataError", device: str, deadline: "Deadline",
-) -> dict[str, Any]:  # fmt: skip
-    """Return the settings that are chosen for the time; of a run that exists, its own."""
-    from training.budget.plan import chosen_settings, planned
-    from training.model.device import device_for
-
-    if about is not None:
-        return chosen_settings(_config(about, None, {}))
-    if isinstance(photos, Exception):
-        raise photos
-    config = _config(None, recipe, overrides)
-    return chosen_settings(planned(config, overrides, photos, device_for(device), deadline))
 
 
 def _working_copy(run_dir: Path, world: "World", copies: ExitStack) -> Path:

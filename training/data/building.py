@@ -148,12 +148,9 @@ def _shared(array: Path, older: Sequence[Path], digests: Sequence[str]) -> bool:
 
 
 def _manifest(
-    wanted: Wanted,
-    kept: PhotoFolder,
-    splits: Mapping[str, Sequence[Photo]],
-    bad: Mapping[str, str],
-    unread: Sequence[str],
-) -> dict[str, Any]:
+    wanted: Wanted, kept: PhotoFolder, splits: Mapping[str, Sequence[Photo]],
+    bad: Mapping[str, str], unread: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
     """Return what the cache says of itself; `kept` is the folder without its bad photos."""
     folder = wanted.folder
     return {
@@ -197,13 +194,9 @@ def _groups(photos: Sequence[Photo]) -> dict[str, list[str]]:
 
 
 def _fill(
-    path: Path,
-    side: int,
-    photos: Sequence[Photo],
-    hashes: Sequence[str],
-    before: Mapping[str, NDArray[np.uint8]],
-    pool: Executor,
-) -> Iterator[tuple[int, decoding.Fault | None]]:
+    path: Path, side: int, photos: Sequence[Photo], hashes: Sequence[str],
+    before: Mapping[str, NDArray[np.uint8]], pool: Executor,
+) -> Iterator[tuple[int, decoding.Fault | None]]:  # fmt: skip
     """Create a split's file of pixels; yield each row that is filled, and why not if it failed."""
     shape = (len(photos), side, side, 3)
     offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset
@@ -234,30 +227,22 @@ def _fill_crops(
 ) -> Iterator[int]:
     """Fill the squares that crops are cut from; yield how many are filled.
 
-    They come last, when it is known which photos are kept, and where.
-
     Raises:
         DataError: A photo that could be read a moment ago no longer can be.
     """
     hashes = [wanted.digests[wanted.folder.name(photo)] for photo in photos]
     before = _decoded_before(older, crops=True)
     array, side = temporary / f"{CROPS}.npy", crops_side(wanted.image_size)
-    filled = _fill(array, side, photos, hashes, before, pool)
-    for done, (row, why) in enumerate(filled, 1):
+    for done, (row, why) in enumerate(_fill(array, side, photos, hashes, before, pool), 1):
         if why is not None:
-            raise DataError(
-                f"{wanted.folder.name(photos[row])} changed while it was prepared ({why.reason});"
-                " give the same command again"
-            )
+            name = wanted.folder.name(photos[row])
+            raise DataError(f"{name} changed while it was prepared ({why.reason}); try again")
         yield done
     sync(array)
 
 
 def _decoded_before(caches: Sequence[Path], *, crops: bool = False) -> dict[str, NDArray[np.uint8]]:
-    """Return content hash → pixels of every photo in the caches, memory-mapped.
-
-    They are (C, C, 3), or with `crops` the larger squares (P, P, 3).
-    """
+    """Return content hash → pixels (C, C, 3), or (P, P, 3), of every photo in the caches."""
     known: dict[str, NDArray[np.uint8]] = {}
     for path in caches:
         with suppress(DataError):  # a damaged one is no help, and no hindrance
