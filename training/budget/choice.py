@@ -25,6 +25,8 @@ class Costs:
     """Seconds a photo that is trained at the side of the last epoch."""
     val_s: float
     """Seconds a photo that is validated."""
+    epoch_s: float
+    """Seconds an epoch that no photo takes: its checkpoint."""
     once_s: float
     """Seconds that a run takes beside its epochs: decoding, the last evaluation, the report."""
 
@@ -57,7 +59,7 @@ def epochs_s(config: TrainConfig, costs: Costs, num_train: int, num_val: int) ->
         costs.largest_s + slope * (config.size_at(epoch) ** 2 - high)
         for epoch in range(config.epochs)
     )
-    return num_train * photo_s + num_val * costs.val_s * config.epochs
+    return num_train * photo_s + (num_val * costs.val_s + costs.epoch_s) * config.epochs
 
 
 def choose(

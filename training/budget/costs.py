@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from training.data.augment_parameters import sample_parameters
 from training.data.cache import Split, crops_side
 from training.data.loader import loader_for
 from training.loop.learner import Learner, StepData
+from training.loop.saving import copied, write
+from training.loop.state import tensors_of
 
 _SAMPLE = 64
 """Photos that are decoded to know what decoding takes."""
@@ -60,6 +63,7 @@ def measured(
     val_s = _mean_s(lambda: learner.evaluate(loader), for_s) / tried.batch_size
     return Costs(
         overrides=overrides, smallest_s=smallest_s, largest_s=largest_s, val_s=val_s,
+        epoch_s=_save_s(learner),
         once_s=once_s + _REPORT_S + num_held_out * val_s,
     )  # fmt: skip
 
@@ -73,6 +77,15 @@ def _noise(config: TrainConfig, num_classes: int) -> Split:
     )
     targets = random.integers(0, num_classes, batch)
     return Split(squares, targets, ("",) * batch, crops=crops)
+
+
+def _save_s(learner: Learner) -> float:
+    """Return the seconds that a checkpoint takes, as `Run` writes it at the end of an epoch."""
+    started_s = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "checkpoints").mkdir()
+        write(Path(folder), 0, copied(tensors_of(learner)), {"epoch": 0, "history": []})
+    return time.perf_counter() - started_s
 
 
 def decode_s(photos: Sequence[Path], image_size: int) -> float:

@@ -21,7 +21,7 @@ def costs(side: int, photo_s: float, once_s: float = 5.0, **settings: object) ->
     """Return the costs of a side whose photos take as long in every epoch."""
     return Costs(
         overrides={"image_size": side, **settings}, smallest_s=photo_s, largest_s=photo_s,
-        val_s=photo_s / 3, once_s=once_s,
+        val_s=photo_s / 3, epoch_s=0.0, once_s=once_s,
     )  # fmt: skip
 
 
@@ -95,16 +95,16 @@ def test_more_epochs_than_were_measured_are_not_promised():
 
 
 def test_growing_photos_are_counted_at_the_sides_they_have():
-    """`scratch` begins with smaller photos, which are cheaper."""
+    """`scratch` begins with smaller photos, which are cheaper; each epoch saves a checkpoint."""
     config = scratch().with_overrides({"image_size": 96, "epochs": 6})
-    growing = Costs(overrides={}, smallest_s=0.001, largest_s=0.003, val_s=0, once_s=0)
+    growing = Costs(overrides={}, smallest_s=0.001, largest_s=0.003, val_s=0, epoch_s=2, once_s=0)
 
     low, high = config.size_at(0), 96
     expected = sum(
         0.001 + 0.002 * (config.size_at(epoch) ** 2 - low**2) / (high**2 - low**2)
         for epoch in range(6)
     )
-    assert epochs_s(config, growing, 1000, 500) == pytest.approx(1000 * expected)
+    assert epochs_s(config, growing, 1000, 500) == pytest.approx(1000 * expected + 6 * 2)
 
 
 def test_the_measured_curves_rise():
