@@ -23,7 +23,6 @@ from service.sessions.cpu_engine import CpuOptions
 from service.sessions.opening import CPU
 
 T = TypeVar("T")
-_FP32 = answers.TOLERANCES["fp32"]
 
 
 async def load_instance(
@@ -107,10 +106,9 @@ def verify_answers(onnx: Path, model: Model) -> None:
         OtherAnswersError: It answers otherwise; see `service/sessions/answers.py`.
         ModelContractError: The stored answers cannot be read.
     """
-    allowed = answers.TOLERANCES.get(model.precision, _FP32)
-    if model.provider != CPU:
-        # Kernels of other providers round as fp16 may.
-        allowed = max(allowed, answers.TOLERANCES["fp16"])
+    allowed = answers.OTHER_ENGINE
+    if model.provider == CPU:
+        allowed = answers.TOLERANCES.get(model.precision, allowed)
     answers.require(
         onnx.with_name(answers.FILE), model.predict, model.metadata.image_size,
         len(model.metadata.labels), allowed,
