@@ -85,8 +85,11 @@ def read_table(path: Path, columns: Mapping[str, Sequence[str]], needed: Sequenc
 
 
 def path_in(root: Path, given: str) -> str:
-    r"""Return a path as a table means it: what Windows writes with `\` is one, too."""
-    name = given.strip()
+    r"""Return a path as a table means it: what Windows writes with `\` is one, too.
+
+    Spaces around a name count where a file has them.
+    """
+    name = given if os.path.lexists(root / given) else given.strip()
     if "\\" in name and not os.path.lexists(root / name):
         name = name.replace("\\", "/")
     return os.path.normpath(name)

@@ -38,6 +38,8 @@ def guess(
     fold_of = deal(photos, folds)
     probabilities = np.zeros((len(photos.files), len(cache.labels)), np.float32)
     heads = [np.zeros((len(cache.labels), features.shape[1]), np.float32) for _ in range(folds)]
+    # A class that a fold's classifier does not know is never its answer.
+    biases = [np.full(len(cache.labels), -np.inf, np.float32) for _ in range(folds)]
     for fold in range(folds):
         progress(fold, folds, "guessing")
         others, held_out = fold_of != fold, fold_of == fold
@@ -49,6 +51,11 @@ def guess(
         probabilities[np.ix_(held_out, columns)] = classifier.predict_proba(features[held_out])
         weights = classifier[-1].coef_ / classifier[0].scale_
         # Of two classes one row says both.
-        heads[fold][columns] = weights if len(weights) > 1 else np.concatenate([-weights, weights])
+        shift = classifier[-1].intercept_ - weights @ classifier[0].mean_
+        two = len(weights) == 1
+        heads[fold][columns] = np.concatenate([-weights, weights]) if two else weights
+        biases[fold][columns] = np.concatenate([-shift, shift]) if two else shift
     progress(folds, folds, "guessing")
-    return Answers(probabilities, fold_of, (features,) * folds, tuple(heads), (run_dir,) * folds)
+    return Answers(
+        probabilities, fold_of, (features,) * folds, tuple(heads), tuple(biases), (run_dir,) * folds
+    )

@@ -39,7 +39,9 @@ class Answers:
     features: tuple[NDArray[np.float32], ...]
     """Of every photo by each model, [N, D] on the disk; comparable within one model only."""
     heads: tuple[NDArray[np.float32], ...]
-    """[K, D] of each model: from features to the logit of a class, but for a constant."""
+    """[K, D] of each model, from features to logits."""
+    biases: tuple[NDArray[np.float32], ...]
+    """[K] of each model, added to them."""
     runs: tuple[Path, ...]
     """The run that each model's features are of."""
 
@@ -79,8 +81,15 @@ def train_folds(
     for fold, run_dir in enumerate(runs):
         probabilities[fold_of == fold] = _held_out(run_dir, caches[fold])
     features = tuple(features_of(run_dir, cache, photos) for run_dir in runs)
-    heads = tuple(_model(run_dir).fc.weight.detach().numpy() for run_dir in runs)
-    return Answers(probabilities, fold_of, features, heads, tuple(runs))
+    heads = [_model(run_dir).fc for run_dir in runs]
+    return Answers(
+        probabilities,
+        fold_of,
+        features,
+        tuple(head.weight.detach().numpy() for head in heads),
+        tuple(head.bias.detach().numpy() for head in heads),
+        tuple(runs),
+    )
 
 
 def features_of(run_dir: Path, cache: DatasetCache, photos: Split) -> NDArray[np.float32]:

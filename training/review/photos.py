@@ -1,7 +1,7 @@
 """Photos that are suspicious whatever their label: copies, outliers, and those that show little.
 
 pixels of the cache ─► dark, blurred, low_information      files ─► near_copy, odd_aspect
-features ─► outlier
+features ─► outlier, never_learned
 
 Scores end at `MOST`: a photo that is only dull comes after one whose label is likely wrong.
 
@@ -10,7 +10,7 @@ Shapes: N photos, C side of the cached square, k neighbours.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,13 @@ from training.data.cache import Split
 from training.datasheet.findings import Sheet
 from training.datasheet.looks import EXTREME_ASPECT
 
+if TYPE_CHECKING:
+    # It brings torch along, which captured photos do without.
+    from training.review.out_of_fold import Answers
+
 Kind = Literal[
-    "label", "outlier", "near_copy", "dark", "blurred", "low_information", "odd_aspect",
+    "label", "never_learned", "outlier", "near_copy", "dark", "blurred", "low_information",
+    "odd_aspect",
     "unsure", "random", "mistake",
 ]  # fmt: skip
 """The last three say why the service kept a photo (`captured.py`)."""
@@ -59,6 +64,26 @@ def outliers(similarity: NDArray[np.float32]) -> list[Suspicion]:
         times = distance[row] / max(typical, 1e-6)
         note = f"{times:.1f} times as far from its nearest photos as others are"
         found.append(Suspicion(row, "outlier", MOST * (1 - rank / count), note))
+    return found
+
+
+def never_learned(answers: "Answers", targets: NDArray[np.int64]) -> list[Suspicion]:
+    """Return photos that no model answers with their label, not even those that learned from them.
+
+    Such a photo is hard, or not of its class; a wrong label that looks like its class is not found.
+    """
+    missed = answers.probabilities.argmax(1) != targets
+    learned = np.zeros(len(targets), np.int64)
+    for fold, features in enumerate(answers.features):
+        rows = np.flatnonzero(missed & (answers.fold_of != fold))
+        logits = features[rows] @ answers.heads[fold].T + answers.biases[fold]
+        missed[rows[logits.argmax(1) == targets[rows]]] = False
+        learned[rows] += 1
+    found = []
+    for row in np.flatnonzero(missed & (learned > 0)).tolist():
+        score = MOST * (1 - float(answers.probabilities[row, targets[row]]))
+        note = f"the {learned[row]} models that learned from it do not answer its label either"
+        found.append(Suspicion(row, "never_learned", score, note))
     return found
 
 

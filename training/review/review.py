@@ -68,6 +68,7 @@ def review(
         for row in np.flatnonzero(judged.scores > 0).tolist()
     ]
     found += whatever_label.outliers(alike.similarity[:, :SHOWN])
+    found += whatever_label.never_learned(answers, photos.targets)
     found += whatever_label.dull(photos)
     found += whatever_label.by_file(sheet, photos.files)
     places = positions(answers.features[0])

@@ -59,6 +59,23 @@ def test_a_photo_from_outside_is_added_to_train_once(data, tmp_path):
     assert [] == relabel.plan([(str(photo), label)], data)
 
 
+def test_spaces_around_a_name_count_where_a_photo_has_them(tmp_path):
+    """' 1.jpg' and '1.jpg' are two photos; a space that a table has too many is passed over."""
+    from PIL import Image
+
+    for at, name in enumerate((" egg/1.jpg", "egg/1.jpg", "egg/ 2.jpg", "rice/3.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (40 * at, 90, 10)).save(tmp_path / "photos" / name)
+    table = tmp_path / "fixed.csv"
+    table.write_text('photo,label\n" egg/1.jpg",rice\n" egg/ 2.jpg",rice\n')
+
+    moves = relabel.plan(relabel.read(table), tmp_path / "photos")
+
+    assert [(" egg/1.jpg", " egg"), ("egg/ 2.jpg", "egg")] == [
+        (str(move.source.relative_to(tmp_path / "photos")), move.before) for move in moves
+    ]
+
+
 def test_what_a_correction_would_break_is_refused_before_anything_moves(data, tmp_path):
     """All that is wrong is listed, and the good row beside it waits."""
     first, second, third = sorted(path.name for path in (data / "train").iterdir())

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const BATCH = 120;
 const KINDS = {
   label: ["doubtful label", "--red"],
+  never_learned: ["never learned", "--teal"],
   outlier: ["outlier", "--purple"],
   near_copy: ["near copy", "--blue"],
   dark: ["dark", "--ink"],
