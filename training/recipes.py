@@ -11,9 +11,8 @@ def scratch() -> TrainConfig:
     """Train ResNet18 from random weights, with the ingredients that helped on real photos.
 
     hansang train DATA --recipe scratch --epochs 50 --image-size 96
-    # grocery42, seed 0: 72.7 % validation top-1 (904 of 1,244, epoch 43) in half an hour on two
-    # shared cores of an AMD EPYC; `baseline` has 39.7 %. 20 epochs at 64 px: 60.7 % over 3 seeds,
-    # 5 minutes each on one core of an Intel Xeon with AMX
+    # grocery42, seed 0: 72.3 % validation top-1 (900 of 1,244, epoch 50) in 17 minutes on one core
+    # of an AMD EPYC; `baseline` has 39.7 %. 20 epochs at 64 px: 65.6 % over 3 seeds, 5 minutes each
     """
     return TrainConfig(
         batch_size=32,
@@ -39,7 +38,7 @@ def long() -> TrainConfig:
 
     hansang train DATA --recipe long --epochs 100 --image-size 64
     # grocery42, seed 0: 70.1 % validation top-1 (872 of 1,244, epoch 94), half an hour of one core
-    # of an Intel Xeon with AMX, where `scratch` has 60.7 % after 20 epochs. The 200 epochs that it
+    # of an Intel Xeon with AMX, where `scratch` had 60.7 % after 20 epochs. The 200 epochs that it
     # has by default were not measured; at 50 CutMix and mixup cost accuracy
     # (docs/notes/experiments.md)
     """
