@@ -18,7 +18,7 @@ from training.data.prepare import prepare
 from training.errors import ExportError, RunError
 from training.export import onnx_export
 from training.export.onnx_export import export_onnx, write_onnx
-from training.export.parity import check_parity
+from training.export.parity import check_parity, num_ties
 from training.loop.learner import Learner
 from training.model.resnet import Served, build
 from training.runs import checkpoint
@@ -80,6 +80,15 @@ def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_
 
     with pytest.raises(ExportError, match=r"on val/.*\.jpg torch says class"):
         check_parity(served, tmp_path / "wrong.onnx", split)
+
+
+def test_a_tie_is_wider_where_another_device_validated():
+    """A CPU's count may differ by what is within 1e-5, and by what is within 1e-4 from CUDA's."""
+    gaps = np.array([0, 5e-6, 5e-5, 5e-4, 0.5])
+    rows = np.stack([0.5 + gaps / 2, 0.5 - gaps / 2], axis=1).astype(np.float32)
+
+    assert 2 == num_ties(rows, "cpu (AVX512)")
+    assert 3 == num_ties(rows, "cuda (NVIDIA H100 80GB HBM3)")
 
 
 def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
