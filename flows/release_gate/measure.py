@@ -123,7 +123,7 @@ def _server(repository: Path) -> Iterator[int]:
 
     config = ServerConfig(
         repository=repository, host="127.0.0.1", port=0, http_port=None,
-        metrics_port=None, device="cpu",
+        metrics_port=None, device="cpu", cpu_engine="onnxruntime",
         runs=1, decode_threads=1, drain_delay_s=0, reflection="off",
     )  # fmt: skip
     started = threading.Event()
