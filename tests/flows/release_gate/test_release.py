@@ -82,6 +82,17 @@ def test_a_release_brings_its_answers_for_servers_to_compare(first):
         verify_answers(first.path, model)
 
 
+def test_the_smoke_call_asks_the_engine_that_the_file_is_measured_by(monkeypatch):
+    """An engine that computes in bf16 would differ by more than the call allows."""
+    from service.server import server
+
+    asked = []
+    monkeypatch.setattr(server, "Server", lambda config: asked.append(config.cpu_engine))
+    with pytest.raises(UserError, match="did not start"), measure._server(Path()):
+        pass
+    assert ["onnxruntime"] == asked
+
+
 def test_served_answers_are_those_of_the_cache_the_run_was_validated_on(run, first):
     """Photos decoded again by the service's code give the accuracy that the run counted."""
     from service.models.model import Model
