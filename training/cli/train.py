@@ -94,16 +94,14 @@ def train(
 
     A run that was stopped or killed at any step goes on when the same command is given again, and
     ends with the very weights of one never stopped. It goes on with the photos that it began with;
-    what has changed since waits for the next run. On another device, torch or number of threads it
-    would end with other weights, and is refused without --accept-changes. SIGTERM,
-    SIGUSR1 and SIGHUP save a checkpoint and exit with 75.
+    what has changed since waits for the next run. Another device, torch or number of threads is
+    refused without --accept-changes. SIGTERM, SIGUSR1 and SIGHUP save and exit with 75.
 
     --within 30m measures steps on this device, and chooses what promises most from the first look
     to the report; what else is given is kept. A run that goes on keeps what was chosen.
 
     --runs-dir and --cache-dir may be s3://bucket/prefix. What lies there is worked on in a copy in
-    work/ (or HANSANG_WORK), and each checkpoint is pushed as it comes. If the machine dies, the run
-    goes on from the bucket on another one.
+    work/ (or HANSANG_WORK), and each checkpoint is pushed: another machine may go on from there.
 
     Its report is RUN/report.html. With MLFLOW_TRACKING_URI set (and mlflow-skinny installed, see
     requirements/mlflow.txt) epochs, settings, files and report go there as well.
