@@ -16,7 +16,6 @@ from training.evaluation.selective import curve
 from training.reports import report
 from training.reports.compare import compare, difference
 from training.reports.compare_page import write as write_comparison
-from training.reports.mistakes import mistakes
 from training.reports.run_numbers import numbers_of
 from training.runs.run_record import RunRecord
 
@@ -165,40 +164,6 @@ def test_mistakes_are_shown_from_the_cache_or_the_folder_or_not_at_all(run_dir, 
     assert "The photos cannot be shown" in gone
     assert 0 == gone.count("<img ")
     assert min(wrong, 24) == from_folder.count("<img ")
-
-
-def test_a_mistake_shows_why_it_was_made(written, run_dir):
-    """Beside each photo the same one, lit where the class was seen; three training photos below.
-
-    The page stays small: no more than 60 kB a mistake.
-    """
-    record = RunRecord.open(run_dir)
-    wrong = min((record.val.predicted != record.val.targets).sum(), 24)
-    rows, why_none = mistakes(record, None)
-
-    assert why_none is None
-    assert wrong == len(rows) > 0
-    for row in rows:
-        assert row["photo"] != row["lit"]
-        assert 3 == len(row["alike"])
-        # Photos of these classes alone are compared.
-        assert {label for label, _ in row["alike"]} <= {each["is"] for each in rows} | {
-            each["taken_for"] for each in rows
-        }
-        assert sum(map(len, (row["photo"], row["lit"], *dict(row["alike"]).values()))) < 60_000
-    assert wrong * 5 == written.read_text("utf-8").count("<img ")
-
-
-def test_a_report_without_weights_or_photos_shows_no_reasons(run_dir, tmp_path):
-    """The mistakes are there as before."""
-    copy = shutil.copytree(run_dir, tmp_path / "run")
-    shutil.rmtree(copy / "checkpoints")
-
-    rows, why_none = mistakes(RunRecord.open(copy), None)
-
-    assert why_none is None
-    assert rows
-    assert all(row["photo"] and not row["lit"] and not row["alike"] for row in rows)
 
 
 def test_a_run_under_way_has_a_report_of_what_there_is(run_dir, tmp_path):
