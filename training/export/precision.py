@@ -79,8 +79,12 @@ class Bf16:
 
     def properties(self) -> dict[str, str]:
         """Return the metadata properties that the file gets."""
-        cost = "" if self.cost is None else self.cost.properties()["precision_cost"]
-        return {"bf16": self.verdict, "bf16_cost": cost}
+        if self.cost is None:
+            return {"bf16": self.verdict, "bf16_cost": ""}
+        values = asdict(self.cost)
+        # Exported again, an fp32 file is the same to the byte; its speed would not be.
+        del values["bf16"], values["speedup"]
+        return {"bf16": self.verdict, "bf16_cost": json.dumps(values)}
 
 
 def reduce(path: Path, precision: str, train: Split, val: Split, *, num_correct: int) -> Cost:
