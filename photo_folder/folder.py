@@ -165,7 +165,10 @@ def _named(
 def _no_folder(root: Path) -> str:
     text = printable(str(root))
     if text.startswith("s3:"):
-        return f"{text}: photos are trained on from a folder; copy them to this machine first"
+        return (
+            f"{text}: a folder of this machine is needed here, and not a bucket; inspect, prepare,"
+            " train and pipeline take one"
+        )
     if not root.exists():
         return f"{text} is not a folder, nothing is there; give a folder of photos"
     if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):

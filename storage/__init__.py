@@ -6,7 +6,7 @@ path or URL ─► storage_of ─► Folder | Bucket        a file is there whol
 from pathlib import Path
 from typing import Protocol
 
-from storage.bucket import Bucket, file_system, was_refused
+from storage.bucket import Bucket, Listed, file_system, was_refused
 from storage.errors import StorageError, TakenError, bucket_url, shown
 from storage.folder import Folder
 from storage.writing import replacing, require_writable, sync, temporary_folder
@@ -14,6 +14,7 @@ from storage.writing import replacing, require_writable, sync, temporary_folder
 __all__ = [
     "Bucket",
     "Folder",
+    "Listed",
     "Storage",
     "StorageError",
     "TakenError",

@@ -4,8 +4,9 @@ Credentials and the endpoint come from the environment, as boto3 reads them (AWS
 AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL).
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from storage.errors import StorageError, TakenError
 from storage.retries import retried
@@ -20,6 +21,11 @@ NETWORK = {
 
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 """Before each further try of what failed on the way; s3fs has tried five times by then."""
+
+_PAGE = 1000
+"""Names in an answer of S3, at most."""
+
+_CHUNK_BYTES = 2**20
 
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict")
 
@@ -43,6 +49,16 @@ def was_refused(error: BaseException) -> bool:
     """Return whether a store refused a write because its condition did not hold."""
     response = getattr(error.__cause__, "response", None) or {}
     return response.get("Error", {}).get("Code") in _REFUSED
+
+
+class Listed(NamedTuple):
+    """A file in a listing."""
+
+    name: str
+    """Its path below the prefix; empty for a file that is called as the prefix."""
+    num_bytes: int
+    tag: str
+    """Stays the same as long as nobody replaces the file."""
 
 
 class Bucket:
@@ -73,10 +89,31 @@ class Bucket:
         """Return the name of each file, or of those below a folder, and its tag; see `tagged`."""
         return {name: info["ETag"] for name, info in self._find(folder).items()}
 
-    @retried
     def size(self) -> int:
         """See `Storage`."""
-        return sum(info["size"] for info in self._find("").values())
+        return sum(each.num_bytes for page in self.pages() for each in page if each.name)
+
+    def pages(self) -> Iterator[list[Listed]]:
+        """List a prefix of any size in the order of its names, one page in memory at a time.
+
+        Raises:
+            StorageError: The bucket cannot be listed.
+        """
+        _, _, prefix = self._root.partition("/")
+        token: dict[str, str] = {}
+        while True:
+            page = self._page(**token)
+            yield [
+                Listed(_below(key, prefix), item["Size"], item["ETag"])
+                for item in page.get("Contents", ())
+                # A prefix is a folder, or one file: `noon` must not find `noon-2/soup.jpg`. A key
+                # that ends with a slash is what some tools leave for a folder.
+                if not (key := item["Key"]).endswith("/")
+                and (not prefix or key == prefix or key.startswith(f"{prefix}/"))
+            ]
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
 
     @retried
     def read(self, name: str) -> bytes | None:
@@ -148,12 +185,45 @@ class Bucket:
         self._s3.get_file(f"{self._root}/{name}", str(path))
 
     @retried
+    def fetch(self, name: str, path: Path) -> str | None:
+        """Copy a file out as `get` does; return the tag of this very content, None if it is gone.
+
+        Raises:
+            StorageError: It cannot be read, or came in part.
+        """
+        from fsspec.asyn import sync
+
+        bucket, _, key = f"{self._root}/{name}".partition("/")
+        try:
+            answer = self._s3.call_s3("get_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None
+        with path.open("wb") as file:
+            while chunk := sync(self._s3.loop, answer["Body"].read, _CHUNK_BYTES):
+                file.write(chunk)
+            if file.tell() != answer["ContentLength"]:
+                raise OSError(f"{file.tell()} of {answer['ContentLength']} bytes came")
+        tag: str = answer["ETag"]
+        return tag
+
+    @retried
     def remove(self, name: str) -> None:
         """See `Storage`."""
         # S3 takes the removal of what is not there for a success.
         self._s3.rm_file(f"{self._root}/{name}")
 
+    @retried
+    def _page(self, **token: str) -> Any:
+        bucket, _, prefix = self._root.partition("/")
+        return self._s3.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **token
+        )
+
     def _find(self, folder: str) -> dict[str, dict[str, Any]]:
         top = f"{self._root}/{folder}" if folder else self._root
         found = self._s3.find(top, detail=True)
         return {path.removeprefix(f"{self._root}/"): info for path, info in found.items()}
+
+
+def _below(key: str, prefix: str) -> str:
+    return key.removeprefix(prefix).removeprefix("/") if prefix else key

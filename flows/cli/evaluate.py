@@ -48,10 +48,11 @@ def evaluate(
     from flows.local.evaluate import evaluate as measured
     from photo_folder.errors import FolderError
     from photo_folder.scan import scan
+    from training.buckets.photos import fetched
     from training.errors import DataError
 
     try:
-        found = scan(data, group=group)
+        found = scan(fetched(data), group=group)
     except FolderError as error:
         raise DataError(str(error)) from error
     for line in (*found.left_out.lines(), *found.notes):

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Option(help="Name of the model in the repository.")]
 Data = Annotated[
-    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+    Path,
+    typer.Argument(help="train/ val/ (test/) of class folders, class folders alone, or s3://…"),
 ]
 Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs; the recipe's own if omitted.")]
 ImageSize = Annotated[int, typer.Option(min=32, max=512, help="Side of the square, in pixels.")]

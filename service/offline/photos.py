@@ -10,10 +10,7 @@ from photo_folder.names import kind_of, passed_over, suffix_of
 from photo_folder.reading import content, reason
 from photo_folder.scan import photos_in
 from service.pixels.preprocessing import MAX_BYTES, ImageError
-from storage import StorageError, bucket_url, file_system
-
-_PAGE = 1000
-"""Names in an answer of S3, at most."""
+from storage import Bucket, StorageError, bucket_url, file_system
 
 
 class Photo(NamedTuple):
@@ -98,29 +95,13 @@ def _read(name: str) -> bytes | ImageError:
 
 def _in_bucket(url: str, left_out: LeftOut) -> Iterator[Photo]:
     """List a prefix of any size, one page in memory at a time."""
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    s3 = file_system()
-    token: dict[str, str] = {}
-    while True:
-        try:
-            page = s3.call_s3(
-                "list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE, **token
+    for page in Bucket(url).pages():
+        for listed in page:
+            *folders, name = listed.name.split("/")
+            kind = next(filter(None, map(passed_over, folders)), None) or kind_of(
+                name or url.rpartition("/")[2]
             )
-        except Exception as error:  # botocore, aiohttp and s3fs have no common base
-            raise StorageError(f"{url} cannot be listed: {error}") from error
-        for item in page.get("Contents", ()):
-            key = item["Key"]
-            # A prefix is a folder, or one photo: `noon` must not find `noon-2/soup.jpg`.
-            below = not prefix or key == prefix or key.startswith(f"{prefix}/")
-            # A key that ends with a slash is what some tools leave for a folder.
-            if not below or key.endswith("/"):
-                continue
-            *folders, name = key.removeprefix(prefix).strip("/").split("/")
-            kind = next(filter(None, map(passed_over, folders)), None) or kind_of(name or key)
             if kind is None:
-                yield Photo(f"s3://{bucket}/{key}", item["Size"])
+                yield Photo(f"{url}/{listed.name}" if name else url, listed.num_bytes)
             else:
-                left_out.add(key, kind, suffix_of(key))
-        if not page.get("IsTruncated"):
-            return
-        token = {"ContinuationToken": page["NextContinuationToken"]}
+                left_out.add(listed.name or url, kind, suffix_of(name or url))

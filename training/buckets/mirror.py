@@ -38,7 +38,7 @@ def pull(path: Path) -> Path:
         RunError: What it holds is damaged.
     """
     if url := bucket_url(path):
-        with _locked(local_path(path), wait=True):
+        with locked(local_path(path), wait=True):
             Mirror(url, local_path(path)).pull()
     return local_path(path)
 
@@ -52,7 +52,7 @@ def push_once(path: Path) -> None:
     if url is None:
         return
     try:
-        with _locked(local_path(path), wait=True):
+        with locked(local_path(path), wait=True):
             mirror = Mirror(url, local_path(path))
             if not mirror.is_there():
                 mirror.push()
@@ -78,7 +78,7 @@ def working_copy(path: Path, lost: Callable[[], object] = lambda: None) -> Itera
     if url is None:
         yield path
         return
-    with _locked(local_path(path)):
+    with locked(local_path(path)):
         mirror = Mirror(url, local_path(path))
         mirror.pull()
         ended = threading.Event()
@@ -101,7 +101,7 @@ def working_copy(path: Path, lost: Callable[[], object] = lambda: None) -> Itera
 
 
 @contextmanager
-def _locked(copy: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(copy: Path, *, wait: bool = False) -> Iterator[None]:
     """Let one process of this machine in at a time; the system frees the lock of a killed one."""
     copy.parent.mkdir(parents=True, exist_ok=True)
     with (copy.parent / f".lock-{copy.name}").open("w") as lock:

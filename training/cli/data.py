@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path,
-    typer.Argument(help="train/ val/ (test/) of class folders, class folders alone, or a table."),
+    typer.Argument(
+        help="train/ val/ (test/) of class folders, class folders alone, a table, or s3://…"
+    ),
 ]
 _MOST_ROWS = 200
 Seed = Annotated[int, typer.Option(min=0, help="Decides what is drawn at random.")]

@@ -17,7 +17,8 @@ def _folder(path: Path) -> Path:
 
 
 Data = Annotated[
-    Path, typer.Argument(help="train/ val/ (test/) of class folders, or class folders alone.")
+    Path,
+    typer.Argument(help="train/ val/ (test/) of class folders, class folders alone, or s3://…"),
 ]
 Group = Annotated[
     str,

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage import require_writable
+from storage import StorageError, require_writable
 from terminal import no_progress, progress, say
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def look_again(data: Path, cache_dir: Path, *, group: str = "") -> "PhotoFolder 
         return look(data, cache_dir, group=group)
     except DataError as error:
         return error
+    except StorageError as error:
+        return DataError(str(error))
 
 
 def prepared(

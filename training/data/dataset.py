@@ -13,6 +13,7 @@ from photo_folder.errors import FolderError
 from photo_folder.found import Scanned
 from photo_folder.layout import SPLITS
 from photo_folder.left_out import LeftOut
+from training.buckets.photos import fetched
 from training.data import splits
 from training.errors import DataError
 
@@ -82,16 +83,17 @@ def scan(place: Path, *, seed: int = 0, group: str = "") -> PhotoFolder:
     """Find the photos of splits of class folders, of class folders alone, or of a table.
 
     Args:
-        place: The folder, or the table.
+        place: The folder, also `s3://…` (see `training.buckets.photos`), or the table.
         seed: Draws the splits where none are given (see `draw`).
         group: The rule for what belongs together (see `photo_folder.groups`).
 
     Raises:
         DataError: No photos, a class missing from train or val, names that are refused (see
             `Scanned.refusal`), too few photos to split, or a rule that groups none.
+        StorageError: The bucket cannot be read, or its copy not be kept.
     """
     try:
-        found = photos.scan(place, group=group)
+        found = photos.scan(fetched(place), group=group)
     except FolderError as error:
         raise DataError(str(error)) from error
     if found.refusal:

@@ -13,6 +13,7 @@ from photo_folder import scan as photos
 from photo_folder.errors import FolderError
 from photo_folder.names import printable
 from terminal import Progress, no_progress
+from training.buckets.photos import fetched
 from training.data import decoding
 from training.data.dataset import Photo, PhotoFolder, draw, labelled, readable
 from training.datasheet import bursts, duplicates
@@ -32,7 +33,7 @@ def inspect(
     """Read every photo of a folder, also of one that `scan` refuses: the sheet says why.
 
     Args:
-        data: The folder, or a table of photos.
+        data: The folder, also `s3://…`, or a table of photos.
         seed: Draws the splits of a folder that has none.
         group: The rule for what belongs together (see `photo_folder.groups`).
         tell: Is told what was left out, a line each, before photos are read.
@@ -41,6 +42,7 @@ def inspect(
     Raises:
         DataError: There is no folder, or no photo in it, the rule groups none, or a process that
             decodes was killed.
+        StorageError: The bucket cannot be read, or its copy not be kept.
     """
     folder, error = _folder(data, seed, group)
     for line in folder.lines():
@@ -113,7 +115,7 @@ def _decomposed(folder: PhotoFolder) -> tuple[str, ...]:
 def _folder(place: Path, seed: int, group: str) -> tuple[PhotoFolder, str | None]:
     """Return the photos of a folder, and why they cannot be trained on if so."""
     try:
-        found = photos.scan(place, group=group)
+        found = photos.scan(fetched(place), group=group)
     except FolderError as error:
         raise DataError(str(error)) from error
     refusal = found.refusal
