@@ -13,14 +13,12 @@ from training.budget.frontier import MOST_EPOCHS, frontier
 from training.config import TrainConfig
 from training.data.dataset import PhotoFolder
 from training.loop.trainer import threads_for
+from training.recipes import in_large_batches
 from training.setting_names import flatten
 
 _CHOSEN = (
     "image_size", "epochs", "batch_size", "optimizer.lr", "optimizer.ema", "threads",
 )  # fmt: skip
-_LARGE_BATCH = 128
-FEWEST_STEPS = 20
-"""Steps of an epoch that a larger batch must leave (docs/notes/experiments.md)."""
 _WORTH = 1.15
 """So many times as fast a larger batch must be: it takes fewer steps."""
 
@@ -112,17 +110,13 @@ def _candidates(
 
 
 def large_batch(config: TrainConfig, given: Mapping[str, Any], num_train: int) -> dict[str, float]:
-    """Return the settings of a larger batch that learns as well; none where it would not.
-
-    The rate grows by the root, and the average of the weights spans as many photos as before. With
-    few steps in an epoch nothing is learnt (docs/notes/experiments.md).
-    """
-    settings, times = config.optimizer, _LARGE_BATCH / config.batch_size
+    """Return the settings of a larger batch that leaves enough steps; none where nothing does."""
     kept = {"batch_size", "micro_batch_size", "optimizer.lr", "optimizer.ema"} & set(given)
-    if kept or times <= 1 or settings.name != "sgd" or num_train < FEWEST_STEPS * _LARGE_BATCH:
+    large = in_large_batches(config, num_train)
+    if kept or large.batch_size == config.batch_size or config.optimizer.name != "sgd":
         return {}
     return {
-        "batch_size": _LARGE_BATCH,
-        "optimizer.lr": settings.lr * times**0.5,
-        "optimizer.ema": settings.ema**times,
+        "batch_size": large.batch_size,
+        "optimizer.lr": large.optimizer.lr,
+        "optimizer.ema": large.optimizer.ema,
     }
