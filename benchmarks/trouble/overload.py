@@ -39,22 +39,12 @@ async def overload(
     async with AsyncExitStack() as stack:
         cores = stack.enter_context(rig.own_core())
         server = stack.enter_context(rig.Server(store.root, *flags, cores=cores))
-        (model,) = store.models()
-        port, parts = server.port, [server.cpu_s]
-        if envoy:
-            front = stack.enter_context(Envoy([port], cores=cores, most=IN_FLIGHT))
-            port = front.port
-            parts.append(front.cpu_s)
+        before_it = Envoy([server.port], cores=cores, most=IN_FLIGHT) if envoy else None
+        front = stack.enter_context(before_it) if before_it else None
+        stubs = await _connected(stack, store, server, front, http=http)
 
         def cpu_used_s() -> float:
-            return sum(each() for each in parts)
-
-        stubs = [
-            await stack.enter_async_context(
-                load_stub(server.http_port, model) if http else rig.stub(f"127.0.0.1:{port}")
-            )
-            for _ in range(CONNECTIONS)
-        ]
+            return server.cpu_s() + (front.cpu_s() if front else 0)
 
         async def call() -> None:
             await tally.call(rng.choice(stubs), rng.choice(requests), timeout_s=deadline_s)
@@ -62,9 +52,8 @@ async def overload(
         saturation = partial(_saturation, cpu_used_s, stubs, requests, seconds)
         before, cpu_each_s = await saturation()
         rss_before, cpu_before = server.rss_mb(), cpu_used_s()
-        tally, calls, rss_mb = rig.Tally(), set(), 0.0
+        tally, calls, rss_mb, sent, late_s = rig.Tally(), set(), 0.0, 0, 0.0
         own_s, start_s = time.process_time(), time.monotonic()
-        sent, late_s = 0, 0.0
         while (now_s := time.monotonic() - start_s) < seconds:
             late_s = max(late_s, now_s - (sent + 1) / (TIMES * before))
             while sent < TIMES * before * now_s:
@@ -73,8 +62,7 @@ async def overload(
                 sent += 1
             rss_mb = max(rss_mb, server.rss_mb())
             await asyncio.sleep(0.002)
-        goodput = tally.codes["OK"] / seconds
-        own_s = (time.process_time() - own_s) / seconds
+        goodput, own_s = tally.codes["OK"] / seconds, (time.process_time() - own_s) / seconds
         if calls:
             await asyncio.wait(calls)
         cpu_s = cpu_used_s() - cpu_before
@@ -96,6 +84,21 @@ async def overload(
         "exit_code": code,
         **_shares(tally, goodput, (before + after) / 2, cpu_s, cpu_each_s),
     }
+
+
+async def _connected(
+    stack: AsyncExitStack, store: ModelRepository, server: rig.Server, front: Envoy | None, *,
+    http: bool,
+) -> list[Any]:  # fmt: skip
+    """Return stubs on connections of their own, to the server or to what stands before it."""
+    (model,) = store.models()
+    port = front.port if front else server.port
+    return [
+        await stack.enter_async_context(
+            load_stub(server.http_port, model) if http else rig.stub(f"127.0.0.1:{port}")
+        )
+        for _ in range(CONNECTIONS)
+    ]
 
 
 async def _saturation(

@@ -35,10 +35,8 @@ async def test_a_body_that_says_it_is_too_long_is_not_read(publish, serve):
     """413 comes on the headers alone, and the connection ends."""
     publish("food")
     server = await serve(http_port=0, max_message_bytes=2**16)
-    told = await raw(
-        server,
-        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n" % CLASSIFY.encode(),
-    )
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n"
+    told = await raw(server, head % CLASSIFY.encode())
     assert told.startswith(b"HTTP/1.1 413")
     assert b"at most 65536 are accepted" in told
 
