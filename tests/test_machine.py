@@ -64,10 +64,10 @@ def test_a_new_run_leaves_a_busy_core_alone(monkeypatch, capsys):
     monkeypatch.setattr(trainer, "num_cores", lambda: 8)
     monkeypatch.setattr(trainer, "free_cores", lambda: 6)
 
-    assert [6, 3, 1] == [trainer._threads(processes) for processes in (1, 2, 8)]
+    assert [6, 3, 1] == [trainer.threads_for(processes) for processes in (1, 2, 8)]
     assert "other programs compute on 2 of 8 cores" in capsys.readouterr().err
     monkeypatch.setattr(trainer, "free_cores", lambda: 8)
-    assert 8 == trainer._threads(1)
+    assert 8 == trainer.threads_for(1)
     assert not capsys.readouterr().err
 
 

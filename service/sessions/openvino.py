@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import onnxruntime as ort
@@ -31,7 +32,9 @@ _registering = threading.Lock()
 
 def installed() -> bool:
     """Return whether the plugin is there."""
-    return importlib.util.find_spec(_PLUGIN) is not None
+    with suppress(ImportError):
+        return importlib.util.find_spec(_PLUGIN) is not None
+    return False
 
 
 def bf16_unit(about: Path = Path("/proc/cpuinfo")) -> str:

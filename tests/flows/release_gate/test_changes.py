@@ -34,7 +34,7 @@ def test_only_new_photos_are_decoded(data, tmp_path, monkeypatch):
 
     new = prepare(data, 32, cache_root=tmp_path / "cache")
 
-    assert 1 == len(decoded)
+    assert 2 == len(decoded), "the square that is validated, and the larger one for crops"
     fresh = prepare(data, 32, cache_root=tmp_path / "elsewhere")
     for name, split in fresh.splits.items():
         np.testing.assert_array_equal(split.images, new.splits[name].images)

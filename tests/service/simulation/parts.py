@@ -5,12 +5,12 @@ model answers with number and version, so each row tells which image it is of, a
 """
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from service.errors import ImageError, ModelContractError, NotFoundError
+from service.models.metadata import ModelMetadata
 from service.sessions.opening import CPU, CUDA
 from tests.service.simulation.machine import Machine
 
@@ -75,9 +75,7 @@ class Model:
         self.version = version
         self.provider = CUDA if on_cuda else CPU
         self.runs = 2 if on_cuda else 0
-        self.metadata = SimpleNamespace(
-            image_size=1, labels=["only"], val_top1=0, test_top1=0, run_id=""
-        )
+        self.metadata = ModelMetadata(labels=("only",), image_size=1, resize="none")
         self.properties: dict[str, str] = {}
         self.run_s, self.image_s = run_s, image_s
         self.slowness = 1.0

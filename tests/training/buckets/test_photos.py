@@ -156,7 +156,8 @@ def test_a_kill_leaves_photos_that_are_absent_or_complete(folder, bucket, got, m
         with pytest.raises(KeyboardInterrupt):
             scan(URL)
     content = there(bucket)
-    assert 6 == len(only_photos())
+    # The thread may take one more before it hears of it.
+    assert len(only_photos()) in (6, 7)
     assert only_photos().items() <= content.items()
     # As a kill between the last bytes and the new name leaves it.
     left = photos.place_of("s3://bucket/photos") / "train" / ".tmp-0-a.jpg"
