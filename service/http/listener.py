@@ -44,7 +44,7 @@ Refusal = Callable[[Any], Response | None]
 """Takes the ASGI scope of a request; returns its refusal, or None: the application answers it."""
 
 
-class _Answered:
+class _LingeringTransport:
     """A transport that is closed once the whole request has come.
 
     If it were closed earlier, TCP would reset it, and a caller that still sends would not read the
@@ -131,7 +131,7 @@ class _Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._is_last:  # the answer before this one said so
             return
-        cycle.transport = cast("asyncio.Transport", _Answered(self))
+        cycle.transport = cast("asyncio.Transport", _LingeringTransport(self))
         # A request that waited behind others, and a caller who does not read its answers, take the
         # usual way, which is bounded.
         at_once = cycle is self.cycle and not self.flow.write_paused

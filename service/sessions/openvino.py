@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import json
 import logging
-import os
+import platform
 import sys
 import threading
 from contextlib import suppress
@@ -69,8 +69,8 @@ def open_openvino(path: Path, precision: str, runs: int, threads: int) -> ort.In
         # Pinned threads of several processes share one core and leave others idle.
         "ENABLE_CPU_PINNING": "NO",
     }
-    options.add_provider_for_devices(devices, {"load_config": json.dumps({"CPU": how})})
     try:
+        options.add_provider_for_devices(devices, {"load_config": json.dumps({"CPU": how})})
         session = ort.InferenceSession(path, options)
     except Exception as error:  # onnxruntime has no common base of its errors
         raise ModelContractError(f"{path}: OpenVINO cannot open it: {error}") from error
@@ -117,7 +117,7 @@ def _offer_to(device: ort.OrtHardwareDevice) -> None:
     onnxruntime has no call for it: the maker's number is overwritten where pybind11 keeps it. What
     lies there must first be what the API says, and afterwards the API must say what was written.
     """
-    if device.vendor_id == _INTEL or os.uname().machine != "x86_64":
+    if device.vendor_id == _INTEL or platform.machine() != "x86_64":
         return
     # An object of another interpreter has its value elsewhere.
     if sys.implementation.name != "cpython" or object.__basicsize__ != 16:

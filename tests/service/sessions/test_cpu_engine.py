@@ -139,7 +139,7 @@ def test_int8_goes_to_the_faster_engine(warm, monkeypatch, speedup, provider):
     assert (provider, "int8") == (model.provider, model.precision)
 
 
-def test_a_cpu_whose_maker_lies_elsewhere_is_left_alone(monkeypatch):
+def test_a_cpu_whose_maker_lies_elsewhere_is_left_alone(caplog):
     """Nothing is written unless what lies there is what the API says."""
     device = SimpleNamespace(vendor_id=0x1022, type=7, device_id=1)
     before = dict(vars(device))
@@ -147,6 +147,16 @@ def test_a_cpu_whose_maker_lies_elsewhere_is_left_alone(monkeypatch):
     openvino._offer_to(device)
 
     assert before == vars(device)
+    assert "keeps a CPU's maker elsewhere; not offered" in caplog.text
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["fp16", "int8", "made up"])
+def test_who_asks_for_openvino_gets_it_for_files_of_any_precision(warm, precision):
+    """Its answers are compared by what that precision may round."""
+    model = warm(ASKED, properties={"precision": precision})
+
+    assert (OPENVINO, precision) == (model.provider, model.precision)
 
 
 def test_the_settings_are_checked():
