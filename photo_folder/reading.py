@@ -17,6 +17,8 @@ _PASSING = frozenset({
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO, errno.ENOTCONN, errno.EMFILE,
     errno.ENFILE, errno.ENOMEM,
 })  # fmt: skip
+_PIECE = 2**16
+"""Bytes that are read at once, at the least."""
 """Errors that another try may not meet."""
 
 
@@ -37,23 +39,34 @@ def retried(read: Callable[[], T]) -> T:
 
 
 def content(path: str, most: int = MAX_BYTES) -> bytes:
-    """Return a file's bytes, at most so many: a sparse file may say that it has terabytes.
+    """Return a file's bytes, at most so many, whatever it says of its size.
+
+    A sparse file may say that it has terabytes, a file of the system that it has nothing, and one
+    that is still copied grows.
 
     Raises:
-        OSError: As `retried`; EFBIG, before anything is read, if the file has more.
+        OSError: As `retried`; EFBIG if the file has more. One that says so is not read.
     """
 
     def read() -> bytes:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a Path takes as long as the reading
             num_bytes = os.fstat(file.fileno()).st_size
             if num_bytes > most:
-                raise OSError(
-                    errno.EFBIG, f"it has {num_bytes} bytes; at most {most} are accepted:"
-                    " save it smaller"
-                )  # fmt: skip
-            return file.readall()
+                raise _too_large(f"{num_bytes} bytes", most)
+            pieces, left = [], most + 1
+            # One more than there should be: a file ends where nothing comes.
+            while left and (piece := file.read(min(left, max(num_bytes + 1, _PIECE)))):
+                pieces.append(piece)
+                left -= len(piece)
+        if not left:
+            raise _too_large(f"more than the {num_bytes} bytes that it says", most)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     return retried(read)
+
+
+def _too_large(has: str, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has {has}; at most {most} are accepted: save it smaller")
 
 
 def reason(error: OSError) -> str:
