@@ -29,28 +29,35 @@ GpusOfDeploy = Annotated[
     ),
 ]
 
+Timezone = Annotated[str, typer.Option(help="Whose nights the schedules mean, such as Asia/Seoul.")]
+
 
 def deploy(
     home: Home = Path(),
     data: DataName = "photos",
     model: Model = "food42",
     gpus: GpusOfDeploy = None,
+    timezone: Timezone = "Etc/UTC",
     as_json: Json = False,
 ) -> None:
     """Put the flows on the Prefect server of PREFECT_API_URL: pools, deployments, automations.
 
-    Doing it again changes nothing, and says so. What it makes: a pool for light work; a pool that
-    trains, with a place for each GPU (or one for the CPU); the deployments of prefect.yaml; an
-    automation that finds runs whose heartbeat has stopped, and one that begins crashed runs again,
-    3 times at most.
+    It says first which server that is, and whether Prefect's profile names another one. Doing it
+    again changes nothing, and says so. What it makes: a pool for light work; a pool that trains,
+    with a place for each GPU (or one for the CPU); the deployments of prefect.yaml; an automation
+    that finds runs whose heartbeat has stopped, and one that begins crashed runs again, 3 times at
+    most.
     Where the pool `hansang` is there already and of another type, such as kubernetes, it is left
     as it is, and all flows run in it.
 
     Example: hansang deploy --data photos --model food42
     """
+    from flows.prefect_setup import address
     from flows.prefect_setup.deploy import deploy as apply
 
-    changes = apply(home=home, data=data, model=model, file=home / "prefect.yaml", gpus=gpus)
+    say(address.said())
+    changes = apply(home=home, data=data, model=model, file=home / "prefect.yaml", gpus=gpus,
+                    timezone=timezone)  # fmt: skip
     if as_json:
         print_json([asdict(change) for change in changes])
         return
@@ -137,7 +144,9 @@ def drift(
     if found.drifted:
         if os.environ.get("PREFECT_API_URL"):
             from flows.drift import raise_event_from_anywhere
+            from flows.prefect_setup import address
 
+            say(address.said())
             raise_event_from_anywhere(model, found)
         raise UserError(f"{model}: {found.reason}; look at the photos, and relabel some")
 

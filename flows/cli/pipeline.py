@@ -136,7 +136,8 @@ def pipeline(
 ) -> None:
     """Inspect, prepare, train, and release what is better, in one Prefect flow.
 
-    Works with nothing configured (an embedded server), or with PREFECT_API_URL set.
+    Works with nothing configured (an embedded server), or with the server that PREFECT_API_URL or
+    Prefect's profile names. It says first which one it writes to.
 
     Example: hansang pipeline photos --run first --epochs 20 --image-size 64
     """
@@ -249,9 +250,10 @@ def _run_pipeline(**parameters: Any) -> Any:
     """Run the flow in this process; Prefect stays quiet where progress bars are shown."""
     if sys.stderr.isatty():
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    if not os.environ.get("PREFECT_API_URL"):
-        say("starting Prefect's embedded server (set PREFECT_API_URL to use your own)")
     from flows.pipeline import pipeline as flow
+    from flows.prefect_setup import address
+
+    say(address.said())
 
     # Prefect logs a traceback with every failure; an error for people is its own last line.
     for name in ("prefect.flow_runs", "prefect.task_runs"):

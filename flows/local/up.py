@@ -5,6 +5,7 @@ Prefect server ─► deploy ─► reports ─► a worker for each pool ─►
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,8 +70,9 @@ class LocalStack:
 
     def _start_all(self) -> None:
         url = os.environ.get("PREFECT_API_URL")
-        if url is None:
+        if not url:
             url = f"http://127.0.0.1:{self.server_port}/api"
+            _require_free(self.server_port)
             say("starting Prefect's server")
             self._start("server", "-m", "prefect", "server", "start", "--host", "127.0.0.1",
                         "--port", str(self.server_port),
@@ -82,8 +84,10 @@ class LocalStack:
             return
         say("deploying")
         # Prefect reads its settings when it is imported: the URL must be set before.
+        from flows.prefect_setup import address
         from flows.prefect_setup.deploy import deploy
 
+        say(address.said(started_here="server" in self._running))
         changes = deploy(
             home=self.home, data=self.data, model=self.model, gpus=self.gpus,
             file=self.home / "prefect.yaml",
@@ -113,7 +117,10 @@ class LocalStack:
             [
                 ["try a photo", f"http://localhost:{self.http_port}/"],
                 ["Prefect's UI", url.removesuffix("/api")],
-                ["run the pipeline now", "prefect deployment run pipeline/pipeline"],
+                [
+                    "run the pipeline now",
+                    f"PREFECT_API_URL={url} prefect deployment run pipeline/pipeline",
+                ],
                 ["reports", os.environ[SETTING]],
                 ["gRPC", f"localhost:{self.port}"],
                 ["metrics", f"http://localhost:{self.metrics_port}/metrics"],
@@ -167,3 +174,18 @@ class LocalStack:
                     say(f"{name} does not end; killed")
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
+
+
+def _require_free(port: int) -> None:
+    """Raise UserError if somebody listens: all would go to the Prefect server that is there."""
+    with socket.socket() as listener:
+        # As the server does: connections of an ended one, which linger, hold nothing.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} for Prefect's server: {error.strerror}; to use the server that is"
+                f" there, set PREFECT_API_URL=http://127.0.0.1:{port}/api, or give another"
+                " --server-port"
+            ) from error

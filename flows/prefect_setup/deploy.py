@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import available_timezones
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
@@ -56,6 +57,7 @@ def deploy(
     data: str = "photos",
     model: str = "food42",
     gpus: int | None = None,
+    timezone: str = "Etc/UTC",
     file: Path = Path("prefect.yaml"),
     heartbeat_missed_s: float = HEARTBEATS_MISSED_S,
     never_started_s: float = NEVER_STARTED_S,
@@ -71,13 +73,16 @@ def deploy(
         model: Name of the model.
         gpus: GPUs of the machine that trains, 0 for a CPU; where Jobs do, those of each Job. By
             default those that this machine has, and 1 for a Job.
+        timezone: In which nights are scheduled, such as Asia/Seoul.
         file: The deployments.
         heartbeat_missed_s: Silence after which a run is dead.
         never_started_s: After which a run that a worker took, and did not start, is given back.
 
     Raises:
-        UserError: The server cannot be reached, or refuses something.
+        UserError: The server cannot be reached, or refuses something; there is no such time zone.
     """
+    if timezone not in available_timezones():
+        raise UserError(f"--timezone {timezone}: no such time zone; give one such as Asia/Seoul")
     if not file.is_file():
         raise UserError(f"no {file}; run it in the folder that holds Hansang's prefect.yaml")
     with connected() as client:
@@ -92,7 +97,10 @@ def deploy(
                 _pool(client, LIGHT_POOL, LIGHT_LIMIT), _pool(client, heavy, max(gpus, 1))
             ]  # fmt: skip
         before = _deployments(client)
-        _apply(file, home=home, data=data, model=model, pool=heavy, gpus=gpus)
+        _apply(
+            file, HOME=str(home.resolve()), DATA=data, MODEL=model, POOL=heavy, GPUS=str(gpus),
+            TIMEZONE=timezone,
+        )  # fmt: skip
         after = _deployments(client)
         for name, now in sorted(after.items()):
             if now["tags"] and "hansang" in now["tags"]:
@@ -160,16 +168,15 @@ def _pool(client: SyncPrefectClient, name: str, limit: int) -> Change:
     return Change(kind="pool", name=name, what=", ".join(differing) or "unchanged")
 
 
-def _apply(file: Path, *, home: Path, data: str, model: str, pool: str, gpus: int) -> None:
-    """Run `prefect deploy --all` on prefect.yaml."""
+def _apply(file: Path, **settings: str) -> None:
+    """Run `prefect deploy --all` on prefect.yaml, with settings as its HANSANG_ variables."""
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all",
          "--prefect-file", str(file.resolve())],
-        cwd=home,
+        cwd=settings["HOME"],
         env={
             "HANSANG_METRICS": "http://localhost:8002/metrics",
-            **os.environ, "HANSANG_HOME": str(home.resolve()), "HANSANG_DATA": data,
-            "HANSANG_MODEL": model, "HANSANG_POOL": pool, "HANSANG_GPUS": str(gpus),
+            **os.environ, **{f"HANSANG_{name}": value for name, value in settings.items()},
             "PREFECT_LOGGING_LEVEL": "WARNING",
         },
         capture_output=True, text=True,

@@ -117,10 +117,11 @@ def _read(pid: int, name: str) -> bytes:
 def _make_up_for_the_latest(arguments: Sequence[str]) -> None:
     """Cancel what later runs of a schedule have overtaken, and say where that was asked."""
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
 
+    from flows.prefect_setup import address
     from flows.prefect_setup.late import cancel_superseded
 
+    print(address.said(), flush=True)
     if "--pool" not in arguments[:-1]:
         return
     pool = arguments[arguments.index("--pool") + 1]
@@ -131,7 +132,7 @@ def _make_up_for_the_latest(arguments: Sequence[str]) -> None:
         # The worker says itself, and tries again, if the server is away.
         print(f"cannot look for overtaken runs: {error!r}", file=sys.stderr)
         return
-    print(f"pool {pool} of {PREFECT_API_URL.value()}: {count} overtaken runs cancelled", flush=True)
+    print(f"pool {pool}: {count} overtaken runs cancelled", flush=True)
 
 
 def main() -> int:

@@ -76,6 +76,12 @@ def test_deploying_twice_changes_nothing_and_a_person_can_change_a_limit_back(ri
     changed = [change for change in rig.deploy() if change["what"] != "unchanged"]
     assert [("hansang-cpu", "limit 9 → 1")] == [(each["name"], each["what"]) for each in changed]
 
+    moved = {each["name"] for each in rig.deploy(more="timezone='Asia/Seoul'")
+             if each["what"] == "schedules"}  # fmt: skip
+    assert {"pipeline/pipeline", "prune/prune"} == moved
+    pipeline = rig.get("/deployments/name/pipeline/pipeline")
+    assert "Asia/Seoul" == pipeline["schedules"][0]["schedule"]["timezone"]
+
 
 def test_failed_late_and_crashed_runs_are_told_to_alertmanager(tmp_path):
     """Each is an alert of Alertmanager's own form, with what the run said; a good run is none."""
@@ -148,7 +154,8 @@ def test_of_three_late_nights_and_72_late_looks_the_latest_run_alone(rig, tmp_pa
              "worker._make_up_for_the_latest(['--pool', sys.argv[1]])", pool],
             env=rig.env, cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert f"pool {pool} of {rig.url}: {71 if pool == 'hansang' else 2}" in done.stdout
+        assert f"Prefect: {rig.url} (by PREFECT_API_URL)" in done.stdout
+        assert f"pool {pool}: {71 if pool == 'hansang' else 2} overtaken" in done.stdout
 
     for runs in late.values():
         assert ["CANCELLED"] * (len(runs) - 1) == [rig.state(run)["type"] for run in runs[:-1]]
