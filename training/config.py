@@ -174,6 +174,9 @@ class TrainConfig:
     epochs: Annotated[int, Field(ge=1)] = 50
     """How often every photo is seen."""
 
+    photos_per_class: Annotated[int, Field(ge=0)] = 0
+    """Learn from so many photos of each class, repeated to an epoch as long as all; 0 is all."""
+
     early_stopping_epochs: Annotated[int, Field(ge=0)] = 0
     """End the run after so many epochs without a better validation top-1; 0 trains to the end."""
 
@@ -268,11 +271,8 @@ class TrainConfig:
         try:
             return TypeAdapter(cls).validate_python(renamed(values, cls().epochs))
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                for problem in error.errors()
-            )
-            raise ConfigError(f"config: {problems}") from error
+            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(f"config: {'; '.join(problems)}") from error
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> "TrainConfig":
         """Return a copy with settings changed by dotted name, e.g. `{"optimizer.lr": "0.02"}`.

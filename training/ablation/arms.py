@@ -57,6 +57,23 @@ def scheduler_arms(base: TrainConfig) -> list[Arm]:
     ]
 
 
+def photo_arms(base: TrainConfig, counts: Sequence[int]) -> list[Arm]:
+    """Return an arm for each number of photos a class, in rising order, and one for all photos.
+
+    All take equally many steps: fewer photos come more often.
+    """
+    return [
+        *(
+            Arm(
+                f"photos{count}", f"{count} photos a class",
+                dataclasses.replace(base, photos_per_class=count),
+            )
+            for count in sorted(set(counts))
+        ),
+        Arm("all", "all photos", base),
+    ]  # fmt: skip
+
+
 def train_arms(
     arms: Sequence[Arm], cache: DatasetCache, folder: Path, seeds: Sequence[int], *,
     device: str = "auto", accept_changes: bool = False,

@@ -1,6 +1,6 @@
 """What a study of arms found: a table, the classes that change, and the conclusions it allows.
 
-Every arm is compared with the first. Shapes: K classes.
+Every arm is compared with the first. Shapes: A arms, K classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.ablation.arms import Arm
+from training.ablation.learning_curve import LearningCurve, learning_curve
 from training.evaluation.intervals import mean_interval, over
 from training.reports.gain import Gain, gain
 from training.runs.run_record import RunRecord
@@ -47,6 +48,8 @@ class AblationResult:
     """What follows, a sentence each."""
     epochs: int
     seeds: int
+    curve: LearningCurve | None = None
+    """Of arms that learn from more and more photos."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
@@ -61,9 +64,11 @@ class AblationResult:
 
 def summarise(
     title: str, arms: Sequence[Arm], runs: Mapping[str, Sequence[Path]],
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[str, str]], learnt: NDArray[np.int64] | None = None,
 ) -> AblationResult:  # fmt: skip
     """Compare finished runs; `pairs` of arm names are what the conclusion compares.
+
+    With the photos of each class that each arm learnt from, `learnt` (A, K), a curve is fitted.
 
     Raises:
         RunError: A run is not finished, or runs answered other photos.
@@ -86,9 +91,14 @@ def summarise(
         if between is not None:
             gains[f"{name} over {other}"] = between
             conclusion.append(verdict(what[name], what[other], between))
+    curve = None
+    if learnt is not None:
+        curve = learning_curve([runs[arm.name] for arm in arms], learnt)
+        conclusion = [*curve.sentences(), *conclusion]
     return AblationResult(
         title=title, arms=tuple(found), classes=_classes(arms, runs), gains=gains,
         conclusion=tuple(conclusion), epochs=arms[0].config.epochs, seeds=len(runs[first]),
+        curve=curve,
     )  # fmt: skip
 
 

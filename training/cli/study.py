@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,9 @@ from training.cli.tables import print_ablation
 from training.loop.stopping import stop_on_signals
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from training.ablation.arms import Arm
     from training.config import AugmentConfig, TrainConfig
     from training.data.cache import DatasetCache
@@ -38,14 +42,19 @@ class Question(StrEnum):
 
     augmentation = "augmentation"
     schedulers = "schedulers"
+    photos = "photos"
 
 
-Ask = Annotated[Question, typer.Argument(help="augmentation or schedulers.")]
+Ask = Annotated[Question, typer.Argument(help="augmentation, schedulers or photos.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Times that each arm is trained.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of each run.")]
 Recipe = Annotated[str, typer.Option(help="Recipe that everything else is taken from.")]
 Policy = Annotated[
     str, typer.Option(help="Augmentation that is studied: recipe's, or a policy's name.")
+]
+PerClass = Annotated[
+    str,
+    typer.Option("--photos-per-class", metavar="N,N,…", help="What the arms of photos learn from."),
 ]
 Weakest = Annotated[
     int | None,
@@ -66,6 +75,7 @@ def study(
     data: Data,
     seeds: Seeds = 3, epochs: Epochs = 20, image_size: StudySide = 224,
     recipe: Recipe = "scratch", policy: Policy = "recipe", weakest: Weakest = None,
+    per_class: PerClass = "5,10,20,50",
     seed: Seed = 0,
     name: Name = None,
     device: Device = "auto", threads: StudyThreads = None,
@@ -78,7 +88,8 @@ def study(
 
     augmentation: none, of all classes evenly, and of the weakest classes alone (those that the
     first run without augmentation recognises worst). schedulers: constant, step, cosine with
-    warm-up, one-cycle, plateau. Stopped or killed, the same command goes on. Given in a second
+    warm-up, one-cycle, plateau. photos: fewer photos of each class against all, and what more of
+    them would bring, class by class. Stopped or killed, the same command goes on. Given in a second
     terminal, with the same --threads, it shares the runs with the first.
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
@@ -97,6 +108,7 @@ def study(
     base = recipe_of(recipe).with_overrides(budget)
     even = _even_augmentation(question, base, recipe, policy)
     cache = prepared(photos, image_size, cache_dir, begun=begun_in(folder))
+    learnt = None
     stopped, all_seeds = stop_on_signals().is_set, range(seed, seed + seeds)
     with progress("study") as report:
 
@@ -109,16 +121,48 @@ def study(
         if question is Question.schedulers:
             arms = scheduler_arms(base)
             pairs = [(arm.name, "none") for arm in arms[1:]]
+        elif question is Question.photos:
+            arms, learnt = _photo_arms(base, per_class, cache)
+            pairs = [(more.name, fewer.name) for fewer, more in pairwise(arms)]
         else:
             arms, pairs = _augmentation_arms(base, even, weakest, cache, train, all_seeds[:1])
         runs = train(arms, all_seeds)
-    result = summarise(f"{title_of(data)}: {question.value}", arms, runs, pairs)
+    result = summarise(f"{title_of(data)}: {question.value}", arms, runs, pairs, learnt)
     page = write(result, folder)
     if as_json:
         print_json({**result.to_dict(), "report": str(page)})
     else:
         print_ablation(result)
         say(f"report: {page}")
+
+
+def _photo_arms(
+    base: "TrainConfig", per_class: str, cache: "DatasetCache"
+) -> "tuple[list[Arm], NDArray[np.int64]]":
+    """Return the arms, and the photos of each class that each learns from, (A, K).
+
+    Raises:
+        ConfigError: `per_class` is no list of numbers, or each class has no more photos than that.
+    """
+    import numpy as np
+
+    from training.ablation.arms import photo_arms
+    from training.errors import ConfigError
+
+    there = np.bincount(cache.splits["train"].targets, minlength=len(cache.labels))
+    wanted = [part.strip() for part in per_class.split(",")]
+    if not all(part.isdecimal() and int(part) for part in wanted):
+        raise ConfigError(f"--photos-per-class {per_class!r}: give numbers, such as 5,10,20")
+    # A set as large as all photos is no other arm.
+    counts = [int(part) for part in wanted if int(part) < there.max()]
+    if not counts:
+        raise ConfigError(
+            f"--photos-per-class {per_class}: the largest class has {there.max()} photos to learn"
+            " from; give smaller numbers"
+        )
+    arms = photo_arms(base, counts)
+    limits = [arm.config.photos_per_class or there.max() for arm in arms]
+    return arms, np.minimum.outer(np.array(limits), there)
 
 
 def _even_augmentation(

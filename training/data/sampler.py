@@ -6,6 +6,7 @@ that fills no batch begins the first batch of the next, so no photo is left out.
 Shapes: N photos, K classes.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,16 +23,20 @@ class Sampler:
         *,
         seed: int,
         weights: NDArray[np.float32] | None = None,
+        only: NDArray[np.int64] | None = None,
     ) -> None:
-        """Sample from photos with these targets (N,).
+        """Sample from photos with these targets (N,), or from some `only` of them, positions (M,).
 
         With `weights` of the classes (K,), an epoch is N photos in proportion to the weights, some
-        repeated and some missing; without, each photo once.
+        repeated and some missing; without, each photo once. Those of `only` repeat until an epoch
+        is as long: each comes as often as every other, or once more.
         """
         self.batch_size = min(batch_size, len(targets))
         self._num_photos = len(targets)
         self._seed = seed
-        self._weights = None if weights is None else weights[targets].astype(np.float64)
+        self._photos = None if only is None else np.resize(only, len(targets))
+        drawn = targets if self._photos is None else targets[self._photos]
+        self._weights = None if weights is None else weights[drawn].astype(np.float64)
         # A batch takes photos of two epochs at most.
         self._epoch = lru_cache(2)(self._rows_of_epoch)
 
@@ -48,6 +53,10 @@ class Sampler:
         return np.concatenate([rows, self._epoch(epoch + 1)[: self.batch_size - len(rows)]])
 
     def _rows_of_epoch(self, epoch: int) -> NDArray[np.int64]:
+        rows = self._drawn(epoch)
+        return rows if self._photos is None else self._photos[rows]
+
+    def _drawn(self, epoch: int) -> NDArray[np.int64]:
         random = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
         if self._weights is None:
             return random.permutation(self._num_photos)
@@ -57,6 +66,22 @@ class Sampler:
         points = np.arange(self._num_photos) + random.random()
         rows = np.searchsorted(edges, points, side="right").clip(max=self._num_photos - 1)
         return random.permutation(rows)
+
+
+def at_most(
+    targets: NDArray[np.int64], hashes: Sequence[str], photos_per_class: int
+) -> NDArray[np.int64]:
+    """Return the positions of at most so many photos of each class, sorted.
+
+    They are the first by hash (N,), so few photos are some of more, and a new photo moves few.
+
+    >>> at_most(np.array([0, 0, 0, 1]), ["c", "a", "b", "d"], 2).tolist()
+    [1, 2, 3]
+    """
+    order = np.lexsort((np.array(hashes), targets))
+    of_class = targets[order]
+    starts = np.searchsorted(of_class, of_class)
+    return np.sort(order[np.arange(len(order)) - starts < photos_per_class])
 
 
 def micro_batches(num_photos: int, size: int) -> list[slice]:

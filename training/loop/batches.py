@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.data.augment_parameters import AugmentParameters, sample_parameters
 from training.data.cache import DatasetCache
 from training.data.loader import Loader, Placement, loader_for
-from training.data.sampler import Sampler
+from training.data.sampler import Sampler, at_most, class_weights
 from training.distributed.world import World
 from training.errors import ConfigError
 from training.loop.learner import Learner, StepData
@@ -47,6 +47,24 @@ def require_pairs(config: TrainConfig, batch_size: int, world: World) -> None:
             f" {at_a_time} photos at a time; use a --batch-size or a micro_batch_size that is"
             f" divided by {2 * world.size}"
         )
+
+
+def sampler_for(
+    config: TrainConfig, cache: DatasetCache
+) -> tuple[Sampler, NDArray[np.float32] | None]:
+    """Return which photos each step sees, and the weights of the classes, (K,), if they differ."""
+    photos = cache.splits["train"]
+    only = weights = None
+    if config.photos_per_class:
+        only = at_most(photos.targets, photos.hashes or photos.files, config.photos_per_class)
+    if config.balance != "none":
+        learnt = photos.targets if only is None else photos.targets[only]
+        weights = class_weights(learnt, len(cache.labels), config.balance_power)
+    sampler = Sampler(
+        photos.targets, config.batch_size, seed=config.seed, only=only,
+        weights=weights if config.balance == "sampling" else None,
+    )  # fmt: skip
+    return sampler, weights
 
 
 class BatchPlan:

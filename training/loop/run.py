@@ -18,11 +18,10 @@ from terminal import Progress, no_progress, say
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.loader import Placement
-from training.data.sampler import Sampler, class_weights
 from training.distributed.world import ALONE, World
 from training.errors import DivergedError, RunError, StoppedError
 from training.loop.annealed_preview import annealed_preview
-from training.loop.batches import BatchPlan
+from training.loop.batches import BatchPlan, sampler_for
 from training.loop.learner import Learner
 from training.loop.saving import Writer, copied, update_files, write
 from training.loop.schedule import learning_rate
@@ -66,20 +65,13 @@ class Run:
         self.should_stop = should_stop
         self.progress = progress
         self.writer = Writer()
-        targets = cache.splits["train"].targets
-        weights = None
-        if config.balance != "none":
-            weights = class_weights(targets, len(cache.labels), config.balance_power)
+        self.sampler, weights = sampler_for(config, cache)
         self.learner = Learner(
             config, len(cache.labels), device, world=world,
             class_weights=weights if config.balance == "loss" else None,
             start=None if start is None else start.for_config(config),
         )  # fmt: skip
         self.has_start = start is not None
-        self.sampler = Sampler(
-            targets, config.batch_size, seed=config.seed,
-            weights=weights if config.balance == "sampling" else None,
-        )  # fmt: skip
         self.steps = self.sampler.steps_before(config.epochs)
         self.batches = BatchPlan(
             config, cache, self.learner, self.sampler, placement, world,
