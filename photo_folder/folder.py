@@ -133,8 +133,8 @@ def _nested_note(labelled: list[tuple[File, Parts, str, str]]) -> list[str]:
     parent, label, rest = deep[0]
     example = printable("/".join((*parent, label, rest[0])))
     return [
-        f"{len(deep)} photos lie in folders below class folders, such as {example}; they count for"
-        f" the class {printable(label)!r}"
+        f"{len(deep)} photos lie in folders below class folders, such as {example}, and count for"
+        f" the class {printable(label)!r}; if these are the classes, move them up, or give a table"
     ]
 
 

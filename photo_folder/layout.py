@@ -1,6 +1,7 @@
 """Where class folders lie: below a wrapping folder, in splits by any of their names, or alone."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,12 @@ _NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
     "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+    "훈련": "train", "학습": "train", "검증": "val",
+    "시험": "test", "평가": "test", "테스트": "test",
 }  # fmt: skip
+_BEFORE = re.compile(r"^\d{1,2}[\s._-]+")
+_AFTER = re.compile(r"[\s_-]*(set|data|images|(19|20)\d\d|용|데이터)?$")
+"""What stands around a split's name: `1.Training`, `val_set`, `train2017`."""
 _CONTAINERS = frozenset({"images", "image", "imgs", "img", "photos", "pictures", "jpegimages"})
 """Folders that stand between a split and its classes."""
 
@@ -44,7 +50,8 @@ class _Node:
 
 def split_of(name: str) -> str | None:
     """Return the split that a name stands for: `Valid` is val; None if it is no such name."""
-    return _NAMES.get(re.sub(r"[\s_-]*(set|data|images)?$", "", name.strip().lower()))
+    name = _BEFORE.sub("", unicodedata.normalize("NFC", name).strip().lower())
+    return _NAMES.get(_AFTER.sub("", name))
 
 
 def layout(photos: Iterable[Parts]) -> Layout:
@@ -76,11 +83,19 @@ def layout(photos: Iterable[Parts]) -> Layout:
             )
         return Layout(base=base, parents={base: ""}, notes=tuple(notes), refusal=refusal)
     as_other = [f"{name} is taken as {split}" for name, split in splits.items() if name != split]
-    parents = {_in_container(node.folders[n], (*base, n)): split for n, split in splits.items()}
+    alone = all(len(node.folders[name].folders) == 1 for name in splits)
+    parents = {
+        _unwrapped(node.folders[name], (*base, name), alone): split
+        for name, split in splits.items()
+    }
+    if as_other:
+        notes.append(", ".join(as_other))
+    if wrapped := ["/".join(path) for path in parents if alone and len(path) > len(base) + 1]:
+        notes.append(f"photos are taken from {_listed(wrapped)}, the only folders there")
     return Layout(
         base=base,
         parents=parents,
-        notes=(*notes, *([", ".join(as_other)] if as_other else [])),
+        notes=tuple(notes),
         refusal=_wrong(splits),
     )
 
@@ -107,10 +122,18 @@ def _wrong(splits: dict[str, str]) -> str:
     return ""
 
 
-def _in_container(node: _Node, path: Parts) -> Parts:
+def _unwrapped(node: _Node, path: Parts, alone: bool) -> Parts:
+    """Return the folder in a split that holds its class folders: it may be wrapped around them.
+
+    Args:
+        node: The split's folder.
+        path: Its path.
+        alone: Whether each split holds one folder only: one class alone would be nothing to learn.
+    """
     while not node.num_photos and len(node.folders) == 1:
         ((name, only),) = node.folders.items()
-        if name.lower() not in _CONTAINERS or not only.holds_classes():
+        wraps = alone and len(only.folders) > 1
+        if not (wraps or name.lower() in _CONTAINERS) or not only.holds_classes():
             break
         node, path = only, (*path, name)
     return path

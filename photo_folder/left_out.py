@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from photo_folder.names import Kind, advice_for, printable
+from photo_folder.names import Kind, advice_for, junk, printable
 
 _SYSTEM = (Kind.JUNK, Kind.HIDDEN)
 _NAMED = (Kind.UNREADABLE, Kind.EMPTY)
@@ -39,9 +39,8 @@ class LeftOut:
         if kind in self._names and len(self._names[kind]) < _KEPT:
             self._names[kind].append((printable(name), printable(detail)))
         if kind is Kind.JUNK:
-            detail = name.rsplit("/", 1)[-1]
-            # Of each photo that a Mac copied.
-            detail = "._*" if detail.startswith("._") else detail
+            # A virtual environment has any name.
+            detail = junk(name) or name.rsplit("/", 1)[-1]
         elif kind not in (Kind.PICTURE, Kind.OTHER):
             detail = ""
         self._counts[kind, printable(detail)] += 1

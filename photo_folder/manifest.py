@@ -35,7 +35,7 @@ COLUMNS = {
         "images",
     ),
     "label": ("label", "class", "category", "class_name", "labels", "cats"),
-    "split": ("split", "set", "subset", "partition"),
+    "split": ("split", "set", "subset", "partition", "is_valid"),
     "group": ("group", "object", "shop", "session"),
 }
 """What a column holds → the names it may have."""
@@ -87,11 +87,13 @@ def scan_manifest(table: Path, *, labels: bool = True) -> Scanned:
             about.st_size, about.st_mtime_ns,
         ))  # fmt: skip
     if not photos:
-        missing = left_out.count(Kind.UNREADABLE)
-        raise FolderError(
-            f"{table} names no photo that is there"
-            f"{f': {missing} are missing; paths begin at {root.resolve()}' if missing else ''}"
-        )
+        missing, words = list(left_out.to_dict()["unreadable"]), ""
+        if missing:
+            words = (
+                f": {left_out.count(Kind.UNREADABLE)} are missing, such as {missing[0]}; paths"
+                f" begin at {root.resolve()}, and have their suffix"
+            )
+        raise FolderError(f"{table} names no photo that is there{words}")
     if not refusal and len({bool(photo.split) for photo in photos}) > 1:
         refusal = f"{table} gives a split for some photos only; give it for all of them, or none"
     photos.sort(key=lambda photo: photo.name.split("/"))

@@ -30,6 +30,9 @@ _JUNK = frozenset({
 })  # fmt: skip
 """What systems, network drives and tools put beside photos, in lower case."""
 
+_BESIDE = (":zone.identifier", "@synoeastream", "@synoresource")
+"""How files end that Windows, for what was downloaded, and a network drive put beside each file."""
+
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -59,9 +62,20 @@ def suffix_of(name: str) -> str:
     return f".{suffix}" if stem.strip(".") and dot and suffix else ""
 
 
+def junk(name: str) -> str:
+    """Return what a system left, for people: its name, or what all of its kind have in common."""
+    name = name.rsplit("/", 1)[-1]
+    lower = name.lower()
+    if lower.startswith("._"):  # of each photo that a Mac copied
+        return "._*"
+    if lower.endswith(_BESIDE):
+        return f"*{next(end for end in _BESIDE if lower.endswith(end))}"
+    return name if lower in _JUNK else ""
+
+
 def passed_over(name: str) -> Kind | None:
     """Return why a file or folder of this name is not even looked into; None if it is."""
-    if name.lower() in _JUNK or name.startswith("._"):
+    if junk(name):
         return Kind.JUNK
     return Kind.HIDDEN if name.startswith(".") else None
 
@@ -71,7 +85,8 @@ def kind_of(name: str) -> Kind | None:
     if passed := passed_over(name):
         return passed
     suffix = suffix_of(name)
-    if suffix in PHOTO_SUFFIXES:
+    # What was fetched from the web may have the question in its name: `1.jpg?w=640`.
+    if suffix in PHOTO_SUFFIXES or suffix_of(name.partition("?")[0]) in PHOTO_SUFFIXES:
         return None
     # Where a picture is not decoded, a person may miss it.
     if suffix in _MORE_PICTURES or of_suffix(suffix) is not None:

@@ -4,8 +4,9 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from photo_folder.errors import FolderError
@@ -15,6 +16,7 @@ from photo_folder.reading import content, reason
 _MAX_BYTES = 512 * 2**20
 _SEPARATORS = (",", ";", "\t", "|")
 _SAVE = "save it as 'CSV UTF-8'"
+_END = "\0"
 _BINARY = (
     (b"PK\x03\x04", "a workbook (.xlsx, .ods, .numbers), or a zip"),
     (b"\xd0\xcf\x11\xe0", "a workbook of an old Excel (.xls)"),
@@ -68,20 +70,42 @@ def read_table(path: Path, columns: Mapping[str, Sequence[str]], needed: Sequenc
                 f"{path} needs the columns {' and '.join(needed)} in its first line; it has"
                 f" {[printable(name) for name in header]} ({names})"
             )
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-        next(rows)
         places = _places(header, columns)
         found = []
-        for cells in rows:
+        for line, cells in _rows(path, text, separator):
             if not any(cell.strip() for cell in cells):
                 continue
             row = {
                 wish: cells[place] if place < len(cells) else "" for wish, place in places.items()
             }
-            found.append((rows.line_num + skipped, row))
+            found.append((line + skipped, row))
     except csv.Error as error:
         raise FolderError(f"cannot read {path}: {error}; {_SAVE}") from error
     return Table(found, encoding)
+
+
+def _rows(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the last line of each row after the first, and its cells.
+
+    Raises:
+        FolderError: A quote is never closed, and all rows after it would be one cell.
+    """
+    # A row of its own at the end: whoever still reads a cell there takes it for a part of that.
+    rows = csv.reader(chain(io.StringIO(text, newline=""), (_END,)), delimiter=separator)
+    start = before = 0
+    try:
+        for number, cells in enumerate(rows):
+            if cells == [_END]:
+                return
+            if number:
+                yield rows.line_num, cells
+            start, before = before, rows.line_num
+    except csv.Error as error:
+        raise FolderError(
+            f"{path}, line {before + 1}: {error}; is a quote never closed? Close it, or leave that"
+            " column out"
+        ) from error
+    raise FolderError(f'{path}: the quote (") in line {start + 1} is never closed; close it')
 
 
 def path_in(root: Path, given: str) -> str:

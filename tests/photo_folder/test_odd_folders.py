@@ -3,7 +3,6 @@
 Each is a line in docs/notes/odd-inputs.md. A file's content does not matter here: names decide.
 """
 
-import errno
 import os
 import re
 from collections import Counter
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from photo_folder import reading
-from photo_folder.errors import FolderError
 from photo_folder.left_out import LeftOut
 from photo_folder.scan import photos_in, scan
 
@@ -94,6 +91,30 @@ def made(root: Path, files: list[str]) -> Path:
         # QNAP's and DigiKam's thumbnails, a Git repository around it
         ([*FLAT, ".@__thumb/egg/1.jpg", "egg/.dtrash/1.jpg", ".git/HEAD", ".gitattributes"],
          {"egg", "rice"}, {""}, ".@__thumb"),
+        # COCO, numbered folders, AI-Hub: what stands around a split's name
+        ([f"{split}2017/{name}" for split in ("train", "val") for name in FLAT],
+         {"egg", "rice"}, {"train", "val"}, ""),
+        ([f"{split}/{name}" for split in ("01_train", "02_val", "3 - test") for name in FLAT],
+         {"egg", "rice"}, {"train", "val", "test"}, ""),
+        ([f"{split}/{name}" for split in ("1.Training", "2.Validation") for name in FLAT],
+         {"egg", "rice"}, {"train", "val"}, ""),
+        ([f"{split}/{name}" for split in ("훈련", "검증용", "평가 데이터") for name in FLAT],
+         {"egg", "rice"}, {"train", "val", "test"}, ""),
+        # one folder in each split that holds the classes: an archive in a split
+        ([f"{split}/{name}" for split in ("train/train", "val/val") for name in FLAT],
+         {"egg", "rice"}, {"train", "val"}, ""),
+        ([f"{split}/{name}" for split in ("Training/[원천]음식", "Validation/[원천]음식")
+          for name in FLAT], {"egg", "rice"}, {"train", "val"}, ""),
+        # a test split of one class, by date, is no such folder
+        ([*SPLIT, "test/egg/2026-01/1.jpg", "test/egg/2026-02/1.jpg"], {"egg", "rice"},
+         {"train", "val", "test"}, ""),
+        # Windows and a network drive: a stream of each file as a file of its own
+        ([*FLAT, "egg/1.jpg:Zone.Identifier", "rice/1.jpg:Zone.Identifier",
+          "egg/1.jpg@SynoEAStream"], {"egg", "rice"}, {""},
+         "2 × *:zone.identifier, *@synoeastream"),
+        # fetched with the question in their names; a backup of an editor of EXIF
+        ([*FLAT, "soup/1.jpg?w=640", "soup/2.png?v=1.5", "egg/1.jpg_original"],
+         {"egg", "rice", "soup"}, {""}, "1 .jpg_original"),
         # raw photos and films beside JPEGs
         ([*FLAT, "egg/1.CR2", "egg/2.DNG", "egg/3.MOV"], {"egg", "rice"}, {""},
          "not read here: export it as JPEG"),
@@ -118,6 +139,7 @@ def test_an_odd_folder_is_understood_and_what_is_left_is_said(
         ([f"val/{name}" for name in FLAT], "without a train folder"),
         ([*SPLIT, *(f"valid/{name}" for name in FLAT)], "val and valid both look like val"),
         (["train/1.jpg", "val/2.jpg"], "without class folders"),
+        (["images/train2017/1.jpg", "images/val2017/2.jpg"], "without class folders"),
         ([*FLAT, "soup/1.heic", "soup/2.heic"], r"soup \(2 .heic\)"),
         ([*FLAT, "soup/IMG_1", "soup/IMG_2"], r"soup \(2 without a suffix\)"),
         ([*FLAT, "a\x7fb/1.jpg"], "control character"),
@@ -144,126 +166,3 @@ def test_a_pipe_is_no_photo_and_stops_nothing(tmp_path):
     root = made(tmp_path / "p", FLAT)
     os.mkfifo(root / "egg" / "x.jpg")
     assert "1 pipe or device (egg/x.jpg)" in scan(root).left_out.lines()[0]
-
-
-def test_a_file_that_says_it_is_huge_is_not_read(tmp_path):
-    """A sparse file of 8 GB, as a broken copy leaves it: refused by its size, in no time."""
-    photo = tmp_path / "sparse.jpg"
-    with photo.open("wb") as file:
-        file.truncate(8 << 30)
-
-    with pytest.raises(OSError, match="it has 8589934592 bytes; at most 134217728") as caught:
-        reading.content(str(photo))
-    assert caught.value.errno == errno.EFBIG
-    with photo.open("wb") as file:
-        file.truncate(1000)
-    assert bytes(1000) == reading.content(str(photo))
-
-
-@pytest.mark.parametrize("name", ["/dev/zero", "/proc/self/smaps"])
-def test_a_file_that_has_more_than_it_says_is_read_to_the_limit_alone(name):
-    """What says that it is empty and never ends, as files of the system do."""
-    if not os.access(name, os.R_OK):
-        pytest.skip(f"the system has no {name} to read")
-
-    with pytest.raises(OSError, match="more than the 0 bytes that it says; at most 1000") as caught:
-        reading.content(name, 1000)
-    assert errno.EFBIG == caught.value.errno
-
-
-def test_a_file_that_grows_or_shrinks_while_it_is_read_is_bounded(tmp_path, monkeypatch):
-    """A copy under way: what is there when it is read, and no more than the limit."""
-    photo = tmp_path / "1.jpg"
-    photo.write_bytes(bytes(200_000))
-    assert bytes(200_000) == reading.content(str(photo), 200_000)
-    stat = os.fstat
-
-    def then(size: int):
-        def told(number: int) -> os.stat_result:
-            found = stat(number)
-            os.truncate(photo, size)
-            return found
-
-        return told
-
-    monkeypatch.setattr(os, "fstat", then(100))
-    assert bytes(100) == reading.content(str(photo), 200_000)
-    monkeypatch.setattr(os, "fstat", then(150_000))
-    assert bytes(150_000) == reading.content(str(photo), 200_000)
-    monkeypatch.setattr(os, "fstat", then(1 << 40))
-    with pytest.raises(OSError, match="more than the 150000 bytes"):
-        reading.content(str(photo), 200_000)
-
-
-def test_an_error_that_passes_is_waited_for(tmp_path, monkeypatch):
-    """A drive that is away for a moment costs no photo; missing rights are not waited for."""
-    monkeypatch.setattr(reading, "_PAUSES_S", (0.0, 0.0))
-    tries = []
-
-    def read(error: int | None) -> str:
-        tries.append(1)
-        if error is not None and len(tries) < 3:
-            raise OSError(error, os.strerror(error))
-        return "read"
-
-    assert "read" == reading.retried(lambda: read(errno.ESTALE))
-    tries.clear()
-    with pytest.raises(PermissionError):
-        reading.retried(lambda: read(errno.EACCES))
-    assert [1] == tries
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("path,label\nkimchi/1.jpg,김치\n", "utf-8"), ("path;label\nkimchi/1.jpg;김치\n", "cp949"),
-        ("path\tlabel\nkimchi/1.jpg\t김치\n", "utf-16"),
-        ("sep=;\npath;label\nkimchi/1.jpg;김치\n", "utf-8-sig"),
-        ("Filename,Class\r\nkimchi\\1.jpg,김치\r\n", "utf-8"),
-        ("filenames,cats\rkimchi/1.jpg,김치\r", "utf-8"),
-    ],
-)  # fmt: skip
-def test_a_table_of_photos_in_any_dress(tmp_path, text, encoding):
-    """Encodings, separators, names of columns, line ends."""
-    made(tmp_path, ["kimchi/1.jpg"])
-    (tmp_path / "photos.csv").write_bytes(text.encode(encoding))
-    (photo,) = scan(tmp_path / "photos.csv").photos
-    assert ("kimchi/1.jpg", "김치") == (photo.name, photo.label)
-
-
-def test_western_signs_are_read(tmp_path):
-    """`crème` from a Western Excel is no Korean."""
-    made(tmp_path, ["1.jpg"])
-    (tmp_path / "t.csv").write_bytes("path,label\n1.jpg,crème brûlée\n".encode("cp1252"))
-    assert "crème brûlée" == scan(tmp_path / "t.csv").photos[0].label
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"PK\x03\x04rest", "workbook"), (b"path,name\n1.jpg,a\n", "needs the columns"),
-        (b"", "needs the columns"), (b"path,label\nnowhere.jpg,egg\n", "names no photo"),
-        (b"\x00\x01\x02\x03" * 9, "no text|no encoding|needs the columns"),
-    ],
-)  # fmt: skip
-def test_what_is_no_table_is_named(tmp_path, content, words):
-    """And how to save it, where a spreadsheet made it."""
-    (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(FolderError, match=words):
-        scan(tmp_path / "t.csv")
-
-
-def test_a_table_gives_splits_and_groups(tmp_path):
-    """`valid` is val; two labels for one photo, and splits for some alone, are refused."""
-    made(tmp_path, ["1.jpg", "2.jpg"])
-    table = tmp_path / "t.toml"
-    table.write_text(
-        '[[photo]]\npath = "1.jpg"\nlabel = "egg"\nsplit = "train"\ngroup = "shop 1"\n'
-        '[[photo]]\npath = "2.jpg"\nlabel = "rice"\nsplit = "valid"\n'
-    )
-    assert [("train", "shop 1"), ("val", "")] == [(p.split, p.group) for p in scan(table).photos]
-    table = tmp_path / "t.csv"
-    table.write_text("path,label\n1.jpg,egg\n1.jpg,rice\n2.jpg,egg\n")
-    assert "line 3: 1.jpg is 'rice', and in line 2 'egg'" in scan(table).refusal
-    table.write_text("path,label,split\n1.jpg,egg,train\n2.jpg,egg,\n")
-    assert "for some photos only" in scan(table).refusal
