@@ -9,6 +9,10 @@
 # wanted, its settings are a secret that stays in no layer: --secret id=pip,src=pip.conf
 # (and --secret id=ca,src=ca.pem where its certificate is not known).
 ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+# They change with each commit, so an image names them last: its packages stay cached.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
 
 # hadolint ignore=DL3006  # pinned above
 FROM ${BASE_IMAGE} AS pip
@@ -26,38 +30,62 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
     && find /opt/hansang/lib/python3.*/site-packages/onnxruntime_ep_openvino \
       \( -name 'libopenvino_intel_[gn]pu_plugin.so' -o -name cache.json -o -name '*_plugin.so.1*' \) -delete
 
-FROM pip AS packages-serve
-COPY requirements/serve.txt requirements/otel.txt ./
+# What is of CUDA changes with a new torch alone, and is most of an image: it is a layer of its own.
+FROM pip AS locks
+COPY requirements/serve.txt requirements/train.txt ./
+RUN for role in serve train; do \
+      awk -v role="$role" \
+        '/^[a-z]/ { part = /^(cuda|nvidia|torch|triton)/ ? "cuda" : "rest" } part { print > role "-" part ".txt" }' \
+        "$role.txt" || exit 1; \
+    done
+
+FROM pip AS cuda-serve
+COPY --from=locks /requirements/serve-cuda.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
     /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
-    -r serve.txt -r otel.txt \
+    -r serve-cuda.txt \
     # What only compilers want, and a second NVRTC that no library here asks for: 125 MB.
     && find /opt/hansang/lib/python3.*/site-packages/nvidia \
-      \( -name include -o -name '*.a' -o -name 'libnvrtc*.alt.so*' \) -prune -exec rm -r {} +
+      \( -name include -o -name '*.a' -o -name 'libnvrtc*.alt.so*' \) -prune -exec rm -r {} + \
+    # The links of the environment come with the other packages.
+    && find /opt/hansang -type l -delete
 
-FROM pip AS packages-train
-COPY requirements/train.txt requirements/otel.txt ./
+FROM pip AS packages-serve
+COPY --from=locks /requirements/serve-rest.txt ./
+COPY requirements/otel.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
     /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
-    -r train.txt -r otel.txt
+    -r serve-rest.txt -r otel.txt
+
+FROM pip AS cuda-train
+COPY --from=locks /requirements/train-cuda.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
+    -r train-cuda.txt \
+    && find /opt/hansang -type l -delete
+
+FROM pip AS packages-train
+COPY --from=locks /requirements/train-rest.txt ./
+COPY requirements/otel.txt ./
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,target=/run/ca.pem \
+    /pip/bin/pip --python /opt/hansang/bin/python install --no-compile --no-deps --require-hashes \
+    -r train-rest.txt -r otel.txt
+
+FROM scratch AS code
+COPY --chmod=0644 LICENSE NOTICE hansang.py machine.py terminal.py /app/
+COPY service /app/service
+COPY photo_folder /app/photo_folder
+COPY storage /app/storage
 
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS runtime
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-ARG CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title="Hansang" \
-      org.opencontainers.image.description="From folders of food photos to a fast, trustworthy classifier served over gRPC." \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.created="${CREATED}"
+      org.opencontainers.image.description="From folders of food photos to a fast, trustworthy classifier served over gRPC."
 # Folders that are volumes belong to the user who writes there; nothing else in the image does.
 RUN groupadd --gid 10001 hansang \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin hansang \
     && install -d -o 10001 -g 10001 /models /data /runs /cache
-# Runs and models note the revision: there is no git in an image.
 ENV PATH=/opt/hansang/bin:${PATH} \
-    HANSANG_REVISION=${REVISION} \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -68,22 +96,48 @@ STOPSIGNAL SIGTERM
 WORKDIR /tmp
 
 FROM runtime AS service
-COPY --chmod=0644 LICENSE NOTICE hansang.py machine.py terminal.py /app/
-COPY service /app/service
-COPY photo_folder /app/photo_folder
-COPY storage /app/storage
 USER 10001:10001
 EXPOSE 8500 8080 8002
 ENTRYPOINT ["python", "-m", "hansang"]
 CMD ["serve", "--repository", "/models", "--log-format", "json"]
+# Of a server on another port or with TLS, HANSANG_PROBE says how to ask (docs/guides/serving.md).
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-m", "service.probe"]
 
+# Layers by how seldom they change. The last one is bytecode of all that a server and its probe
+# import: a server of an empty repository has imported it when it says so, and ends with 1.
 FROM service AS serve-cpu
 COPY --from=packages-serve-cpu /opt/hansang /opt/hansang
+COPY --from=code /app /app
+USER 0
+RUN unset PYTHONDONTWRITEBYTECODE \
+    && python -c "import service.probe, service.server.process, service.server.replicas" \
+    && { python -m hansang serve --metrics-port 0 --repository /models || [ $? = 1 ]; }
+USER 10001:10001
+ARG VERSION
+ARG REVISION
+ARG CREATED
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
 
 FROM service AS serve
+COPY --from=cuda-serve /opt/hansang /opt/hansang
 COPY --from=packages-serve /opt/hansang /opt/hansang
+COPY --from=code /app /app
+USER 0
+RUN unset PYTHONDONTWRITEBYTECODE \
+    && python -c "import service.probe, service.server.process, service.server.replicas" \
+    && { python -m hansang serve --metrics-port 0 --repository /models || [ $? = 1 ]; }
+USER 10001:10001
+ARG VERSION
+ARG REVISION
+ARG CREATED
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+# Without it the service would answer from the CPU, in silence, where the GPU is not there.
+CMD ["serve", "--repository", "/models", "--log-format", "json", "--device", "cuda"]
 
 FROM runtime AS train
 # With CUDA a training is compiled, and Triton compiles a C stub as it goes: it needs a compiler and
@@ -96,15 +150,26 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
 ENV PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_HOME=/tmp/prefect
 # Before what changes: 6.6 GB that the next build shares.
+COPY --from=cuda-train /opt/hansang /opt/hansang
 COPY --from=packages-train /opt/hansang /opt/hansang
+# Bytecode of what is started again and again: health checks, and a process for each run of a flow.
+RUN unset PYTHONDONTWRITEBYTECODE \
+    && python -c "import urllib.request, torch, prefect.engine, prefect.cli, prefect.server.api.server, prefect.workers.process" \
+    && rm -rf "$PREFECT_HOME"
 # Flows run in /app, and find by their usual names what lies on volumes. /prefect is for a server.
 RUN install -d -o 10001 -g 10001 /prefect && install -d /app && ln -s /runs /cache /models /app/ && ln -s /data /app/photos
-COPY --chmod=0644 LICENSE NOTICE hansang.py machine.py terminal.py prefect.yaml /app/
-COPY service /app/service
-COPY photo_folder /app/photo_folder
-COPY storage /app/storage
+COPY --from=code /app /app
+COPY --chmod=0644 prefect.yaml /app/
 COPY training /app/training
 COPY flows /app/flows
 USER 10001:10001
+ARG VERSION
+ARG REVISION
+ARG CREATED
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+# Runs and models note the revision: there is no git in an image.
+ENV HANSANG_REVISION=${REVISION}
 ENTRYPOINT ["python", "-m", "hansang"]
 CMD ["--help"]

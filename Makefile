@@ -83,7 +83,8 @@ sbom: $(VENV)-deploy/.ready  ## what the images hold, as CycloneDX: build/sbom/
 	mkdir -p $(SBOM)
 	@# Each image installs two locks; what is in both is in one version, and told once.
 	for role in serve-cpu serve train; do \
-	  awk '/^[^ ]/ { new = !seen[$$1]++ } new' requirements/$$role.txt requirements/otel.txt \
+	  lock=$$role; [ $$role != serve-cpu ] || lock=serve-openvino; \
+	  awk '/^[^ ]/ { new = !seen[$$1]++ } new' requirements/$$lock.txt requirements/otel.txt \
 	    | $(VENV)-deploy/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
 	      -o $(SBOM)/$$role.json - || exit 1; done
 

@@ -59,6 +59,17 @@ def num_gpus() -> int:
     return count.value
 
 
+def driver_cuda() -> int:
+    """Return the major version of CUDA that the driver knows, such as 13; 0 without a driver."""
+    version = ctypes.c_int(0)
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return 0
+    except OSError:
+        return 0
+    return version.value // 1000
+
+
 def _numbers(device: str) -> list[int | None]:
     """Return the number of each GPU that is named; None for what is no such name."""
     found = (_CUDA.fullmatch(name) for name in device.split(","))

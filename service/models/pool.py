@@ -123,7 +123,7 @@ class ModelPool:
             what = f"no model {self._config.model!r}" if self._config.model else "no model"
             raise NotFoundError(
                 f"{what} in the repository {self._config.repository};"
-                " publish one with: hansang release RUN"
+                " hansang release RUN publishes one, where models are trained"
             )
         errors = [await self._try(name, state) for name, state in states.items()]
         if not self._loaded:

@@ -172,7 +172,9 @@ def _version(repository: Path, model: str, version: int) -> tuple[str, int]:
         serving = {name: store.serving(name) for name in store.models()}
     else:
         serving = BucketRepository(url, Path()).serving()
-    names = ", ".join(serving) or "none; publish one with: hansang release RUN"
+    names = ", ".join(serving) or (
+        "none; hansang release RUN publishes one, where models are trained"
+    )
     if not model and len(serving) != 1:
         raise InvalidArgumentError(f"--model: name one of those in {repository}: {names}")
     name = model or next(iter(serving))

@@ -3,11 +3,14 @@
     python -m service.probe [HOST:PORT]
 
 For a server with TLS, give `--ca`, and `--server-name` if its certificate is not for `localhost`.
-For mTLS, also give `--certificate` and `--key`. Health needs no token. To start fast, this module
-imports no onnxruntime.
+For mTLS, also give `--certificate` and `--key`. Without arguments, those in HANSANG_PROBE count: an
+image's health check has none. Health needs no token. To start fast, this module imports no
+onnxruntime.
 """
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -47,7 +50,7 @@ def main() -> int:
     parser.add_argument("--certificate", type=Path, help="for mTLS, PEM")
     parser.add_argument("--key", type=Path, help="its private key, PEM")
     parser.add_argument("--server-name", default="", help="the name in the server's certificate")
-    given = parser.parse_args()
+    given = parser.parse_args(sys.argv[1:] or shlex.split(os.environ.get("HANSANG_PROBE", "")))
     credentials = None
     if given.ca:
         try:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from service.devices import gpus_of, num_gpus
+from service.devices import driver_cuda, gpus_of, num_gpus
 from service.errors import ModelContractError
 from service.sessions.cuda import CudaOptions
 
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 TENSORRT = "NvTensorRTRTXExecutionProvider"
+_DRIVER = "CUDA 13 needs driver 580 or newer on the host"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 
 logger = logging.getLogger(__name__)
@@ -103,12 +104,19 @@ def provider_of(device: str) -> str:
             raise ModelContractError(
                 f"device {device}: this machine has {there} GPUs, cuda:0 to cuda:{there - 1}"
             )
+        built_for = int((getattr(ort, "cuda_version", "") or "0").split(".")[0])
+        if 0 < driver_cuda() < built_for:
+            raise ModelContractError(
+                f"device {device}: the NVIDIA driver of this machine knows CUDA {driver_cuda()},"
+                f" and this onnxruntime is built for CUDA {built_for}; {_DRIVER}, or --device cpu"
+            )
         ort.preload_dlls()
         return CUDA
     if device != "auto":
         raise ModelContractError(
-            f"device {device}: no NVIDIA driver with a GPU is found on this machine,"
-            " or this onnxruntime is built without CUDA; use --device cpu"
+            f"device {device}: no NVIDIA driver with a GPU is found on this machine, or this"
+            f" onnxruntime is built without CUDA; {_DRIVER}, and a container needs"
+            " --gpus all; or use --device cpu"
         )
     logger.info("device auto: no CUDA device is found; serving on the CPU")
     return CPU

@@ -63,9 +63,10 @@ def test_compose_holds_no_secret_and_no_moving_tag():
         ), f"{name}: {service['image']}"
         for port in service.get("ports", ()):
             assert port.startswith("${BIND:-127.0.0.1}:"), f"{name}: {port}"
-        if name != "postgres":  # whose own entry point changes its user
-            assert service["read_only"], name
-            assert ["ALL"] == service["cap_drop"], name
+        assert service["read_only"], name
+        assert ["ALL"] == service["cap_drop"], name
+        assert ["no-new-privileges:true"] == service["security_opt"], name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
     # A password within an address is read where the address is used.
     text = (ROOT / "compose.yaml").read_text()
     passwords = re.findall(r"://[^/\s:@]+:([^@\n]*)@", text)
@@ -129,9 +130,17 @@ def test_bill_of_materials_names_what_an_image_holds(tmp_path):
         bill = json.loads((tmp_path / f"{role}.json").read_text())
         assert "CycloneDX" == bill["bomFormat"]
         found = [f"{each['name']}=={each['version']}" for each in bill["components"]]
-        (stage,) = (s for s in stages if s.startswith(f"pip AS packages-{role}\n"))
+        parts = [
+            stage
+            for stage in stages
+            if stage.startswith((f"pip AS packages-{role}\n", f"pip AS cuda-{role}\n"))
+        ]
+        locks = re.findall(r"-r ([a-z-]+\.txt)", "".join(parts))
+        # A lock in two parts is the lock: tests/service/deploy/test_image_build.py.
+        locks = {re.sub("-(cuda|rest)", "", lock) for lock in locks}
+        assert 2 == len(locks)
         installed = set()
-        for lock in re.findall(r"-r ([a-z-]+\.txt)", stage):
+        for lock in locks:
             text = (ROOT / "requirements" / lock).read_text()
             installed |= set(re.findall(r"^([a-z0-9_.-]+==[^ ;]+)", text, re.MULTILINE))
         assert sorted(installed) == sorted(found)
@@ -142,11 +151,15 @@ def test_bill_of_materials_names_what_an_image_holds(tmp_path):
 
 
 def test_every_part_has_limits_and_what_answers_is_asked_whether_it_is_well():
-    """Memory and cores of each; a health check of all that listen, but the image's own for ours."""
+    """Memory, cores and a health check of each; the service has the check of its image.
+
+    What is unhealthy is restarted, but a worker, whose training goes on without a server.
+    """
     for name, service in COMPOSE["services"].items():
         assert {"mem_limit", "cpus"} <= service.keys(), name
-        asked = "healthcheck" in service or name in ("service", "worker", "worker-light")
-        assert asked, name
+        assert "healthcheck" in service or name == "service", name
+        asked = "no" if name.startswith("worker") else "unhealthy"
+        assert {"hansang.restart": asked} == service["labels"], name
     assert "ProxyHandler({})" in COMPOSE["services"]["prefect"]["healthcheck"]["test"][-1]
 
 

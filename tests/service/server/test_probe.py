@@ -34,6 +34,20 @@ async def test_probe_tells_serving_from_draining_and_from_gone(publish, serve):
     assert "UNAVAILABLE" in said
 
 
+async def test_health_check_of_an_image_asks_as_the_environment_says(publish, serve, monkeypatch):
+    """No arguments: another port, and TLS, by HANSANG_PROBE; a proxy is passed by."""
+    publish("food")
+    server = await serve()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("HANSANG_PROBE", f"127.0.0.1:{server.port} --timeout-s 5")
+    assert (0, "SERVING\n") == await probe()
+    monkeypatch.setenv("HANSANG_PROBE", f"127.0.0.1:{server.port} --ca 'no such.pem'")
+    code, said = await probe()
+    assert 1 == code
+    assert "error: cannot read no such.pem" in said
+    assert (0, "SERVING\n") == await probe(f"127.0.0.1:{server.port}"), "what is given counts"
+
+
 def test_probe_imports_nothing_heavy():
     """It runs every few seconds beside the server: no onnxruntime, no numpy, no server."""
     code = (

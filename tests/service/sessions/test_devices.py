@@ -57,6 +57,23 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch, tiny_onnx, tmp_path):
         Model(tiny_onnx(tmp_path / "tiny.onnx"), device="cuda:0,cuda:2")
 
 
+def test_a_missing_or_old_driver_is_a_sentence_that_says_which_is_needed(
+    monkeypatch, tiny_onnx, tmp_path
+):
+    """What the CUDA image says on a host without a GPU, and on one whose driver knows CUDA 12."""
+    path = tiny_onnx(tmp_path / "tiny.onnx")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [sessions.CUDA, sessions.CPU])
+    monkeypatch.setattr(sessions, "num_gpus", lambda: 0)
+    with pytest.raises(ModelContractError, match=r"no NVIDIA driver .*driver 580 .*--gpus all"):
+        Model(path, device="cuda")
+
+    monkeypatch.setattr(sessions, "num_gpus", lambda: 1)
+    monkeypatch.setattr(sessions, "driver_cuda", lambda: 12)
+    monkeypatch.setattr(ort, "cuda_version", "13.0", raising=False)
+    with pytest.raises(ModelContractError, match=r"knows CUDA 12, .* for CUDA 13; .*driver 580"):
+        Model(path, device="auto")
+
+
 def test_batches_go_to_the_gpus_in_turn(tiny_onnx, tmp_path):
     """Sessions on several devices answer alike; a free one is taken in the order of the GPUs."""
     path = tiny_onnx(tmp_path / "tiny.onnx")
