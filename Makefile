@@ -97,8 +97,8 @@ $(VENV)-deploy/.ready: requirements/deploy.txt
 	$(VENV)-deploy/bin/python $(PIP) $(LOCK) requirements/deploy.txt
 	touch $@
 
-test-prefect: setup  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
-	HANSANG_TEST_PREFECT=1 $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_kills.py -v
+test-prefect: setup $(VENV)-deploy/.ready  ## runs killed in every way, with a real server and workers, and PostgreSQL: 20 minutes
+	HANSANG_TEST_PREFECT=1 PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest tests/flows/prefect_setup tests/flows/release_gate/test_kills.py -v
 
 night: test-long test-prefect test-deploy test-engines test-mlflow fuzz  ## all that `make test` leaves out, two or three hours; also image-test where Docker is
 	if docker info >/dev/null 2>&1; then $(MAKE) --no-print-directory image-test; else \
