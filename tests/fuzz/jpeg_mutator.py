@@ -55,9 +55,9 @@ def _change(parts: list[bytes], rng: random.Random, others: list[bytes]) -> None
     elif kind == 1:  # a marker whose length spans some of what follows
         spanned = b"".join(parts[at : rng.randrange(at, len(parts) + 1)])
         parts.insert(at, marker + ((2 + len(spanned)) & 0xFFFF).to_bytes(2))
-    elif kind == 2:  # a segment, or the whole, of another
+    elif kind == 2:  # a segment of another, or the whole, with its first marker or without
         other = segments(rng.choice(others))
-        parts[at:at] = other if rng.random() < 0.3 else [rng.choice(other)]
+        parts[at:at] = other[rng.randrange(2) :] if rng.random() < 0.3 else [rng.choice(other)]
     elif kind == 3 and at < len(parts):
         del parts[at]
     elif kind == 4 and at < len(parts):
