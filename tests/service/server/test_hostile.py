@@ -168,6 +168,26 @@ async def test_calls_that_never_send_their_message(publish, serve, connect, phot
             each.cancel()
 
 
+async def test_a_connection_has_a_share_of_the_calls(publish, serve, connect):
+    """With 512 calls open on one connection its next one waits, and other connections go on."""
+    publish("food")
+    # Each of these messages may come, so that none is given up.
+    server = await serve(max_message_bytes=MIB, max_bytes_in_flight=1024 * MIB)
+    request = health_pb2.HealthCheckRequest()
+    async with grpc.aio.insecure_channel(
+        f"127.0.0.1:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
+    ) as mute:
+        same = health_pb2_grpc.HealthStub(mute)
+        await same.Check(request, timeout=20)
+        silent = [mute.stream_unary(CLASSIFY)() for _ in range(512)]
+        await asyncio.sleep(0.2)
+        assert {"DEADLINE_EXCEEDED": 1} == await outcomes([same.Check(request, timeout=1)])
+        other = health_pb2_grpc.HealthStub(connect.channel(server.port))
+        await other.Check(request, timeout=20)
+        for each in silent:
+            each.cancel()
+
+
 async def test_a_burst_is_answered_or_refused(publish, process, connect, photo):
     """3,000 calls at once, by one connection and by ten: none ends as CANCELLED."""
     publish("food")

@@ -38,13 +38,13 @@ async def test_the_door_is_open_where_one_model_has_room(publish, serve, connect
     publish("fruit")
     server = await serve(queue_size=64)
     stub = connect(server.port)
-    full = server.models.find("food").batcher
-    with full.admit(64):
-        request = pb.ClassifyRequest(images=[photo("blue")], model="fruit")
-        assert "blue" == (await stub.Classify(request)).results[0].classes[0].label
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Classify(pb.ClassifyRequest(images=[photo("blue")], model="food"))
-    assert StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
+    for full, idle in (("food", "fruit"), ("fruit", "food")):
+        with server.models.find(full).batcher.admit(64):
+            request = pb.ClassifyRequest(images=[photo("blue")], model=idle)
+            assert "blue" == (await stub.Classify(request)).results[0].classes[0].label
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Classify(pb.ClassifyRequest(images=[photo("blue")], model=full))
+        assert StatusCode.RESOURCE_EXHAUSTED == caught.value.code()
 
 
 async def test_bytes_that_are_no_message(publish, serve, connect):
