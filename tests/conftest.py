@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.once import exporting_once, made_once, shared
 from tests.paths import ROOT
 
 # Read when torch is imported, here and in every process that a test starts. Files are tested
@@ -82,6 +83,51 @@ class ListedSkips:
         """Fail if there were any."""
         if self._unlisted and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn dishes: 48 pictures to train, 6 each to validate and to test."""
+
+    def draw(folder: Path) -> None:
+        from training.samples.sample import draw_photos
+
+        draw_photos(folder / "photos", classes=3, per_class=20)
+
+    return made_once(tmp_path_factory, "dishes", draw) / "photos"
+
+
+@pytest.fixture(scope="session")
+def dishes_cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The drawn dishes at 32 px; nobody changes it."""
+    from training.data.prepare import prepare
+
+    def build(folder: Path) -> None:
+        prepare(dishes, 32, cache_root=folder / "cache")
+
+    folder = made_once(tmp_path_factory, "dishes-32", build)
+    return prepare(dishes, 32, cache_root=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def run_dir(dishes_cache: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of six epochs on the drawn dishes, with its predictions; nobody changes it."""
+
+    def learn(folder: Path) -> None:
+        from training.config import TrainConfig
+        from training.loop.trainer import train
+
+        config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
+        train(config, dishes_cache, folder / "runs" / "first", device="cpu")
+
+    return made_once(tmp_path_factory, "run", learn) / "runs" / "first"
+
+
+@pytest.fixture(scope="module")
+def exports_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let torch export the same weights once, for tests of what becomes of the file."""
+    with exporting_once(shared(tmp_path_factory)):
+        yield
 
 
 @pytest.fixture(scope="session")

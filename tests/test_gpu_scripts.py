@@ -55,11 +55,16 @@ print("all")
 @pytest.mark.parametrize(
     "steps",
     [
-        ["versions", "provider", "ceilings"],
         ["eager-512"],
-        ["model-fp16", "replicas"],
-        ["step_parity", "augmentation"],
-        ["jpeg"],
+        *(
+            pytest.param(steps, marks=pytest.mark.long)
+            for steps in (
+                ["versions", "provider", "ceilings"],
+                ["model-fp16", "replicas"],
+                ["step_parity", "augmentation"],
+                ["jpeg"],
+            )
+        ),
     ],
 )
 def test_the_program_is_rehearsed(steps, tmp_path):

@@ -1,4 +1,4 @@
-"""One Prefect server for the whole session, and one small folder of drawn photos."""
+"""One Prefect server for the whole session, and the drawn dishes with a run on them."""
 
 import os
 from collections.abc import Iterator
@@ -22,22 +22,17 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(dishes: Path) -> Path:
     """Three drawn dishes, with train, val and test folders."""
-    from training.samples.sample import draw_photos
-
-    return draw_photos(tmp_path_factory.mktemp("drawn") / "photos", classes=3, per_class=20)
+    return dishes
 
 
 @pytest.fixture(scope="session")
-def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs on the drawn dishes, which nobody changes."""
-    from training.config import TrainConfig
-    from training.data.prepare import prepare
-    from training.loop.trainer import train
+def trained(run_dir: Path) -> Path:
+    """A run on the drawn dishes, which nobody changes."""
+    return run_dir
 
-    home = tmp_path_factory.mktemp("trained")
-    cache = prepare(photos, 32, cache_root=home / "cache")
-    config = TrainConfig(image_size=32, epochs=2, batch_size=16, threads=1)
-    train(config, cache, home / "runs" / "first", device="cpu")
-    return home / "runs" / "first"
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_exports(exports_once: None) -> None:
+    """Candidates are exported by the dozen; `tests/training/export` tests the exporter."""

@@ -1,4 +1,4 @@
-"""Fixtures of training's tests: photos of one colour each, and a cache of drawn dishes."""
+"""Fixtures of training's tests: photos of one colour each, and pages in a browser."""
 
 import io
 import shutil
@@ -45,37 +45,9 @@ def folder(tmp_path: Path, photo: Callable[..., bytes]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def dishes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three drawn dishes: 48 pictures to train, 6 each to validate and to test."""
-    from training.samples.sample import draw_photos
-
-    return draw_photos(tmp_path_factory.mktemp("dishes") / "photos", classes=3, per_class=20)
-
-
-@pytest.fixture(scope="session")
-def dishes_cache(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> "DatasetCache":
-    """The drawn dishes at 32 px; nobody changes it."""
-    from training.data.prepare import prepare
-
-    return prepare(dishes, 32, cache_root=tmp_path_factory.mktemp("dishes-32") / "cache")
-
-
-@pytest.fixture(scope="session")
 def cache(dishes_cache: "DatasetCache") -> "DatasetCache":
     """The cache of the dishes; a folder of tests may override it, and the run stays as it is."""
     return dishes_cache
-
-
-@pytest.fixture(scope="session")
-def run_dir(dishes_cache: "DatasetCache", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of six epochs on the drawn dishes, with its predictions."""
-    from training.config import TrainConfig
-    from training.loop.trainer import train
-
-    run_dir = tmp_path_factory.mktemp("report") / "runs" / "first"
-    config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
-    train(config, dishes_cache, run_dir, device="cpu")
-    return run_dir
 
 
 @pytest.fixture(scope="module")

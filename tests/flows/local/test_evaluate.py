@@ -1,37 +1,28 @@
 """`hansang evaluate`: a model's served answers on any folder, compared with another's."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.paths import ROOT
+from tests.commands import hansang
 from training.config import TrainConfig
-from training.data.prepare import prepare
 from training.loop.trainer import train
-from training.samples.sample import draw_photos
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Three drawn dishes, and runs of one and of four epochs on them."""
+def made(photos, trained, dishes_cache, tmp_path_factory):
+    """The drawn dishes, the run on them, and one of a single epoch."""
     root = tmp_path_factory.mktemp("evaluate")
-    photos = draw_photos(root / "photos", classes=3, per_class=20)
-    cache = prepare(photos, 32, cache_root=root / "cache")
-    for name, epochs in (("short", 1), ("longer", 4)):
-        config = TrainConfig(image_size=32, epochs=epochs, batch_size=16, threads=1)
-        train(config, cache, root / name, device="cpu")
+    (root / "photos").symlink_to(photos)
+    (root / "longer").symlink_to(trained)
+    config = TrainConfig(image_size=32, epochs=1, batch_size=16, threads=1)
+    train(config, dishes_cache, root / "short", device="cpu")
     return root
 
 
 def _evaluated(*arguments, cwd):
-    ended = subprocess.run(
-        [sys.executable, "-m", "hansang", "evaluate", *map(str, arguments)],
-        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+    ended = hansang("evaluate", *arguments, cwd=cwd)
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended
 

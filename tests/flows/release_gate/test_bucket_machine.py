@@ -8,9 +8,15 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from service.errors import ConflictError, NotFoundError, UnavailableError
 from service.models import triton_config
@@ -236,9 +242,15 @@ class Buckets(RuleBasedStateMachine):
 
 TestBuckets = Buckets.TestCase
 TestBuckets.settings = settings(
-    max_examples=60,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@pytest.mark.long
+def test_more_orders_of_events_hold():
+    """Three times as many as by day."""
+    run_state_machine_as_test(Buckets, settings=settings(TestBuckets.settings, max_examples=60))

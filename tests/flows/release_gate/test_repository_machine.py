@@ -12,7 +12,12 @@ from unittest.mock import patch
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from flows.release_gate.traffic import remember
 from service.errors import ConflictError, ModelContractError, NotFoundError
@@ -192,12 +197,20 @@ class Repositories(RuleBasedStateMachine):
 
 TestRepositories = Repositories.TestCase
 TestRepositories.settings = settings(
-    max_examples=120,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
+NIGHT = settings(TestRepositories.settings, max_examples=120)
+
+
+@pytest.mark.long
+def test_more_orders_of_events_hold():
+    """Three times as many as by day."""
+    run_state_machine_as_test(Repositories, settings=NIGHT)
+
 
 _VERSIONS = "service.models.versions"
 _HISTORY = "service.models.history"
@@ -245,8 +258,8 @@ from tests.mutated import apply
 apply(tuple(sys.argv[1:]))
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from tests.flows.release_gate.test_repository_machine import Repositories, TestRepositories
-settings = settings(TestRepositories.settings, phases=[Phase.generate])
+from tests.flows.release_gate.test_repository_machine import NIGHT, Repositories
+settings = settings(NIGHT, phases=[Phase.generate])
 run_state_machine_as_test(Repositories, settings=settings)
 """
 

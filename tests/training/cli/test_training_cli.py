@@ -1,14 +1,12 @@
 """The verbs that need photos alone, run as a person runs them."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests import commands
 from training.cli.tables import print_results
 from training.runs.result import TrainResult
 
@@ -16,17 +14,12 @@ COUNTS = {"train/김밥": 3, "train/냉면": 2, "val/김밥": 1, "val/냉면": 1
 
 
 @pytest.fixture
-def hansang(tmp_path):
+def hansang(tmp_path, monkeypatch):
     """`hansang("inspect", root)` runs a verb in an empty folder; it never shows a traceback."""
+    monkeypatch.setenv("COLUMNS", "120")
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        ended = subprocess.run(
-            [sys.executable, "-m", "hansang", *map(str, arguments)],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
-            capture_output=True,
-            text=True,
-        )
+        ended = commands.hansang(*arguments, cwd=tmp_path)
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended
 

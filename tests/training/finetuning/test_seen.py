@@ -1,13 +1,11 @@
 """Photos that the source learnt are no photos to judge a fine-tuning by."""
 
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 
-from tests.paths import ROOT
+from tests.commands import hansang
 from training.data.cache import DatasetCache
 from training.data.prepare import prepare
 from training.errors import DataError
@@ -41,11 +39,10 @@ def test_photos_that_the_source_learnt_are_refused_by_name(swapped, start, tmp_p
 
 def test_finetune_refuses_before_it_trains(swapped, run_dir, tmp_path):
     """One sentence, and no run."""
-    done = subprocess.run(
-        [sys.executable, "-m", "hansang", "finetune", str(swapped), "--from", str(run_dir),
-         "--strategy", "linear-probe", "--epochs", "1", "--image-size", "32", "--threads", "1",
-         "--run", "r", "--runs-dir", str(tmp_path / "runs"), "--cache-dir", str(tmp_path / "c")],
-        cwd=ROOT, capture_output=True, text=True,
+    done = hansang(
+        "finetune", swapped, "--from", run_dir, "--strategy", "linear-probe", "--epochs", 1,
+        "--image-size", 32, "--threads", 1, "--run", "r", "--runs-dir", "runs", "--cache-dir", "c",
+        cwd=tmp_path,
     )  # fmt: skip
 
     assert 0 != done.returncode

@@ -23,6 +23,8 @@ from training.loop.learner import Learner
 from training.model.resnet import Served, build
 from training.runs import checkpoint
 
+pytestmark = pytest.mark.usefixtures("exports_once")
+
 
 def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
     """Onnxruntime counts the run's own top-1 on every validation photo, at any batch."""
