@@ -77,14 +77,17 @@ def _print(results: "list[Evaluated]", delta: "Delta | None") -> None:
     from training.evaluation.intervals import over
     from training.pages.page import percent, points, points_span, span
 
+    def with_interval(of: dict[str, Any], name: str) -> str:
+        return f"{percent(of[name])} ({span(of[f'{name}_interval'])})"
+
     rows: list[list[object]] = []
     found = [result.to_dict() for result in results]
     for name, show in (
         ("photos", lambda of: of["photos"]),
-        ("top-1", lambda of: f"{percent(of['top1'])} ({span(of['top1_interval'])})"),
+        ("top-1", lambda of: with_interval(of, "top1")),
         ("95 % intervals", lambda of: of["intervals"]),
-        ("macro recall", lambda of: percent(of["macro_recall"])),
-        ("macro F1", lambda of: f"{percent(of['macro_f1'])} ({span(of['macro_f1_interval'])})"),
+        ("macro recall", lambda of: with_interval(of, "macro_recall")),
+        ("macro F1", lambda of: with_interval(of, "macro_f1")),
         ("calibration error", lambda of: f"{of['ece']:.3f}"),
         ("left out", lambda of: len(of["left_out"])),
     ):

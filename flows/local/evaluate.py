@@ -52,7 +52,6 @@ class Evaluated:
             "model": self.name,
             "split": self.split,
             **asdict(found),
-            "macro_recall": found.balanced_accuracy,
             "intervals": method(found.groups),
             "per_class": there,
             "confusions": confusions(matrix, self.labels),

@@ -136,7 +136,7 @@ def effect_on(right: ArrayLike, clusters: Clusters) -> Effect:
     else:
         design = count / (count - 1) * float(squares.sum()) / within
     design = min(max(design, 1.0), size)
-    return Effect((design - 1) / (size - 1) if size > 1 else 0.0, _quantile(squares, 0.05))
+    return Effect((design - 1) / (size - 1) if size > 1 else 0.0, student(squares, 0.05))
 
 
 def interval(right: ArrayLike, clusters: Clusters) -> tuple[float, float]:
@@ -169,7 +169,7 @@ def paired(each: Floats, clusters: Clusters) -> tuple[float, float]:
         design = min(max(count / (count - 1) * float(by_group.sum()) / alone, 1.0), size)
     n = len(each) + 2 * design
     variance = design * max(squares + design - total**2 / n, 0.0)
-    return total / n, _quantile(by_group, 0.05) * math.sqrt(variance) / n
+    return total / n, student(by_group, 0.05) * math.sqrt(variance) / n
 
 
 def leaving_out(value: float, without: Floats, alpha: float = 0.05) -> tuple[float, float]:
@@ -182,7 +182,7 @@ def leaving_out(value: float, without: Floats, alpha: float = 0.05) -> tuple[flo
     """
     squares = np.square(without - without.mean())
     spread = math.sqrt((len(without) - 1) / len(without) * float(squares.sum()))
-    half = _quantile(squares, alpha) * spread
+    half = student(squares, alpha) * spread
     return value - half, value + half
 
 
@@ -213,7 +213,7 @@ def sign_flips(differences: Iterable[float], *, one_sided: bool = False) -> floa
     return float(min(chances[beyond].sum(), 1.0))
 
 
-def _quantile(squares: Floats, alpha: float) -> float:
+def student(squares: Floats, alpha: float) -> float:
     """Return Student's quantile for squared deviations of groups, (G,)."""
     from scipy.stats import t
 

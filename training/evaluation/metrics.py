@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.errors import RunError
-from training.evaluation import macro_f1
+from training.evaluation import macro
 from training.evaluation.calibration import expected_calibration_error, softmax
 from training.evaluation.clusters import Clusters, Designs
 from training.evaluation.intervals import Z95, accuracy_interval, wilson
-from training.evaluation.macro_f1 import share
+from training.evaluation.macro import share
 
 _BINS = 15
 _TINY = 1e-12
@@ -161,10 +161,9 @@ class Scores:
     """None with five classes or fewer."""
     macro_f1: float
     macro_f1_interval: tuple[float, float]
-    """Percentiles of 1,000 resamplings of the photos, by a fixed seed; with groups, by leaving out
-    one at a time."""
-    balanced_accuracy: float
-    """Mean recall over the classes that have photos."""
+    macro_recall: float
+    """Mean over the classes that have photos."""
+    macro_recall_interval: tuple[float, float]
     log_loss: float
     brier: float
     """Mean squared distance to the one-hot truth, summed over the classes (0 to 2)."""
@@ -260,10 +259,9 @@ def scores(predictions: Predictions) -> Scores:
         groups=clusters.count if clusters else 0,
         top5=top5,
         macro_f1=float(np.nanmean(found.f1.value)),
-        macro_f1_interval=macro_f1.percentiles(macro_f1.resampled(matrix))
-        if clusters is None
-        else macro_f1.by_group(predictions.targets, predictions.predicted, clusters, classes),
-        balanced_accuracy=float(np.nanmean(found.recall.value)),
+        macro_f1_interval=macro.f1_interval(targets, predicted, classes, clusters),
+        macro_recall=float(np.nanmean(found.recall.value)),
+        macro_recall_interval=macro.recall_interval(targets, predicted, classes, clusters),
         log_loss=log_loss,
         brier=float(brier),
         ece=reliability(predictions).ece,

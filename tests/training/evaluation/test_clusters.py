@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage import covered
+from benchmarks.coverage import covered, covered_macro
 from training.evaluation.clusters import Clusters, interval, paired, sign_flips
 from training.evaluation.intervals import accuracy_interval, mcnemar, paired_interval, wilson_of
+from training.evaluation.macro import f1_interval, recall_interval
 from training.evaluation.metrics import Predictions, confusion, designs_of, per_class, scores
 
 
@@ -18,6 +19,30 @@ def test_intervals_hold_for_new_groups(accuracy, correlation):
     assert 0.93 - 0.011 <= ours <= 0.97 + 0.011
     assert photos < 0.85
     assert 0.92 <= differences
+
+
+@pytest.mark.parametrize("grouping", ["objects", "shops"])
+def test_intervals_of_macro_figures_hold_for_new_groups(grouping):
+    """Means over classes, whose groups are objects of one class, or shops that sell all classes."""
+    found = covered_macro(grouping, 8, 0.8, 0.3, 24, 15, 600)
+
+    for name in ("recall", "f1"):
+        # Of 600 draws, two standard errors are 1.8 points.
+        assert 0.93 - 0.018 <= found[name].covers <= 0.98
+        assert found[name].photos_cover < 0.85
+
+
+def test_macro_figures_without_a_mistake_are_still_uncertain():
+    """All right, all wrong, a class that one photo has: within 0 to 1, wide, and no NaN."""
+    targets = np.array([0] * 9 + [1])
+    clusters = Clusters(np.arange(10) // 3, 4)
+    for predicted in (targets, 1 - targets, np.zeros(10, np.int64)):
+        for interval_of in (recall_interval, f1_interval):
+            for groups in (None, clusters):
+                low, high = interval_of(targets, predicted, 3, groups)
+
+                assert 0 <= low < high <= 1
+                assert high - low > 0.25
 
 
 def test_groups_of_one_photo_are_photos():
@@ -64,7 +89,7 @@ def test_a_difference_over_groups_is_less_certain():
 
 
 def test_scores_and_classes_count_groups():
-    """Accuracy, macro F1 and recall by class are wider, and scores say over how many groups."""
+    """Every figure of a split is wider, and scores say over how many groups."""
     random = np.random.default_rng(0)
     targets = np.repeat(np.arange(4), 60)
     groups = tuple(f"{target}-{n // 15}" for n, target in enumerate(targets))
@@ -81,7 +106,7 @@ def test_scores_and_classes_count_groups():
     over = per_class(matrix, designs_of(grouped, 4)).recall
 
     assert (0, 16) == (alone.groups, shared.groups)
-    for name in ("top1_interval", "macro_f1_interval"):
+    for name in ("top1_interval", "macro_recall_interval", "macro_f1_interval"):
         one, other = getattr(alone, name), getattr(shared, name)
         assert other[1] - other[0] > 1.5 * (one[1] - one[0])
     assert (over.high - over.low > 1.5 * (recall.high - recall.low)).all()
