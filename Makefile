@@ -73,7 +73,7 @@ $(VENV)-mlflow/.ready: requirements/mlflow-server.txt
 
 test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy, object storage
 	PATH="$(CURDIR)/$(VENV)-deploy/bin:$$PATH" $(BIN)/python -m pytest -m "" $(addprefix tests/, service/deploy service/offline training/buckets \
-	  service/models/test_bucket.py service/client/test_balancing.py service/observability/test_monitoring.py flows/test_bucket.py)
+	  service/models/test_bucket.py service/client/test_balancing.py service/observability/test_monitoring.py flows/test_bucket.py flows/pruning/test_photos.py)
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh

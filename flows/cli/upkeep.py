@@ -67,7 +67,8 @@ def prune(
     A cache goes unless it is the newest of its folder and size, was made within a day, or is needed
     by a run that has not ended or may still be released. Of runs that the gate weighed more than
     --days ago, exported files go, and checkpoints unless a version came from them. Metrics and
-    reports stay. Of what lies in a bucket, this machine's copies go.
+    reports stay. Of what lies in a bucket, this machine's copies go: of runs and caches by the same
+    rule, of photos when nothing has used them for --days.
 
     Example: hansang prune --dry-run
     """

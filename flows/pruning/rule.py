@@ -11,6 +11,9 @@ Of a run that the gate weighed more than `days` ago, go
 - its exported files: what was released lies in the repository;
 - its checkpoints, unless a version in the repository came from it.
 
+A copy of a bucket's photos goes when nothing has looked at the bucket for `days`: whoever needs it
+again fetches it again.
+
 Everything else of a run stays: settings, metrics, figures, report. Studies, and runs that were
 never weighed, stay as they are.
 """
@@ -19,14 +22,19 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.models.repository import ModelRepository
 from service.models.working_copy import working_copy
+from training.buckets import photos
+from training.buckets.mirror import locked
+from training.errors import RunError
 
 _DAY_S = 86400.0
+_GONE = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class Removable:
     why: str
     num_bytes: int
     """What its removal frees; files that another cache shares count nothing."""
+    used_as: Path | None = None
+    """What whoever uses it holds locked (`training.buckets.mirror.locked`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +69,7 @@ class _Models:
 
 
 def removable(runs: Path, caches: Path, repository: Path, *, days: float) -> list[Removable]:
-    """Return what may be removed, caches first.
+    """Return what may be removed, caches first and this machine's copies of photos last.
 
     Args:
         runs: The folder of runs.
@@ -74,11 +84,15 @@ def removable(runs: Path, caches: Path, repository: Path, *, days: float) -> lis
         known = _known(ModelRepository(folder))
     old_s = time.time() - days * _DAY_S
     found = list(_runs(runs))
-    return [*_old_caches(caches, found, known, old_s), *_old_files(found, known, old_s)]
+    return [
+        *_old_caches(caches, found, known, old_s),
+        *_old_files(found, known, old_s),
+        *_old_photos(old_s),
+    ]
 
 
 def remove(found: Removable) -> None:
-    """Remove it at once: a kill leaves no half cache.
+    """Remove it at once: a kill leaves no half cache. What somebody has begun to use stays.
 
     Raises:
         OSError: It cannot be removed.
@@ -86,8 +100,12 @@ def remove(found: Removable) -> None:
     if found.path.is_file():
         found.path.unlink()
         return
-    gone = found.path.with_name(f".tmp-{found.path.name}")
-    found.path.rename(gone)
+    gone = found.path.with_name(f"{_GONE}{found.path.name.removeprefix(_GONE)}")
+    if found.used_as is None:
+        found.path.rename(gone)
+    else:
+        with suppress(RunError), locked(found.used_as):
+            found.path.rename(gone)
     # A build that begins now removes what killed ones left, and this with it.
     shutil.rmtree(gone, ignore_errors=True)
 
@@ -139,6 +157,15 @@ def _old_files(runs: list[_Run], known: _Models, old_s: float) -> Iterator[Remov
         if checkpoints.is_dir() and run.path not in known.sources:
             why = "weighed, and no version in the repository came from it"
             yield Removable(checkpoints, why, _size(checkpoints))
+
+
+def _old_photos(old_s: float) -> Iterator[Removable]:
+    for path in sorted(photos.home().glob(f"{_GONE}*")):
+        yield Removable(path, "left by a prune that was killed", _size(path))
+    for copy, used_s in photos.last_used():
+        if used_s < old_s:
+            why = "a copy of a bucket's photos that nothing has used for so long"
+            yield Removable(copy.parent, why, _size(copy.parent), used_as=copy)
 
 
 def _runs(runs: Path) -> Iterator[_Run]:

@@ -34,6 +34,9 @@ _BATCH = 256
 _NAME_BYTES = 100
 """Of the prefix's last name in the copy's."""
 
+_KEY_DIGITS = 12
+"""Of the URL's hash in the copy's name."""
+
 _ODD_PATH = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ})
 """Errors of names that are keys and no paths, such as `a.jpg` beside `a.jpg/b.jpg`."""
 
@@ -88,14 +91,29 @@ def fetched(data: Path) -> Path:
     return folder
 
 
-def place_of(url: str) -> Path:
-    """Return where the copy of the photos below a URL lies, or would lie.
+def home() -> Path:
+    """Return the folder of all copies of photos on this machine.
 
     No bucket is called `.photos`, so that no run's copy lies there.
     """
+    return local_path(Path("s3://.photos"))
+
+
+def place_of(url: str) -> Path:
+    """Return where the copy of the photos below a URL lies, or would lie."""
     title = os.fsencode(url.rpartition("/")[2])[:_NAME_BYTES].decode(errors="ignore")
-    key = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return local_path(Path("s3://.photos")) / f"{title}-{key}" / title
+    key = hashlib.sha256(url.encode()).hexdigest()[:_KEY_DIGITS]
+    return home() / f"{title}-{key}" / title
+
+
+def last_used() -> Iterator[tuple[Path, float]]:
+    """Yield each copy that is here, and when it was last compared with its bucket, in Unix seconds.
+
+    Whoever compares it holds it `locked`.
+    """
+    for index in sorted(home().glob("[!.]*/index.sqlite")):
+        title = index.parent.name[: -_KEY_DIGITS - 1]
+        yield index.parent / title, index.stat().st_mtime
 
 
 class _Copy:
