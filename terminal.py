@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 _PLAIN_INTERVAL_S = float(os.environ.get("HANSANG_PROGRESS_S", "5"))
@@ -31,24 +32,46 @@ class UserError(Exception):
 
 def run(command: Callable[[], object]) -> None:
     """Run a command line; an error meant for people becomes one line and an exit code."""
+    # Closed by whoever started this: then there is no stream, and print would take the other one.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - until the end
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     # A name that is no Unicode is printed escaped; it must not cost the answers of the others.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command()
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read has gone, as `head` does; what Python has left to say is for nobody.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has gone, as `head` does.
+        _discard_output()
         sys.exit(1)
     except OSError as error:
+        if error.filename is None and _output_fails():
+            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+            _discard_output()
+            sys.exit(1)
         # The system refused something that nobody foresaw; with no path, a traceback says more.
         if error.filename is None:
             raise
         print(f"error: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
         sys.exit(1)
+
+
+def _output_fails() -> bool:
+    """Return whether standard output takes nothing: its disk is full, for example."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _discard_output() -> None:
+    """Send what Python has left to say, when it ends, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def settings(items: Sequence[str]) -> dict[str, str]:

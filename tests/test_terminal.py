@@ -1,9 +1,11 @@
 """What every verb shares: one line a record, one sentence an error."""
 
+import shlex
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from tests.paths import ROOT
 
@@ -44,6 +46,34 @@ def test_a_reader_that_goes_away_is_no_error_to_speak_of():
         assert "" == process.stderr.read()
 
 
+def in_a_shell(code: str, rest: str) -> tuple[int, str, str]:
+    """Run a piece of Python with redirections; return its exit code and what it said."""
+    line = f"{shlex.join([sys.executable, '-c', code])} {rest}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_sentence(monkeypatch, buffered):
+    """A full disk, as it is written or when the program ends."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", buffered)
+    said = "error: cannot write the output: No space left on device\n"
+    code = "from terminal import run; run(lambda: print(1))"
+
+    assert (1, "", said) == in_a_shell(code, "> /dev/full")
+
+
+@pytest.mark.parametrize(
+    ("closed", "told"),
+    [("1>&-", ("", "said\n")), ("2>&-", ("1\n", "")), ("1>&- 2>&-", ("", ""))],
+)
+def test_a_stream_that_is_closed_costs_nothing(closed, told):
+    """As in a service without a terminal: the other stream has what is its own, and no more."""
+    code = "from terminal import run, say; run(lambda: (print(1), say('said')))"
+
+    assert (0, *told) == in_a_shell(code, closed)
+
+
 @pytest.mark.parametrize(
     ("verb", "more"), [("train", []), ("finetune", ["--from", "x"]), ("pipeline", [])]
 )
@@ -59,3 +89,20 @@ def test_a_wrong_setting_is_refused_before_torch_and_prefect_are_loaded(tmp_path
     )
     assert "did you mean optimizer.lr?" in done.stderr
     assert "[]" == done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", [".", "..", " ", "../other", "a/./b", "a\nb", "\x1b[2J"])
+def test_a_name_that_is_no_folder_in_runs_is_refused(name):
+    """`.` is RUNS itself, and a line break makes two lines of every hint."""
+    from training.cli.options import named
+
+    with pytest.raises(typer.BadParameter, match=r"no name of a folder|cannot be shown"):
+        named(name)
+
+
+def test_other_names_are_kept():
+    """Signs of a shell, spaces inside, any script, a folder in a folder; nothing is a new one."""
+    from training.cli.options import named
+
+    for name in ("first", "한상 1", "$x$", "-x", "night/1", "..a", "", None):
+        assert name == named(name)

@@ -21,6 +21,7 @@ from training.cli.options import (
     Group,
     Json,
     PlacementName,
+    RunId,
     StopWithParent,
     StudiesDir,
     Tensorboard,
@@ -56,7 +57,6 @@ Epochs = Annotated[int | None, typer.Option(min=1, help="Epochs of a full run.",
 ImageSize = Annotated[
     int | None, typer.Option(min=32, max=512, help="Side in pixels.", show_default="the source's")
 ]
-Run = Annotated[str | None, typer.Option(help="Run ID; what exists goes on.", show_default="new")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting, e.g. transfer.views=4."),
@@ -97,7 +97,7 @@ def finetune(
     data: Data,
     source: Source,
     strategy: Strategy = "auto", epochs: Epochs = None, image_size: ImageSize = None,
-    run: Run = None, setting: Set = None,
+    run: RunId = None, setting: Set = None,
     seed: Seed = 0, seeds: Seeds = None, among: Among = None, keep: Keep = None,
     report_forgetting: ReportForgetting = False, old_photos: OldPhotos = None,
     old_group: OldGroup = "", features: Features = True,

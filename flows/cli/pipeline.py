@@ -16,7 +16,7 @@ from photo_folder.names import shell
 from service.cli.serve import Repository
 from storage import require_writable
 from terminal import UserError, print_json, print_table, progress, say, settings
-from training.cli.options import CacheDir, Group, Json, RunsDir
+from training.cli.options import CacheDir, Group, Json, RunId, RunsDir
 from training.cli.photos import look
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def release(
 
 def pipeline(
     data: Data,
-    run: Annotated[str | None, typer.Option(help="Run ID; the same ID resumes the run.")] = None,
+    run: RunId = None,
     recipe: Annotated[str, typer.Option(help="Recipe to train with.")] = "scratch",
     epochs: Epochs = None,
     image_size: ImageSize = 224,

@@ -20,6 +20,7 @@ from PIL import (
     Image,
     PngImagePlugin,
     TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -187,6 +188,8 @@ class Raster:
             raise ImageError(f"{error}: shrink it", kind="too_many_pixels") from error
         except Exception as error:
             why = str(error) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # which names an object in memory
+                why = "its header or a part before the pixels is damaged, or of a rare kind"
             raise ImageError(f"this {self._kind.name} is broken: {why}") from error
 
 

@@ -27,4 +27,5 @@ def case(tmp_path_factory):
             module.CASES[name](root / name)
         return root / name
 
+    make.ids = tuple(module.CASES)
     return make

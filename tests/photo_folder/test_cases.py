@@ -41,6 +41,12 @@ def without_rights(*command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_every_case_is_tried(case):
+    """A new id in the shared script needs a test here, or of tables."""
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert not [name for name in case.ids if f'"{name}"' not in tests]
+
+
 @pytest.mark.parametrize(
     ("folder", "words"),
     [

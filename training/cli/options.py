@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from photo_folder.names import has_control, is_unicode
 from storage import bucket_url
 
 
@@ -14,6 +15,19 @@ def _folder(path: Path) -> Path:
             "the runs of a study lie in a folder; hansang train and hansang pipeline take s3://"
         )
     return path
+
+
+def named(name: str | None) -> str | None:
+    """Return a name that becomes a folder in RUNS, if it can be one.
+
+    Raises:
+        typer.BadParameter: It is blank, leads elsewhere, or cannot be written in one line.
+    """
+    if name and (not name.strip() or {".", ".."} & set(name.split("/"))):
+        raise typer.BadParameter(f"{name!r} is no name of a folder in RUNS; give one such as first")
+    if name and (has_control(name) or not is_unicode(name)):
+        raise typer.BadParameter(f"{name!r} has a character that cannot be shown; give another")
+    return name
 
 
 Data = Annotated[
@@ -34,6 +48,12 @@ PlacementName = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=0, help="CPU threads.", show_default="all cores")]
 StudySide = Annotated[int, typer.Option(min=32, max=512, help="Side of the square, in pixels.")]
+RunId = Annotated[
+    str | None,
+    typer.Option(
+        "--run", callback=named, help="Run ID; a run that exists goes on.", show_default="new"
+    ),
+]
 RunsDir = Annotated[Path, typer.Option(help="Where runs lie, also s3://…")]
 StudiesDir = Annotated[
     Path, typer.Option("--runs-dir", help="Where runs and studies lie.", callback=_folder)

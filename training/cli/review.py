@@ -24,6 +24,7 @@ from training.cli.options import (
     StopWithParent,
     StudiesDir,
     StudySide,
+    named,
 )
 from training.cli.photos import look, prepared, title_of
 from training.loop.stopping import stop_at_end_of_input, stop_on_signals
@@ -44,6 +45,7 @@ From = Annotated[
 Run = Annotated[
     str | None,
     typer.Option(
+        callback=named,
         help="Name of the runs, RUNS/<name>/fold-1-of-4 and so on; runs that exist go on.",
         show_default="<DATA's name>-review-<hash of the photos and settings>",
     ),

@@ -20,6 +20,7 @@ from training.cli.options import (
     Json,
     StudiesDir,
     StudySide,
+    named,
 )
 from training.cli.photos import look, look_again, prepared, title_of
 from training.cli.tables import print_ablation
@@ -63,7 +64,12 @@ Weakest = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="The first seed.")]
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Its folder in RUNS.", show_default="<DATA's name>-<question>"),
+    typer.Option(
+        "--name",
+        callback=named,
+        help="Its folder in RUNS.",
+        show_default="<DATA's name>-<question>",
+    ),
 ]
 StudyThreads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")

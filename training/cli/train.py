@@ -19,6 +19,7 @@ from training.cli.options import (
     Group,
     Json,
     PlacementName,
+    RunId,
     RunsDir,
     StopWithParent,
     Tensorboard,
@@ -58,9 +59,6 @@ Within = Annotated[
         metavar="TIME",
         help="Choose side, batch and epochs that promise most in this time, e.g. 30m or 1h30m.",
     ),
-]
-RunId = Annotated[
-    str | None, typer.Option(help="Run ID; a run that exists goes on.", show_default="new")
 ]
 Extend = Annotated[bool, typer.Option("--extend", help="Give a run that exists more --epochs.")]
 Set = Annotated[

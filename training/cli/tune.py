@@ -21,6 +21,7 @@ from training.cli.options import (
     StopWithParent,
     StudiesDir,
     StudySide,
+    named,
 )
 from training.cli.photos import look, look_again, prepared, title_of
 from training.cli.tables import print_search
@@ -38,7 +39,9 @@ Trials = Annotated[
 ]
 StudyName = Annotated[
     str | None,
-    typer.Option(help="Name; one that exists goes on.", show_default="<DATA's name>-tune"),
+    typer.Option(
+        callback=named, help="Name; one that exists goes on.", show_default="<DATA's name>-tune"
+    ),
 ]
 SpaceName = Annotated[
     str, typer.Option(help="default, or a TOML file that changes it (docs/guides/tuning.md).")

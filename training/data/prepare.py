@@ -92,14 +92,16 @@ def _prepared(
     for path in found:
         if (cache := _unchanged(path, folder, stamp)) is not None:
             return cache
-    require_writable(cache_root, "--cache-dir")
-    cache_root.mkdir(parents=True, exist_ok=True)
+    if not found:  # else the photos may be those of an older cache, under other times
+        require_writable(cache_root, "--cache-dir")
     with decoding.workers(len(folder.photos)) as pool:
         wanted = read_photos(folder, image_size, stamp, pool)
         path = cache_root / f"{prefix}{wanted.key()[:12]}"
         if _opened(path) is None:
             fetch(path)
         if _opened(path) is None:
+            require_writable(cache_root, "--cache-dir")
+            cache_root.mkdir(parents=True, exist_ok=True)
             with (cache_root / ".lock").open("w") as lock:
                 # One builder at a time; the system lets go of the lock of a killed one.
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -100,6 +100,14 @@ def test_what_is_broken_or_rare_within_a_format_has_a_sentence(data, sentence):
     refused(data, sentence)
 
 
+def test_what_pillow_makes_nothing_of_is_said_alike_each_time():
+    """The same bytes get the same sentence, and none names an object in memory."""
+    damaged = bytearray(png(64, 64, before=chunk(b"tEXt", b"a\0b")))
+    damaged[8 + 25 + 8] ^= 1  # in the text, so that its checksum is wrong
+
+    refused(bytes(damaged), "this PNG is broken: its header .* is damaged, or of a rare kind$")
+
+
 def test_a_compressed_bmp_is_refused():
     """Pillow decodes it in Python, a run at a time."""
     rows = b"\x40\1\0\0" * 64 + b"\0\1"

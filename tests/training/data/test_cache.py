@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -196,6 +197,26 @@ def test_a_cache_that_has_no_place_is_refused_before_photos_are_read(folder, tmp
     (tmp_path / "file").write_text("x")
     with pytest.raises(StorageError, match=r"--cache-dir .*file is no folder"):
         prepare(folder(COUNTS), 32, cache_root=tmp_path / "file")
+
+
+def test_a_cache_that_only_others_may_write_is_used(folder, tmp_path, monkeypatch):
+    """Copies of its photos, elsewhere or with other times, need no place to write; new ones do."""
+    root = folder(COUNTS)
+    first = prepare(root, 32, cache_root=tmp_path / "cache")
+    copy = tmp_path / "copy" / root.name
+    shutil.copytree(root, copy)
+    for path in copy.rglob("*.jpg"):
+        os.utime(path, (1, 1))
+
+    def denied(*_args, **_options) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("storage.writing.tempfile.mkdtemp", denied)
+    monkeypatch.setattr("training.data.prepare.write_text", denied)
+    assert first.path == prepare(copy, 32, cache_root=tmp_path / "cache").path
+    (copy / "train" / "a" / "0.jpg").write_bytes((copy / "train" / "b" / "0.jpg").read_bytes())
+    with pytest.raises(StorageError, match=r"cannot be written \(Permission denied\)"):
+        prepare(copy, 32, cache_root=tmp_path / "cache")
 
 
 def test_a_class_that_bad_photos_left_bare_is_drawn_anew(folder, tmp_path):
