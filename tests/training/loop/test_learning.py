@@ -255,12 +255,13 @@ def test_settings_are_changed_by_name_and_checked():
 
 
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, capsys):
-    """A flipped byte and a cut-off end are found by the checksum, and said aloud."""
-    for step in (1, 2, 3):
+    """No content, a cut-off end and a flipped byte are found by the checksum, and said aloud."""
+    for step in (1, 2, 3, 4):
         tensors = {"x": torch.full((1000,), float(step))}
         checkpoint.save(checkpoint.path_of(tmp_path, step), tensors, {"step": step})
-    newest = checkpoint.path_of(tmp_path, 3)
-    newest.write_bytes(newest.read_bytes()[:-100])
+    checkpoint.path_of(tmp_path, 4).write_bytes(b"")
+    third = checkpoint.path_of(tmp_path, 3)
+    third.write_bytes(third.read_bytes()[:-100])
     second = checkpoint.path_of(tmp_path, 2)
     data = bytearray(second.read_bytes())
     data[-50] ^= 1
@@ -271,7 +272,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_taken(tmp_path, c
     tensors, state = checkpoint.load(checkpoint.path_of(tmp_path, 1))
     assert {"step": 1} == state
     assert 1 == tensors["x"][0]
-    assert 2 == capsys.readouterr().err.count("is damaged")
+    assert 3 == capsys.readouterr().err.count("is damaged")
     data = bytearray(checkpoint.path_of(tmp_path, 1).read_bytes())
     data[-50] ^= 1
     checkpoint.path_of(tmp_path, 1).write_bytes(data)

@@ -60,7 +60,8 @@ def test_another_way_of_computing_is_refused_and_may_be_accepted(stopped, cache,
 
     with pytest.raises(RunError, match=rf"{name}: .* there, .* now\. Go on .*--accept-changes"):
         train(CONFIG, cache, stopped, device="cpu")
-    train(CONFIG, cache, stopped, device="cpu", accept_changes=True)
+    with pytest.raises(StoppedError):
+        train(CONFIG, cache, stopped, device="cpu", accept_changes=True, should_stop=lambda: True)
 
     about = run_directory.read(stopped)
     (note,) = about["accepted"]
@@ -86,7 +87,8 @@ def test_a_run_keeps_its_threads_unless_told_otherwise(stopped, cache):
 
     with pytest.raises(RunError, match=r"threads: 1 there, 2 now"):
         train(CONFIG.with_overrides({"threads": 2}), cache, stopped, device="cpu")
-    train(free, cache, stopped, device="cpu")
+    with pytest.raises(StoppedError):
+        train(free, cache, stopped, device="cpu", should_stop=lambda: True)
 
     assert 1 == run_directory.read(stopped)["threads"]
 

@@ -50,8 +50,11 @@ def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int, writing: ctypes.c
     go(cache, run_dir)
 
 
-def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path):
-    """One run, killed 20 times: within steps, validations and the writing of files."""
+@pytest.mark.parametrize(
+    ("times", "each"), [(5, 1), pytest.param(20, 3, marks=pytest.mark.long)], ids=["day", "night"]
+)
+def test_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path, times, each):
+    """One run, killed so often: within steps, validations and the writing of files."""
     reference, took_s = undisturbed
     run_dir, moments = tmp_path / "r", random.Random(0)
     kills: Counter[str] = Counter()
@@ -81,13 +84,13 @@ def test_twenty_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_p
             died += 1
             kills.update({PHASES[phase.value], PHASES[writing.value]})
         else:
-            # It came to its end; what is left of the 20 goes to a fresh one.
+            # It came to its end; what is left of the kills goes to a fresh one.
             assert 0 == process.exitcode
             assert_same(reference, run_dir)
             shutil.rmtree(run_dir)
-        if died >= 20 and min(kills[name] for name in PHASES[1:]) >= 3:
+        if died >= times and min(kills[name] for name in PHASES[1:]) >= each:
             break
-    assert died >= 20
+    assert died >= times
     # Files are written in moments beside the steps, which a quick machine hardly shows.
     assert min(kills[name] for name in PHASES[1:]) >= 1, kills
     process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
@@ -129,7 +132,10 @@ def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
     assert_same(undisturbed[0], run_dir)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+# `test_learning.py` has every kind of damage by day, without runs.
+@pytest.mark.parametrize(
+    "damage", ["flip", *(pytest.param(each, marks=pytest.mark.long) for each in ("cut", "empty"))]
+)
 def test_a_damaged_newest_checkpoint_costs_a_few_steps(
     undisturbed, cache, tmp_path, capsys, damage
 ):
@@ -149,23 +155,32 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps(
     assert_same(undisturbed[0], run_dir)
 
 
+# A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
+FIRST_IS_BEST = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
+
+
+@pytest.fixture(scope="module")
+def first_is_best(cache, tmp_path_factory):
+    """A finished run whose first epoch is the best."""
+    run_dir = tmp_path_factory.mktemp("first-is-best") / "r"
+    assert 1 == train(FIRST_IS_BEST, cache, run_dir, device="cpu").best_epoch
+    return run_dir
+
+
 @pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_a_damaged_best_epoch_is_trained_again(cache, tmp_path, capsys, damage):
+def test_a_damaged_best_epoch_is_trained_again(first_is_best, cache, tmp_path, capsys, damage):
     """It is said aloud, and the run ends with the same best weights, metrics and result."""
-    # A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
-    config = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
-    run_dir, reference = tmp_path / "r", tmp_path / "reference"
-    assert 1 == train(config, cache, reference, device="cpu").best_epoch
-    shutil.copytree(reference, run_dir)
+    run_dir = tmp_path / "r"
+    shutil.copytree(first_is_best, run_dir)
     best = run_dir / "checkpoints" / checkpoint.BEST
     data = bytearray(best.read_bytes())
     data[len(data) // 2] ^= 1
     best.unlink() if damage == "gone" else best.write_bytes(data)
 
-    train(config, cache, run_dir, device="cpu")
+    train(FIRST_IS_BEST, cache, run_dir, device="cpu")
 
     assert "is damaged" in capsys.readouterr().err
-    assert_same(reference, run_dir)
+    assert_same(first_is_best, run_dir)
 
 
 def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
@@ -184,13 +199,19 @@ def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
     train(CONFIG, cache, run_dir, device="cpu")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+# By day `test_runs.py` sends SIGTERM, and `test_saving.py` SIGHUP.
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGUSR1,
+     *(pytest.param(each, marks=pytest.mark.long) for each in (signal.SIGTERM, signal.SIGHUP))],
+)  # fmt: skip
 def test_a_signal_saves_within_ten_seconds(dishes, tmp_path, number):
     """The exit code is 75 and the checkpoint is that of the very step."""
     process = subprocess.Popen(
         [
             sys.executable, "-m", "training", str(dishes), "--run", "r", "--epochs", "500",
-            "--image-size", "32", "--runs-dir", str(tmp_path), "--cache-dir", str(tmp_path / "c"),
+            "--image-size", "32", "--threads", "1", "--runs-dir", str(tmp_path), "--cache-dir",
+            str(tmp_path / "c"),
         ],
         cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "HANSANG_PROGRESS_S": "0"},
     )  # fmt: skip
