@@ -12,15 +12,26 @@ MOST_EPOCHS = 200
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """A run at one side."""
+
+    epochs: int
+    top1: float
+    """On validation, a fraction."""
+    seconds: float
+    """Of training and validation on one core; 0 where it was not timed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Runs at one side, from few photos seen to many."""
 
     image_size: int
     """Side in pixels."""
-    photos_seen: tuple[float, ...]
-    """Photos that a run trained on, each counted in every epoch; rising."""
-    top1: tuple[float, ...]
-    """Validation top-1 of each run, a fraction."""
+    num_photos: int
+    """Photos that each run trained on, all of them in every epoch."""
+    runs: tuple[MeasuredRun, ...]
+    """From few epochs to many."""
 
     def promise(self, photos_seen: float) -> float:
         """Return the top-1 that so many photos promise, a fraction.
@@ -28,12 +39,13 @@ class Curve:
         Between two runs it is a straight line over the logarithm. Below the first the line falls on
         to zero, and beyond the last nothing more is promised.
         """
-        if photos_seen >= self.photos_seen[-1]:
-            return self.top1[-1]
-        at = max(bisect(self.photos_seen, photos_seen), 1)
-        low, high = self.photos_seen[at - 1], self.photos_seen[at]
-        share = log(photos_seen / low) / log(high / low)
-        return max(self.top1[at - 1] + share * (self.top1[at] - self.top1[at - 1]), 0.0)
+        epochs = photos_seen / self.num_photos
+        if epochs >= self.runs[-1].epochs:
+            return self.runs[-1].top1
+        at = max(bisect(self.runs, epochs, key=lambda run: run.epochs), 1)
+        low, high = self.runs[at - 1], self.runs[at]
+        share = log(epochs / low.epochs) / log(high.epochs / low.epochs)
+        return max(low.top1 + share * (high.top1 - low.top1), 0.0)
 
 
 @cache
@@ -43,8 +55,11 @@ def frontier() -> tuple[Curve, ...]:
     curves = (
         Curve(
             curve["image_size"],
-            tuple(epochs * table["num_photos"] for epochs, _ in curve["runs"]),
-            tuple(percent / 100 for _, percent in curve["runs"]),
+            table["num_photos"],
+            tuple(
+                MeasuredRun(epochs, percent / 100, seconds)
+                for epochs, percent, seconds in curve["runs"]
+            ),
         )
         for curve in table["curve"]
     )

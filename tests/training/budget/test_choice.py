@@ -1,18 +1,23 @@
 """What is chosen for a time: pure functions over costs and curves."""
 
+from itertools import pairwise, starmap
+
 import pytest
 
 from training.budget.choice import Costs, choose, epochs_s
 from training.budget.deadline import Deadline, seconds_of, shown
-from training.budget.frontier import MOST_EPOCHS, Curve, frontier
+from training.budget.frontier import MOST_EPOCHS, Curve, MeasuredRun, frontier
 from training.budget.plan import chosen_settings, large_batch
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.recipes import scratch
 
-CURVES = (
-    Curve(64, (10_000.0, 20_000.0, 100_000.0), (0.5, 0.6, 0.65)),
-    Curve(96, (10_000.0, 20_000.0, 100_000.0), (0.45, 0.62, 0.75)),
+CURVES = tuple(
+    Curve(side, 1000, tuple(starmap(MeasuredRun, runs)))
+    for side, runs in (
+        (64, ((10, 0.5, 0), (20, 0.6, 0), (100, 0.65, 0))),
+        (96, ((10, 0.45, 0), (20, 0.62, 0), (100, 0.75, 0))),
+    )
 )
 PHOTOS = {"num_train": 1000, "num_val": 500}
 
@@ -110,11 +115,11 @@ def test_growing_photos_are_counted_at_the_sides_they_have():
 def test_the_measured_curves_rise():
     """More photos seen promise more at every side; between two runs lies what is between them."""
     for curve in frontier():
-        assert list(curve.top1) == sorted(curve.top1)
-        assert list(curve.photos_seen) == sorted(curve.photos_seen)
-        low, high = curve.photos_seen[:2]
-        assert curve.top1[0] < curve.promise((low * high) ** 0.5) < curve.top1[1]
-        assert 0 <= curve.promise(1) < curve.promise(1e12) == curve.top1[-1]
+        for few, more in pairwise(curve.runs):
+            assert few.epochs < more.epochs
+            between = curve.num_photos * (few.epochs * more.epochs) ** 0.5
+            assert few.top1 < curve.promise(between) < more.top1
+        assert 0 <= curve.promise(1) < curve.promise(1e12) == curve.runs[-1].top1
 
 
 def test_a_large_batch_needs_enough_steps_and_moves_nothing_that_was_given():
