@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.flows.rig import Rig, free_port
 from tests.paths import ROOT
@@ -70,6 +71,34 @@ def test_a_real_postgresql_holds_the_state(tmp_path, photos):
         rig.close()
         server.send_signal(signal.SIGINT)
         server.wait(30)
+
+
+def test_a_worker_of_compose_answers_the_health_check_of_compose(tmp_path):
+    """The very command and the very check, on another port; without a worker the check fails."""
+    told = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["worker-light"]
+    check = told["healthcheck"]["test"]
+    assert check[:2] == ["CMD", "python"]
+    port = str(free_port())
+    rig = Rig(tmp_path, PREFECT_WORKER_WEBSERVER_PORT=port,
+              PREFECT_WORKER_WEBSERVER_HOST="127.0.0.1")  # fmt: skip
+
+    def is_well() -> bool:
+        asked = [sys.executable, *(part.replace(":8080/", f":{port}/") for part in check[2:])]
+        env = rig.env | {"http_proxy": "http://127.0.0.1:1"}
+        return subprocess.run(asked, env=env, capture_output=True).returncode == 0
+
+    try:
+        rig.start_server()
+        rig.deploy()
+        assert not is_well()
+        with (tmp_path / "worker.log").open("a") as log:
+            rig.workers.append(subprocess.Popen(
+                [sys.executable, *told["entrypoint"][1:], *told["command"]], cwd=ROOT, env=rig.env,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            ))  # fmt: skip
+        rig.until(is_well, within_s=120)
+    finally:
+        rig.close()
 
 
 def test_up_starts_everything_and_stops_it_cleanly(tmp_path, photos):

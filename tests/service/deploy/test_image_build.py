@@ -88,9 +88,11 @@ def docker(tmp_path, monkeypatch):
             (folder / name).chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
-        def run(file: Path, **settings: str) -> tuple[subprocess.CompletedProcess, list[str]]:
-            ran = subprocess.run(["sh", str(file)], env={**os.environ, **settings}, text=True,
-                                 capture_output=True)  # fmt: skip
+        def run(
+            file: Path, *given: str, **settings: str
+        ) -> tuple[subprocess.CompletedProcess, list[str]]:
+            ran = subprocess.run(["sh", str(file), *given], env={**os.environ, **settings},
+                                 text=True, capture_output=True)  # fmt: skip
             return ran, (tmp_path / "calls").read_text().splitlines()
 
         return run
@@ -123,6 +125,34 @@ def test_image_test_builds_no_stand_in_that_it_does_not_use(docker, images, buil
     assert 0 == ran.returncode, ran.stderr
     tags = [re.search(r"--tag hansang-test:(\S+)", call) for call in calls]
     assert built == [tag[1] for tag in tags if tag]
+
+
+def test_images_of_others_are_pinned_in_env_by_what_the_registry_says(docker, tmp_path):
+    """A line for each, once, also after a second time; ours are built here; the rest stays."""
+    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
+    (tmp_path / ".env").write_text("BIND=127.0.0.1\nGRAFANA_IMAGE=old\n")
+    digest = f"sha256:{'ab' * 32}"
+    run = docker(f"image*) echo some/name@{digest} ;;")
+    for _ in range(2):
+        ran, calls = run(ROOT / "deploy" / "pin_images.sh", str(tmp_path))
+        assert 0 == ran.returncode, ran.stderr
+    first, *pinned = (tmp_path / ".env").read_text().splitlines()
+    assert "BIND=127.0.0.1" == first
+    names = [line.split("=")[0] for line in pinned]
+    assert ["ALERTMANAGER_IMAGE", "GRAFANA_IMAGE", "POSTGRES_IMAGE", "PROMETHEUS_IMAGE"] == names
+    for line in pinned:
+        assert re.fullmatch(rf"[A-Z_]+=[\w/.-]+:v?\d[\w.-]*@{digest}", line), line
+    assert not any("hansang" in call for call in calls)
+
+
+def test_an_image_without_a_digest_is_not_pinned(docker, tmp_path):
+    """A sentence, and .env as it was."""
+    (tmp_path / "compose.yaml").write_text((ROOT / "compose.yaml").read_text())
+    (tmp_path / ".env").write_text("BIND=127.0.0.1\n")
+    ran, _ = docker("image*) ;;")(ROOT / "deploy" / "pin_images.sh", str(tmp_path))
+    assert 1 == ran.returncode
+    assert "has no digest" in ran.stderr
+    assert "BIND=127.0.0.1\n" == (tmp_path / ".env").read_text()
 
 
 def test_unhealthy_parts_are_restarted_and_named(docker):
