@@ -11,7 +11,7 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 # They change with each commit, so an image names them last: its packages stay cached.
 ARG VERSION=0.1.0
-ARG REVISION=unknown
+ARG REVISION=""
 ARG CREATED=1970-01-01T00:00:00Z
 
 # hadolint ignore=DL3006  # pinned above

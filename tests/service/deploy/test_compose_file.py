@@ -163,6 +163,17 @@ def test_every_part_has_limits_and_what_answers_is_asked_whether_it_is_well():
     assert "ProxyHandler({})" in COMPOSE["services"]["prefect"]["healthcheck"]["test"][-1]
 
 
+def test_images_that_compose_builds_know_their_revision():
+    """As an argument of the build: runs in containers note it, and there is no git in an image."""
+    for name, service in SERVICES.items():
+        if "build" in service:
+            assert {"REVISION": "${REVISION:-}"} == service["build"]["args"], name
+    page = (ROOT / "docs" / "guides" / "production.md").read_text()
+    assert page.count("docker compose up --build") == page.count(
+        "REVISION=$(git rev-parse HEAD) docker compose up --build"
+    )
+
+
 def test_training_and_serving_may_use_two_gpus():
     """.env names a GPU for each."""
     gpu = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())["services"]
