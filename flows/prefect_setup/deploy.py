@@ -101,8 +101,7 @@ def deploy(
             file, HOME=str(home.resolve()), DATA=data, MODEL=model, POOL=heavy, GPUS=str(gpus),
             TIMEZONE=timezone,
         )  # fmt: skip
-        after = _deployments(client)
-        for name, now in sorted(after.items()):
+        for name, now in sorted(_deployments(client).items()):
             if now["tags"] and "hansang" in now["tags"]:
                 changes.append(
                     Change(kind="deployment", name=name, what=_difference(before.get(name), now))
