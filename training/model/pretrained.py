@@ -25,13 +25,13 @@ from training.errors import ConfigError, RunError
 from training.model import hub
 from training.model.cached_features import digest
 from training.model.resnet import build
-from training.model.state_dicts import network_of, weights_in
+from training.model.state_dicts import HEADS, is_plain, network_of, weights_in
 from training.runs import checkpoint, run_directory
 
 MOST_BYTES = 2**30
 """The largest file of weights that is read; ResNet18 has 45 MB."""
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".pth.tar", ".bin")
 _TIMEOUT_S = 30.0
 _SHOWN = 3
 
@@ -147,7 +147,7 @@ def _run(run_dir: Path, prefix: str = "") -> Start:
 
 
 def _file(path: Path) -> Mapping[str, Any]:
-    if path.suffix not in SUFFIXES:
+    if not path.name.endswith(SUFFIXES):
         raise ConfigError(f"{path} is no file of weights by its name ({', '.join(SUFFIXES)})")
     if path.stat().st_size > MOST_BYTES:
         raise ConfigError(f"{path} is larger than {MOST_BYTES // 2**20} MiB: no ResNet18")
@@ -172,15 +172,15 @@ def _checked(tensors: Mapping[str, Any], name: str) -> Start:
     wanted = {k: v for k, v in build(2, seed=0).state_dict().items() if not k.startswith("fc.")}
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in tensors and key not in optional]
-    extra = [key for key in tensors if key not in wanted and not key.startswith("fc.")]
+    extra = [key for key in tensors if key not in wanted and not key.startswith(HEADS)]
     shapes = [
         f"{key} is {tuple(tensors[key].shape)}, not {tuple(value.shape)}"
         for key, value in wanted.items()
         if key in tensors and tensors[key].shape != value.shape
     ]
     problems = [
-        f"{what} {', '.join(found[:_SHOWN])}{' and more' if len(found) > _SHOWN else ''}"
-        for what, found in (("it lacks", missing), ("it has", extra), ("", shapes))
+        f"{what}{', '.join(found[:_SHOWN])}{' and more' if len(found) > _SHOWN else ''}"
+        for what, found in (("it lacks ", missing), ("it has ", extra), ("", shapes))
         if found
     ]
     if problems:
@@ -191,6 +191,12 @@ def _checked(tensors: Mapping[str, Any], name: str) -> Start:
             )
         raise ConfigError(
             f"{name} has no weights of ResNet18 under torchvision's names: {'; '.join(problems)}"
+        )
+    rare = [key for key in wanted if key in tensors and not is_plain(tensors[key])]
+    if rare:
+        raise ConfigError(
+            f"{name}: {rare[0]} is quantised, sparse, complex or has no values; save the weights as"
+            " they were trained"
         )
     taken = {
         key: tensors[key].to(value.dtype) if key in tensors else value

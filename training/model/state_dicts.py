@@ -1,8 +1,9 @@
 """State dicts as people have them: wrapped, prefixed, compiled, and of which network they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from training.errors import ConfigError
@@ -12,6 +13,9 @@ WRAPPERS = (
     "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module",
 )  # fmt: skip
 """Where checkpoints keep the weights; averages come first, since these were validated."""
+
+HEADS = ("fc.", "classifier.", "head.", "last_linear.")
+"""What the last layer is called, which nothing starts from."""
 
 _AVERAGES = ("average", "ema")
 _FIRST, _BLOCK = "conv1.weight", "layer1.0.conv1.weight"
@@ -44,11 +48,17 @@ def weights_in(found: Any, where: str) -> dict[str, Tensor]:
         ConfigError: There is no state dict, or several networks of which none is the average.
     """
     for _ in WRAPPERS:
-        inner = [found[name] for name in WRAPPERS if isinstance(found, Mapping)
-                 and isinstance(found.get(name), Mapping)]  # fmt: skip
-        if not inner:
+        if not isinstance(found, Mapping):
             break
-        found = inner[0]
+        inner = {name: each for name, each in found.items() if isinstance(each, Mapping)}
+        known = [name for name in WRAPPERS if name in inner]
+        # By another name, such as `model_weights`: what has the network's first layer.
+        others = [name for name in inner if any(str(key).endswith(_FIRST) for key in inner[name])]
+        if not known and len(others) > 1:
+            raise ConfigError(_several(where, others))
+        if not (known or others):
+            break
+        found = inner[(known or others)[0]]
     if not isinstance(found, Mapping):
         raise ConfigError(f"{where} holds no state dict (a mapping of names to tensors)")
     tensors = {
@@ -93,8 +103,18 @@ def _prefix(tensors: Mapping[str, Tensor], where: str) -> str:
     )
     averages = [each for each in found if any(word in each for word in _AVERAGES)]
     if len(found) > 1 and len(averages) != 1:
-        raise ConfigError(
-            f"{where} holds several networks ({', '.join(found)}); save the one to start from"
-            " alone: torch.save(model.state_dict(), …)"
-        )
+        raise ConfigError(_several(where, found))
     return (averages or found or [""])[0]
+
+
+def _several(where: str, names: Iterable[object]) -> str:
+    return (
+        f"{where} holds several networks ({', '.join(map(str, names))}); save the one to start from"
+        " alone: torch.save(model.state_dict(), …)"
+    )
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor has a real number at each place, as weights in training have."""
+    plain = tensor.layout is torch.strided and not tensor.is_meta
+    return plain and not tensor.is_quantized and not tensor.is_complex()

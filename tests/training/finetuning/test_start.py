@@ -41,13 +41,15 @@ WAYS = {
     "model_state": lambda w: {"epoch": 3, "model_state": w},
     "timm": lambda w: {"arch": "resnet18", "state_dict": _prefixed(w, "x."), "state_dict_ema": w},
     "ema": lambda w: {"model": {n: v + 1 for n, v in w.items()}, "ema": {"module": w, "n": 3}},
+    "another wrapper": lambda w: {"model_weights": w, "optimizer": {"state": {}}},
+    "another head": lambda w: {k.replace("fc.", "classifier."): v for k, v in w.items()},
     "averages": lambda w: {**_prefixed({n: v * 2 for n, v in w.items()}, "model."),
                            **_prefixed(w, "model_ema.")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("suffix", [".pth", ".ckpt"])
+@pytest.mark.parametrize("suffix", [".pth", ".ckpt", ".pth.tar"])
 def test_state_dicts_are_read_as_people_have_them(start, tmp_path, way, suffix):
     """Prefixes, wrappers and compiled names are undone; where there is an average, it is taken."""
     weights = {**start.tensors, "fc.weight": torch.zeros(9, 512), "fc.bias": torch.zeros(9)}
@@ -86,8 +88,28 @@ def test_several_networks_in_a_file_are_named(start, tmp_path):
     """Nobody guesses whether the student or the teacher is meant."""
     both = {**_prefixed(start.tensors, "student."), **_prefixed(start.tensors, "teacher.")}
     torch.save(both, tmp_path / "a.pth")
+    torch.save({"student": start.tensors, "teacher": start.tensors}, tmp_path / "b.pth")
 
     with pytest.raises(ConfigError, match=r"several networks \(student\., teacher\.\)"):
+        pretrained.read(tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"several networks \(student, teacher\)"):
+        pretrained.read(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda w: w.to_sparse(), lambda w: w.to("meta"), lambda w: w.to(torch.complex64),
+        lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    ],
+    ids=["sparse", "meta", "complex", "quantised"],
+)  # fmt: skip
+def test_tensors_that_are_no_plain_weights_are_named(start, tmp_path, made):
+    """What torch would refuse in its own words, somewhere later."""
+    torch.save({**start.tensors, "conv1.weight": made(start.tensors["conv1.weight"])},
+               tmp_path / "a.pth")  # fmt: skip
+
+    with pytest.raises(ConfigError, match=r"conv1\.weight is quantised, sparse, complex or has no"):
         pretrained.read(tmp_path / "a.pth")
 
 
@@ -106,7 +128,7 @@ def test_what_is_no_resnet18_is_refused_and_never_run(start, tmp_path, monkeypat
     torch.save({**start.tensors, "conv1.weight": torch.zeros(64, 1, 7, 7)}, "grey.pth")
     torch.save({**start.tensors, "bn1.weight": torch.full((64,), float("nan"))}, "nan.pth")
     Path("junk.safetensors").write_bytes(b"junk" * 99)
-    Path("weights.bin").write_bytes(b"junk")
+    Path("weights.h5").write_bytes(b"junk")
 
     for name, sentence in {
         "bomb.pth": "never run here",
@@ -116,7 +138,7 @@ def test_what_is_no_resnet18_is_refused_and_never_run(start, tmp_path, monkeypat
         "grey.pth": r"conv1.weight is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)",
         "nan.pth": "bn1.weight has values that are not finite",
         "junk.safetensors": "cannot be read",
-        "weights.bin": "no file of weights by its name",
+        "weights.h5": "no file of weights by its name",
         "absent.pth": "no weights at absent.pth",
     }.items():
         with pytest.raises(ConfigError, match=sentence):
