@@ -40,6 +40,8 @@ def test_a_quota_holds_one_second_and_may_be_overdrawn(now_s):
     assert 1.5 == pytest.approx(caller.take(1))
     now_s[0] += 1
     assert 0.5 == pytest.approx(caller.take(1))
+    now_s[0] += 0.55
+    assert 0 == caller.take(1), "half an image is left, and a call may overdraw it"
     now_s[0] += 3600
     assert 0 == caller.take(10)
     assert 0.001 == caller.take(1)

@@ -69,7 +69,7 @@ async def test_overload(publish, tmp_path):
     publish("food", loops=30_000)
     found = await overload(
         ModelRepository(tmp_path / "models"), "--max-batch", "1", "--runs", "1",
-        seconds=6, deadline_s=1.0, photos=rig.photos(4, size=(60, 40)),
+        seconds=4, deadline_s=1.0, photos=rig.photos(4, size=(60, 40)),
     )  # fmt: skip
     assert {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"} >= set(found["codes"]), found
     assert 0.7 <= found["accepted_that_kept_the_deadline"], found
@@ -84,13 +84,14 @@ async def test_overload(publish, tmp_path):
 
 
 @pytest.mark.parametrize("http", [False, True], ids=["gRPC", "HTTP"])
-async def test_mutated_images(publish, tmp_path, http):
-    """2,000 damaged images: no INTERNAL, no crash, and each good neighbour gets its own answer."""
+@pytest.mark.parametrize("images", [500, pytest.param(2000, marks=pytest.mark.long)])
+async def test_mutated_images(publish, tmp_path, http, images):
+    """Damaged images: no INTERNAL, no crash, and each good neighbour gets its own answer."""
     publish("food")
-    found = await fuzz(ModelRepository(tmp_path / "models"), images=2000, http=http)
+    found = await fuzz(ModelRepository(tmp_path / "models"), images=images, http=http)
     assert {"OK", "3"} == set(found["by_code"])
     assert 0 == found["internal"] == found["wrong_neighbours"] == found["kinds"]["unhandled"]
-    assert min(found["by_code"].values()) > 100, "the fuzzer breaks everything, or nothing"
+    assert min(found["by_code"].values()) > images / 20, "the fuzzer breaks everything, or nothing"
     assert found["longest_call_s"] < 10
     first, _, last = found["rss_mb"]
     assert last < first + 30
