@@ -1,8 +1,8 @@
 """The answers that a model file gave where it was released: another machine must give them, too.
 
-int8 products overflow on CPUs without VNNI instructions, and kernels of other providers round
-otherwise. So a version brings its answers to 16 pictures that every machine can make, and a server
-compares them when it has warmed the model up.
+int8 products of weights of 8 bits overflow on CPUs without VNNI instructions, and kernels of other
+providers round otherwise. So a version brings its answers to 16 pictures that every machine can
+make, and a server compares them when it has warmed the model up.
 
 Shapes: N pictures, S side, K classes.
 """

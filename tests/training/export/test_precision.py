@@ -109,6 +109,23 @@ def test_any_number_of_photos_calibrates(learnt, fp32, tmp_path):
     assert (tmp_path / "int8.onnx").stat().st_size < 15 * 2**20
 
 
+def test_no_two_products_of_int8_overflow_16_bits(learnt, fp32, tmp_path):
+    """CPUs without VNNI add two products of 0 to 255 and a weight in 16 bits: on all the same."""
+    photos = learnt[2].images[:, 2:34, 2:34]
+    largest = {}
+    for bits in (7, 8):
+        to_int8(fp32, tmp_path / "int8.onnx", photos, weight_bits=bits)
+        weights = [
+            onnx.numpy_helper.to_array(each)
+            for each in onnx.load(tmp_path / "int8.onnx").graph.initializer
+            if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
+        ]
+        assert len(weights) > 15
+        largest[bits] = max(int(np.abs(each.astype(int)).max()) for each in weights)
+
+    assert 2 * 255 * largest[7] < 2**15 < 2 * 255 * largest[8]
+
+
 def test_what_int8_ruins_is_refused(learnt, tmp_path, monkeypatch):
     """A network whose channels differ by powers of two answers the same in fp32, not in int8.
 
