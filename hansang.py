@@ -3,9 +3,11 @@
 Exit codes: 0 done, 1 it failed (the reason is on stderr), 2 wrong use, 130 interrupted.
 """
 
+import difflib
 import importlib
 import importlib.util
 import os
+import sys
 from typing import Annotated, Any
 
 # onnxruntime phones home from its first import on, unless it is told not to before.
@@ -73,6 +75,8 @@ class _Verbs(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in VERBS:
+            if alike := difflib.get_close_matches(cmd_name, VERBS):
+                ctx.fail(f"no verb {cmd_name!r}; did you mean {' or '.join(alike)}?")
             return None
         if not _is_here(cmd_name):
             raise UserError(
@@ -119,6 +123,9 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    # Boxes of 80 columns fold paths; where nobody looks, a mistake is one line.
+    if sys.stderr is None or not sys.stderr.isatty():
+        app.rich_markup_mode = None
     run(app)
 
 

@@ -53,6 +53,26 @@ def in_a_shell(code: str, rest: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian", "photos"], "Error: no verb 'trian'; did you mean train?"),
+        (
+            ["train", "photos", "--run", f"{'x' * 200}/.."],
+            f"'{'x' * 200}/..' is no name of a folder",
+        ),
+    ],
+)
+def test_a_mistake_in_a_pipe_is_one_line(words, told):
+    """No box that folds it at 80 columns; a verb that is written otherwise is named."""
+    code, out, error = in_a_shell(
+        "import sys; sys.argv[0] = 'hansang'; import hansang; hansang.main()", shlex.join(words)
+    )
+
+    assert (2, "") == (code, out)
+    assert told in error.splitlines()[-1]
+
+
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_output_that_cannot_be_written_is_one_sentence(monkeypatch, buffered):
     """A full disk, as it is written or when the program ends."""
