@@ -85,7 +85,11 @@ LABEL org.opencontainers.image.title="Hansang" \
 RUN groupadd --gid 10001 hansang \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin hansang \
     && install -d -o 10001 -g 10001 /models /data /runs /cache
+# A user whom the image does not know (--user 1234) has no home and no name but these: matplotlib, torch
+# and Prefect ask for them.
 ENV PATH=/opt/hansang/bin:${PATH} \
+    HOME=/tmp \
+    USER=hansang \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -54,6 +54,23 @@ def test_the_image_for_gpus_never_serves_from_the_cpu_in_silence():
     assert "cuda" not in stage("service") + stage("serve-cpu")
 
 
+@pytest.mark.skipif(
+    os.getuid() != 0 or not Path("/usr/bin/python3").exists(),
+    reason="to become another user, with a Python that everyone may run, needs root",
+)
+def test_a_user_whom_the_image_does_not_know_has_a_home_and_a_name(tmp_path):
+    """What Docker's `--user` gives: Python answers with the image's, and would fail without."""
+    told = dict(re.findall(r"^    (HOME|USER)=(\S+)", stage("runtime"), re.M))
+    code = "import getpass, pathlib; print(getpass.getuser(), pathlib.Path.home())"
+
+    def ask(env: dict[str, str]) -> subprocess.CompletedProcess:
+        return subprocess.run(["/usr/bin/python3", "-c", code], user=54321, group=54321, cwd="/",
+                              env=env, capture_output=True, text=True)  # fmt: skip
+
+    assert 0 != ask({}).returncode
+    assert "hansang /tmp\n" == ask(told).stdout
+
+
 def test_bytecode_of_all_that_a_server_imports_is_in_the_image(tmp_path):
     """The image's own command, into a folder of its own: what serves then compiles nothing."""
     command = re.search(r"^RUN (unset PYTHON.*?service\.probe.*?)\nUSER", stage("serve-cpu"),
