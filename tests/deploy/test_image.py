@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks import rig
 from service.client import Classifier
+from service.devices import num_gpus
 from service.errors import ServiceError
 from service.models.repository import ModelRepository
 from tests.deploy.conftest import docker
@@ -21,6 +22,8 @@ from tests.paths import ROOT
 IMAGES = {name: f"hansang-test:{name}" for name in os.environ.get("HANSANG_IMAGES", "").split()}
 MOST_MB = {"serve-cpu": 480, "serve": 2900}
 PORT = ("--publish", "127.0.0.1::8500")
+# The image for GPUs would end where there is none: it is told to take what there is.
+ANYWHERE = ("serve", "--repository", "/models", "--log-format", "json")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,8 @@ def test_serves_classifies_from_another_container_and_drains(name, start, reposi
         Image.new("RGB", (60, 40), (200, 0, number)).save(buffer, "JPEG")
         (photos / f"{number}.jpg").write_bytes(buffer.getvalue())
     subprocess.run(["chmod", "-R", "a+rX", *[tmp_path, *tmp_path.parents][:3]], check=True)
-    server = start(IMAGES[name], "--memory", "1g", "-v", f"{repository}:/models:ro")
+    limits = ("--memory", "1g")
+    server = start(IMAGES[name], *limits, "-v", f"{repository}:/models:ro", command=ANYWHERE)
     serving(server)
     assert "SERVING\n" == server.run("python", "-m", "service.probe")
     for place in ("/app/new", "/opt/hansang/new", "/models/new", "/etc/new"):
@@ -135,7 +139,7 @@ def test_serves_classifies_from_another_container_and_drains(name, start, reposi
 @pytest.mark.parametrize("name", [name for name in MOST_MB if name in IMAGES])
 def test_calls_in_flight_are_answered_when_it_drains(name, start, repository):
     """SIGTERM meets calls that are being computed, and more come within its delay: none fails."""
-    server = start(IMAGES[name], *PORT, "-v", f"{repository}:/models:ro")
+    server = start(IMAGES[name], *PORT, "-v", f"{repository}:/models:ro", command=ANYWHERE)
     serving(server)
     photos = rig.photos(64, size=(1000, 750))
     calls: list[tuple[float, float, str]] = []
@@ -169,6 +173,27 @@ def test_calls_in_flight_are_answered_when_it_drains(name, start, repository):
     # New calls are taken for --drain-delay, which is 2 s; docker itself takes a while to tell.
     assert not any(said for begun_s, _, said in calls if begun_s < told_s + 1), (told_s, calls)
     assert '"drained"' in server.logs()
+
+
+@pytest.mark.skipif("serve" not in IMAGES, reason="serve is not among the images")
+@pytest.mark.skipif(num_gpus() > 0, reason="there is a CUDA device here")
+def test_the_image_for_gpus_ends_where_there_is_none(start, repository):
+    """As it is started by default: the sentence names the driver, and nothing serves."""
+    server = start(IMAGES["serve"], "-v", f"{repository}:/models:ro")
+    assert "0\n" != docker("wait", server.name, timeout=60)
+    assert "needs driver 580 or newer" in server.logs()
+
+
+@pytest.mark.parametrize("name", [name for name in MOST_MB if name in IMAGES])
+def test_a_probe_has_bytecode(name):
+    """It runs every ten seconds: nothing that it imports is compiled anew."""
+    code = (
+        "import sys, pathlib, service.probe;"
+        "specs = [m.__spec__ for m in sys.modules.values() if getattr(m, '__spec__', None)];"
+        "print([s.name for s in specs if s.cached and not pathlib.Path(s.cached).exists()])"
+    )
+    found = docker("run", "--rm", "--entrypoint", "python", IMAGES[name], "-c", code)
+    assert "[]\n" == found
 
 
 @pytest.mark.parametrize("name", [name for name in MOST_MB if name in IMAGES])
