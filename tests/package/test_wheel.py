@@ -56,13 +56,15 @@ class Environment:
     def __init__(self, folder: Path, wheel: Path, extra: str = "", *, over: str = "") -> None:
         self.bin = folder / "bin"
         self.folder = folder
-        run(sys.executable, "-m", "venv", folder, check=True)
+        # pip of its own, and bytecode of what is hardly run, would take most of the time.
+        run(sys.executable, "-m", "venv", "--without-pip", folder, check=True)
         if over:
             site = next(folder.glob("lib/python*/site-packages"))
             (site / "over.pth").write_text(over)
         what = f"{wheel}[{extra}]" if extra else wheel
         alone = ("--no-deps",) if over else ()
-        ran = run(self.bin / "python", "-m", "pip", "install", "-q", *alone, what, cwd=folder)
+        pip = (sys.executable, "-m", "pip", "--python", self.bin / "python")
+        ran = run(*pip, "install", "-q", "--no-compile", *alone, what, cwd=folder)
         if "No matching distribution" in ran.stderr or "Temporary failure" in ran.stderr:
             pytest.skip(f"no package index: {ran.stderr.splitlines()[-1]}")
         assert 0 == ran.returncode, ran.stderr

@@ -73,6 +73,8 @@ async def test_no_more_images_than_the_queue_holds(opened):
         assert 41 == value("hansang_rejected_images_total", {"reason": "queue_full"})
     assert admission.refusal(100) is None
     assert 0 == value("hansang_admitted_images")
+    with admission.admit(99):
+        assert admission.refusal() is None, "one image is asked for unless told otherwise"
 
 
 @pytest.mark.parametrize(("queue_size", "most"), [(1000, 750), (64, MAX_IMAGES_PER_CALL)])
