@@ -14,11 +14,12 @@ from flows.release import outcome, released
 from flows.release_gate import changes
 from flows.release_gate.gate import Rules
 from flows.tasks import tasks
-from flows.tasks.artifacts import or_warn, publish_sheet
+from flows.tasks.artifacts import or_warn, publish_review, publish_sheet
 from flows.tasks.names import run_name
 from flows.tasks.parameters import Nightly, Places, Threshold, Training
 from flows.train import trained
 from training.buckets import mirror
+from training.cli.photos import title_of
 
 
 @flow(name="pipeline")
@@ -68,9 +69,22 @@ def pipeline(
         # Training prepares the cache as well; here it is a step with its own log and time.
         tasks.prepare(data, training.image_size, places.cache_dir, training.group)
     trained(data, training, run_id, places)
+    if nightly.review:
+        # No reason to keep a better model out.
+        or_warn("the review", partial(_reviewed, data, run_dir, training.group, places), ())
     return outcome(
         released(
             run_dir, model, places=places, rules=rules, force=force, ask=ask,
             min_confidence=min_confidence,
         )
     )  # fmt: skip
+
+
+def _reviewed(data: Path, run_dir: Path, group: str, places: Places) -> None:
+    """Guess by a finished run which labels are doubtful, and publish how many are new."""
+    out = mirror.local_path(places.runs_dir) / f"{title_of(data)}-nightly-review"
+    found = tasks.review(
+        [str(data), "--from", str(run_dir), "--group", group, "--out", str(out),
+         "--runs-dir", str(places.runs_dir), "--cache-dir", str(places.cache_dir)]
+    )  # fmt: skip
+    publish_review(found, out)

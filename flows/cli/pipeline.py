@@ -129,6 +129,9 @@ def pipeline(
     min_changed: Annotated[
         float, typer.Option(min=0, max=1, help="Share of new photos that is worth a training.")
     ] = 0.0,
+    review: Annotated[
+        bool, typer.Option("--review", help="Also guess which labels are doubtful, and are new.")
+    ] = False,
     rule: Rule = None,
     force: Force = "",
     min_confidence: MinConfidence = None,
@@ -162,7 +165,7 @@ def pipeline(
         },
         model=model,
         places={"runs_dir": runs_dir, "cache_dir": cache_dir, "repository": repository},
-        nightly={"strict": strict, "min_changed": min_changed},
+        nightly={"strict": strict, "min_changed": min_changed, "review": review},
         rules=rules,
         force=force,
         min_confidence=min_confidence,

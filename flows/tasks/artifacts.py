@@ -96,8 +96,11 @@ def publish_review(found: dict[str, Any], out: Path) -> None:
     ]
     kinds = [f"- {kind.replace('_', ' ')}: {count}" for kind, count in found["kinds"].items()]
     page = link(out / "review.html")
+    new = found["new_doubtful_labels"]
     create_markdown_artifact(
-        f"## {found['doubtful_labels']} of {found['photos']} labels are doubtful\n\n"
+        f"## {found['doubtful_labels']} of {found['photos']} labels are doubtful"
+        + ("" if new is None else f", {new} of them new")
+        + "\n\n"
         + "\n".join([*doubts, *kinds])
         + f"\n\n[Look, and decide]({page})",
         description="What is probably wrong among the photos",

@@ -170,3 +170,6 @@ class Nightly(BaseModel):
         le=1,
         description="Share of the photos that must have changed since the last run.",
     )
+    review: bool = Field(
+        False, description="Guess by the run which labels are doubtful, and count the new ones."
+    )

@@ -132,11 +132,12 @@ def review(
     if only_train:
         return
     found = _judged(data, cache, photos, splits, answers, group)
+    numbers = _summary(found, folder)
     pages = _write(found, data, folder)
     if as_json:
-        print_json({**_summary(found), "files": [str(path) for path in pages]})
+        print_json({**numbers, "files": [str(path) for path in pages]})
         return
-    _print(found, pages)
+    _print(found, numbers, pages)
 
 
 def _everything(cache: "DatasetCache") -> tuple["Split", tuple[str, ...]]:
@@ -218,19 +219,24 @@ def _write(found: "Review", data: Path, folder: Path) -> list[Path]:
     return [write(found.to_dict(), folder), *write_page(found.to_dict(), data, folder)]
 
 
-def _summary(found: "Review") -> dict[str, Any]:
+def _summary(found: "Review", folder: Path) -> dict[str, Any]:
+    """Return the numbers of a review; `new_doubtful_labels` counts those not in the one before."""
+    from training.review.suspect import doubtful_in
+
     kinds = [suspect.kind for suspect in found.suspects]
+    doubtful = {(one.photo, one.label) for one in found.suspects if one.doubtful}
+    before = doubtful_in(folder)
     return {
         "photos": found.num_photos,
         "held_out_top1": found.accuracy,
-        "doubtful_labels": sum(pair["count"] for pair in found.pairs),
+        "doubtful_labels": len(doubtful),
+        "new_doubtful_labels": None if before is None else len(doubtful - before),
         "pairs": found.pairs[:_MOST],
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds) - {"label"})},
     }
 
 
-def _print(found: "Review", pages: list[Path]) -> None:
-    numbers = _summary(found)
+def _print(found: "Review", numbers: dict[str, Any], pages: list[Path]) -> None:
     if found.accuracy < _ROUGH:
         say(
             f"warning: only {found.accuracy:.0%} of the labels are what the photos look like to the"
@@ -248,6 +254,8 @@ def _print(found: "Review", pages: list[Path]) -> None:
         " like to the runs; the most suspicious"
     )
     print_table(title, ["photo", "label", "looks like", "score"], rows)
+    if (new := numbers["new_doubtful_labels"]) is not None:
+        say(f"new since the last review in this folder: {new}")
     for kind, count in numbers["kinds"].items():
         say(f"{kind.replace('_', ' ')}: {count}")
     for page in pages:

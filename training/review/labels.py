@@ -48,23 +48,31 @@ def suspicion(
     return Judged(mixed, 1 - mixed[np.arange(len(targets)), targets])
 
 
-def pairs(
-    probabilities: NDArray[np.float64], targets: NDArray[np.int64], classes: tuple[str, ...]
-) -> list[dict[str, object]]:
-    """Return how many photos of one label are confidently of another class, the most first.
+def doubtful(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the class that each photo is confidently of instead of its label, (N,); -1 if none.
 
     A photo is confidently of a class where that is at least as likely as it is, on the average, for
     the photos under that label: the off-diagonal of the confident joint.
     """
-    count = len(classes)
+    count = probabilities.shape[1]
     own = probabilities[np.arange(len(targets)), targets]
     photos = np.bincount(targets, minlength=count)
     threshold = np.bincount(targets, own, count) / np.maximum(photos, 1)
     confident = np.where(probabilities >= threshold, probabilities, -1)
     confident[:, photos == 0] = -1
     taken_for = confident.argmax(1)
-    wrong = (confident.max(1) >= 0) & (taken_for != targets)
-    joint = np.zeros((count, count), np.int64)
+    found: NDArray[np.int64] = np.where(
+        (confident.max(1) >= 0) & (taken_for != targets), taken_for, -1
+    )
+    return found
+
+
+def pairs(
+    taken_for: NDArray[np.int64], targets: NDArray[np.int64], classes: tuple[str, ...]
+) -> list[dict[str, object]]:
+    """Return how many photos of one label are `doubtful` for another class, the most first."""
+    wrong = taken_for >= 0
+    joint = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(joint, (targets[wrong], taken_for[wrong]), 1)
     places = np.argwhere(joint)
     order = np.argsort(-joint[tuple(places.T)], kind="stable")

@@ -18,7 +18,7 @@ from training.data.cache import DatasetCache, Split
 from training.datasheet.findings import Sheet
 from training.review import photos as whatever_label
 from training.review.heat import MOST, heats
-from training.review.labels import pairs, suspicion
+from training.review.labels import doubtful, pairs, suspicion
 from training.review.nearest import Nearest, nearest, positions
 from training.review.out_of_fold import Answers
 from training.review.photos import Suspicion
@@ -63,6 +63,7 @@ def review(
     """
     alike = _alike(answers)
     judged = suspicion(answers.probabilities, photos.targets, alike)
+    taken_for = doubtful(judged.probabilities, photos.targets)
     found = [
         Suspicion(row, "label", float(judged.scores[row]), "")
         for row in np.flatnonzero(judged.scores > 0).tolist()
@@ -93,6 +94,7 @@ def review(
             neighbours=[photos.files[other] for other in alike.rows[row, :SHOWN]],
             xy=(round(float(places[row, 0]), 4), round(float(places[row, 1]), 4)),
             group=groups[row] or None,
+            doubtful=one.kind == "label" and bool(taken_for[row] >= 0),
             heat=heat.get(row, ""),
             note=one.note,
         )
@@ -101,7 +103,7 @@ def review(
         data=data,
         classes=classes,
         suspects=[suspect(one) for one in found],
-        pairs=pairs(judged.probabilities, photos.targets, classes),
+        pairs=pairs(taken_for, photos.targets, classes),
         num_photos=len(photos.files),
         accuracy=float((answers.probabilities.argmax(1) == photos.targets).mean()),
     )

@@ -33,10 +33,21 @@ class Suspect:
     xy: tuple[float, float] | None
     """Its place on a map of the features, 0 to 1; None without one."""
     group: str | None
+    doubtful: bool = False
+    """Whether the models are confident of another class than the label."""
     heat: str = ""
     """M x M digits: where in the photo `suggested` is seen, 9 the most; empty without a map."""
     note: str
     """A sentence, where the kind alone does not say it; else empty."""
+
+
+def doubtful_in(folder: Path) -> set[tuple[str, str]] | None:
+    """Return photo and label of what the review in a folder doubts; None if there is none."""
+    try:
+        there = json.loads((folder / "review.json").read_text("utf-8"))
+        return {(one["photo"], one["label"]) for one in there["suspects"] if one.get("doubtful")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def write(found: Mapping[str, Any], folder: Path) -> Path:

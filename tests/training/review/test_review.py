@@ -161,6 +161,18 @@ def test_the_verb_writes_the_list_and_the_page(planted, tmp_path, monkeypatch):
     assert flipped.keys() <= {one["photo"] for one in listed["suspects"]}
     assert {"review.html", "review.json"} == {path.name for path in Path("photos-review").iterdir()}
 
+    # Whoever reviews again learns what is new: here one that the review before did not know.
+    assert told["new_doubtful_labels"] is None
+    doubted = [one for one in listed["suspects"] if one["doubtful"]]
+    assert told["doubtful_labels"] == len(doubted) >= len(flipped) / 2
+    listed["suspects"].remove(doubted[0])
+    Path("photos-review/review.json").write_text(json.dumps(listed), "utf-8")
+    again = CliRunner().invoke(
+        app, ["review", str(data), "--from", str(run_dir), "--folds", "3", "--json"]
+    )
+    assert 0 == again.exit_code, again.output
+    assert 1 == json.loads(again.stdout)["new_doubtful_labels"]
+
 
 def test_a_folder_that_cannot_be_written_is_refused_first(planted, tmp_path):
     """Nothing is trained for an answer that could not be kept."""
