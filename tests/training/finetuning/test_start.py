@@ -96,6 +96,8 @@ def test_several_networks_in_a_file_are_named(start, tmp_path):
         pretrained.read(tmp_path / "b.pth")
 
 
+# torch warns that sparse tensors are checked when they are read, and quantised ones given up.
+@pytest.mark.filterwarnings("ignore::UserWarning:torch", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize(
     "made",
     [
