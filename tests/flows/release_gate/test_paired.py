@@ -117,6 +117,23 @@ def test_a_class_has_its_counts_and_recalls():
     assert found.to_dict()["classes"][0] == row
 
 
+@pytest.mark.parametrize(
+    ("labels", "champion_labels", "case"),
+    [
+        (("a", "b"), ("a", "b"), "same classes"),
+        (("a", "b", "new"), ("a", "b"), "changed classes"),
+        (("a", "b"), ("a", "b", "gone"), "changed classes"),
+    ],
+)
+def test_one_class_more_or_less_is_another_list(labels, champion_labels, case):
+    """Then no worse is enough; with the same classes equal answers are no gain."""
+    truth = ["a", "b"] * 5
+
+    found = judge(truth, truth, truth, labels=labels, champion_labels=champion_labels)
+
+    assert (case, case == "changed classes") == (found.case, found.promote)
+
+
 def test_a_first_release_says_what_it_found():
     """No champion's figures, every class new, and the floor with both figures if it is missed."""
     truth = ["a"] * 3 + ["b"]
