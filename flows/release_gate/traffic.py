@@ -28,6 +28,8 @@ from training.files import write_text
 
 _SCRAPES = ".traffic.jsonl"
 _KEPT_S = 8 * 86400.0
+_KEPT = 200
+"""Scrapes that are kept however old they are."""
 
 
 class DriftRules(BaseModel):
@@ -80,6 +82,8 @@ def reference(predicted: Iterable[str], confidence: Sequence[float]) -> dict[str
 def remember(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Add scrapes to those of a model folder, and return all of the last 8 days, in order.
 
+    The latest 200 are kept however old they are; those of a time that is yet to come are forgotten.
+
     Raises:
         UserError: The file of scrapes is damaged.
     """
@@ -92,7 +96,10 @@ def remember(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str,
             raise UserError(f"{where} is damaged ({error}); remove it") from error
     # A clock that was set back leaves scrapes of the future, which nothing can follow.
     now_s = found[-1]["time_s"]
-    scrapes = [each for each in scrapes if now_s - _KEPT_S < each["time_s"] <= now_s]
+    past = [each for each in scrapes if each["time_s"] <= now_s]
+    # Age alone would forget everything while a clock is days ahead, for good when it comes back.
+    old = [each for each in past[:-_KEPT] if each["time_s"] <= now_s - _KEPT_S]
+    scrapes = past[len(old) :]
     scrapes += [dict(each) for each in found]
     text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in scrapes)
     if url := bucket_url(folder):

@@ -148,13 +148,6 @@ def test_replicas_are_added_up(tmp_path, monkeypatch):
             thread.join()
 
 
-def test_scrapes_of_the_future_are_forgotten(tmp_path):
-    """A clock that was set back leaves some behind; they would hide all that comes."""
-    early, late = ({"time_s": at, "started_s": 1.0, "version": 1} for at in (1000.0, 9000.0))
-    traffic.remember(tmp_path, [late])
-    assert [early] == traffic.remember(tmp_path, [early])
-
-
 def test_what_the_service_counts_is_read_and_compared(tmp_path):
     """Real counters over HTTP: equal answers are no drift, the second scrape finds the change."""
     metrics = Metrics()
