@@ -88,9 +88,9 @@ def test_the_gate_counts_groups_and_says_so():
     assert (True, 12) == (twelve.promote, twelve.groups)
     assert "McNemar over 12 groups, below 0.05" in twelve.reason
     assert by(["cup"] * 12 + ["bowl"] * 12, test="bootstrap").reason.endswith(
-        "jackknife over 2 groups)"
+        ", jackknife over 2 groups)"
     )
-    assert by((), test="bootstrap").reason.endswith("bootstrap)")
+    assert by((), test="bootstrap").reason.endswith(", bootstrap)")
     assert by((), test="bootstrap").reason.startswith("better: mean recall +50.00% (")
     assert "p 0.000244 (McNemar, below 0.05)" in by(()).reason
 
@@ -192,3 +192,36 @@ def test_a_collapse_is_more_than_the_drop_and_more_than_a_photo():
     assert held(5, 1)
     assert not held(4, 0, min_photos_lost=5)
     assert held(4, 0, min_photos_lost=4)
+    assert not held(5, 1, min_photos_lost=5), "net of what it gained"
+
+
+def test_a_chance_of_exactly_alpha_is_not_below_it():
+    """Five photos of five have one of 1/32: not better by that alpha, and not worse either."""
+    truth = ["a"] * 5 + ["b"] * 5
+    labels = {"labels": ("a", "b"), "champion_labels": ("a", "b")}
+    wrong = ["a"] * 5 + ["x"] * 5
+
+    def promoted(mine, theirs, alpha, **how) -> bool:
+        rules = Rules(alpha=alpha, min_photos_lost=9)
+        return judge(truth, mine, theirs, rules=rules, **labels, **how).promote
+
+    assert not promoted(truth, wrong, 1 / 32)
+    assert promoted(truth, wrong, 1 / 31)
+    assert promoted(wrong, truth, 1 / 32, same_weights=True)
+    assert not promoted(wrong, truth, 1 / 31, same_weights=True)
+
+
+def test_why_a_model_need_not_be_better_is_told():
+    """Nothing to compare with, or the weights that serve already."""
+    other = judge(["x"], ["x"], ["a"], labels=("x",), champion_labels=("a",))
+    labels = {"labels": ("x",), "champion_labels": ("x",)}
+    same = judge(["x"], ["x"], ["x"], same_weights=True, **labels)
+
+    assert (
+        "first release: no class is shared with what serves, so there is nothing to beat"
+        == other.reason
+    )
+    assert (
+        "the same weights, in another precision or threshold, and what both know is no worse"
+        " (+0 -0)"
+    ) == same.reason
