@@ -65,15 +65,28 @@ def read(run_dir: Path) -> dict[str, Any] | None:
     """Return what `config.json` holds, or None if no run began here.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is damaged, or of another program.
     """
+    about = _parsed(run_dir)
+    if about is None:
+        return None
+    if not isinstance(about, dict):
+        raise RunError(f"{run_dir}/config.json is damaged: it holds no table")
+    if not isinstance(about.get("config"), dict) or "dataset_hash" not in about:
+        raise RunError(
+            f"{run_dir}/config.json is damaged, or of another program: it has no settings and"
+            " photos of a run; choose another --run"
+        )
+    return about
+
+
+def _parsed(run_dir: Path) -> Any:
     try:
-        about: dict[str, Any] = json.loads((run_dir / "config.json").read_text("utf-8"))
+        return json.loads((run_dir / "config.json").read_text("utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RunError(f"{run_dir}/config.json is damaged: {error}") from error
-    return about
 
 
 def begun_in(*folders: Path) -> dict[str, Any] | None:
@@ -87,8 +100,8 @@ def begun_in(*folders: Path) -> dict[str, Any] | None:
     for folder in folders:
         for below in ("", "*/", "*/*/"):
             for path in sorted(folder.glob(f"{below}config.json")):
-                about = read(path.parent)
-                if about is not None and "dataset_hash" in about:
+                about = _parsed(path.parent)
+                if isinstance(about, dict) and "dataset_hash" in about:
                     return about
     return None
 

@@ -102,3 +102,16 @@ def test_another_dataset_is_refused(undisturbed, cache, folder, tmp_path):
 
     with pytest.raises(RunError, match=r"dataset_hash: .*labels: "):
         train(CONFIG, other, undisturbed[0], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "3", '{"config": 3, "dataset_hash": ""}', '{"architecture": "resnet18"}', "{"],
+)
+def test_a_file_that_tells_of_no_run_is_named(cache, tmp_path, text):
+    """Damaged, or another program's `config.json`: one sentence, and nothing is written over it."""
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        train(CONFIG, cache, tmp_path, device="cpu")
+    assert text == (tmp_path / "config.json").read_text()
