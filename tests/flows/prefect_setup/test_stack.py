@@ -53,7 +53,8 @@ def test_a_real_postgresql_holds_the_state(tmp_path, photos):
     url = f"postgresql+asyncpg://hansang@127.0.0.1:{port}/postgres"
     rig = Rig(tmp_path, PREFECT_SERVER_DATABASE_CONNECTION_URL=url)
     try:
-        time.sleep(3)
+        ready = [bin_dir / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
+        rig.until(lambda: subprocess.run(ready).returncode == 0, within_s=60)
         rig.start_server()
         assert {"created"} == {change["what"] for change in rig.deploy()}
         rig.start_worker("hansang")
