@@ -64,8 +64,10 @@ def begun(rig, photos, tmp_path):
     run = rig.start_run(
         "train/train", {"data": str(photos), "training": TRAINING, "places": places}
     )
-    run_dir = tmp_path / "runs" / run
-    rig.until(lambda: len(epochs(run_dir)) >= 3, within_s=300)
+    runs = tmp_path / "runs"
+    rig.until(lambda: any(len(epochs(each)) >= 3 for each in runs.glob("*")), within_s=300)
+    # Named after photos, model and date; begun again, it must find the same one.
+    (run_dir,) = (each.parent for each in runs.glob("*/config.json"))
     yield run, run_dir, worker
     end(rig, run)
 
