@@ -179,14 +179,18 @@ def test_a_run_under_way_has_a_report_of_what_there_is(run_dir, tmp_path):
     assert "stored no predictions" in text
 
 
+BEGUN = '{"config": {}, "dataset_hash": "0", "labels": [], "cache": "cache"}'
+"""Of a run that has begun."""
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
         ({}, "no config.json"),
         ({"config.json": "{"}, "damaged"),
-        ({"config.json": "{}", "metrics.jsonl": "{}"}, "damaged"),
-        ({"config.json": "{}", "metrics.jsonl": "{"}, "damaged"),
-        ({"config.json": "{}"}, "no finished epoch"),
+        ({"config.json": BEGUN, "metrics.jsonl": "{}"}, "metrics.jsonl.*damaged"),
+        ({"config.json": BEGUN, "metrics.jsonl": "{"}, "metrics.jsonl.*damaged"),
+        ({"config.json": BEGUN}, "no finished epoch"),
     ],
     ids=["nothing", "cut config", "no epoch number", "cut line", "no epoch"],
 )
