@@ -48,6 +48,9 @@ Precision = Annotated[
     Literal["fp32", "fp16", "int8", "auto"],
     typer.Option(help="Bits to serve it in; auto: the fastest here that answers the same."),
 ]
+Review = Annotated[
+    bool, typer.Option("--review", help="Also guess which labels are doubtful, and are new.")
+]
 
 
 def _between(value: float | None) -> float | None:
@@ -129,9 +132,7 @@ def pipeline(
     min_changed: Annotated[
         float, typer.Option(min=0, max=1, help="Share of new photos that is worth a training.")
     ] = 0.0,
-    review: Annotated[
-        bool, typer.Option("--review", help="Also guess which labels are doubtful, and are new.")
-    ] = False,
+    review: Review = False,
     rule: Rule = None,
     force: Force = "",
     min_confidence: MinConfidence = None,

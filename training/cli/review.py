@@ -100,8 +100,7 @@ def review(
 
     Stopped or killed, the same command goes on. Writes review.html and review.json; what a person
     decides on the page is a table that `hansang relabel` takes in.
-    With --captured it shows photos that the service kept, those first that would teach most, and
-    trains nothing.
+    With --captured it shows what the service kept, the most instructive first, and trains nothing.
 
     Example: hansang review photos --epochs 20 --image-size 64
     """

@@ -81,12 +81,9 @@ def study(
     data: Data,
     seeds: Seeds = 3, epochs: Epochs = 20, image_size: StudySide = 224,
     recipe: Recipe = "scratch", policy: Policy = "recipe", weakest: Weakest = None,
-    per_class: PerClass = "5,10,20,50",
-    seed: Seed = 0,
-    name: Name = None,
+    per_class: PerClass = "5,10,20,50", seed: Seed = 0, name: Name = None,
     device: Device = "auto", threads: StudyThreads = None,
-    accept_changes: AcceptChanges = False,
-    group: Group = "",
+    accept_changes: AcceptChanges = False, group: Group = "",
     runs_dir: StudiesDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -94,9 +91,9 @@ def study(
 
     augmentation: none, of all classes evenly, and of the weakest classes alone (those that the
     first run without augmentation recognises worst). schedulers: constant, step, cosine with
-    warm-up, one-cycle, plateau. photos: fewer photos of each class against all, and what more of
-    them would bring, class by class. Stopped or killed, the same command goes on. Given in a second
-    terminal, with the same --threads, it shares the runs with the first.
+    warm-up, one-cycle, plateau. photos: few photos of each class, and what more would bring.
+    Stopped or killed, the same command goes on. Given in a second terminal, with the same
+    --threads, it shares the runs with the first.
 
     Example: hansang study augmentation photos --epochs 20 --image-size 64
     """

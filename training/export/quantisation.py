@@ -68,14 +68,9 @@ def to_fp16(source: Path, target: Path) -> None:
 
 
 def to_int8(
-    source: Path,
-    target: Path,
-    images_NHWC: NDArray[np.uint8],
-    *,
-    calibration: str = "minmax",
-    weight_bits: int = 7,
-    ends_in_float: bool = False,
-) -> None:
+    source: Path, target: Path, images_NHWC: NDArray[np.uint8], *,
+    calibration: str = "minmax", weight_bits: int = 7, ends_in_float: bool = False,
+) -> None:  # fmt: skip
     """Write an int8 file of an fp32 one: static, per channel, weights and activations.
 
     Args:
