@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.cache import DatasetCache, Split
 from training.datasheet.findings import Sheet
@@ -26,6 +27,8 @@ from training.review.suspect import SHOWN, Suspect
 
 _NEIGHBOURS = 50
 """That vote on a label; fewer vote worse (docs/notes/experiments.md)."""
+_DIGITS = 6
+"""Of a score."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +67,7 @@ def review(
     alike = _alike(answers)
     judged = suspicion(answers.probabilities, photos.targets, alike)
     taken_for = doubtful(judged.probabilities, photos.targets)
-    found = [
-        Suspicion(row, "label", float(judged.scores[row]), "")
-        for row in np.flatnonzero(judged.scores > 0).tolist()
-    ]
+    found = _labels(judged.scores)
     found += whatever_label.outliers(alike.similarity[:, :SHOWN])
     found += whatever_label.never_learned(answers, photos.targets)
     found += whatever_label.dull(photos)
@@ -85,7 +85,7 @@ def review(
             photo=photos.files[row],
             label=classes[photos.targets[row]],
             suggested=classes[likeliest[row, 0]],
-            score=round(one.score, 6),
+            score=round(one.score, _DIGITS),
             kind=one.kind,
             split=splits[row],
             likeliest=[
@@ -107,6 +107,15 @@ def review(
         num_photos=len(photos.files),
         accuracy=float((answers.probabilities.argmax(1) == photos.targets).mean()),
     )
+
+
+def _labels(scores_N: NDArray[np.float64]) -> list[Suspicion]:
+    # As they are written down: what is 0 then is no suspicion.
+    scores = scores_N.round(_DIGITS)
+    return [
+        Suspicion(row, "label", float(scores[row]), "")
+        for row in np.flatnonzero(scores > 0).tolist()
+    ]
 
 
 def _alike(answers: Answers) -> Nearest:
