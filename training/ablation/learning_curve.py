@@ -1,10 +1,13 @@
 """How recall grows with the photos of a class, and which classes more photos would help most.
 
-log odds of the recall of class k = level of k + slope x log(photos of k that were learnt from)
+log odds of the recall of class k =
+    level of k + own x log(photos of k) + all x log(mean photos of a class)
 
-All classes share the slope. Levels are drawn towards their mean, since a class has few validation
-photos: it is a logistic regression with a normal prior of the levels. Intervals come from drawing
-validation photos anew, whole groups where they share some, 200 times.
+of those that were learnt from. The second slope is negative: a class whose photos become more is
+answered more often, at the expense of the others. All classes share both. Levels are drawn towards
+their mean, since a class has few validation photos: it is a logistic regression with a normal prior
+of the levels. Intervals come from drawing validation photos anew, whole groups where they share
+some, 200 times.
 
 Shapes: A arms, K classes, N validation photos.
 """
@@ -22,8 +25,8 @@ from training.evaluation.clusters import Clusters, Floats, Ints
 from training.evaluation.metrics import Predictions
 from training.runs.run_record import RunRecord
 
-Fit = tuple[Floats, float]
-"""The levels, (K,), and the slope."""
+Fit = tuple[Floats, Floats]
+"""The levels, (K,), and the two slopes."""
 
 MORE = 20
 """Photos of a class whose worth is said."""
@@ -31,7 +34,10 @@ _NAMED = 3
 """Classes that the sentence names."""
 _DRAWS = 200
 _PRIOR = 1.0
-"""Inverse variance of the levels around their mean, in log odds; and a hundredth for the rest."""
+"""Inverse variance of the levels around their mean, in log odds."""
+_SHARED_PRIOR = np.array([0.01, 0.01, 1.0])
+"""Of the levels' mean and of the slopes. Where all classes have as many photos, only the sum of the
+slopes shows; then it is taken for that of a class's own photos."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +65,7 @@ class LearningCurve:
     """(A,), measured."""
     fitted: tuple[float, ...]
     """(A,), by the curve."""
-    foretold: float | None
+    predicted: float | None
     """Of the last arm, by a curve through the others; None with fewer than three arms."""
     doubled: tuple[float, float, float]
     """What twice the photos of every class would gain, and its 95 % interval."""
@@ -80,9 +86,9 @@ class LearningCurve:
             f" would bring about {_points(self.best)} of accuracy.",
             f"Twice the photos of every class would bring about {_points(self.doubled)}.",
         ]
-        if self.foretold is not None:
+        if self.predicted is not None:
             found.append(
-                f"As a check: a curve without the last arm foretells {self.foretold:.1%} for it,"
+                f"As a check: a curve without the last arm predicts {self.predicted:.1%} for it,"
                 f" and it has {self.top1[-1]:.1%}."
             )
         return found
@@ -118,20 +124,22 @@ def curve_through(
     # The first is of the photos as they are, the others of photos drawn anew.
     draws = [_of(right, times, targets, learnt) for times in _drawn(targets, found.clusters)]
     now = learnt[-1]
-    more = np.array([_gain(fit, shares, now, now + MORE) for fit, shares in draws])
-    twice = np.array([_gain(fit, shares, now, 2 * now).sum() for fit, shares in draws])
+    more = np.array([_worth(fit, shares, now) for fit, shares in draws])
+    twice = np.array(
+        [_top1(fit, shares, 2 * now) - _top1(fit, shares, now) for fit, shares in draws]
+    )
     order = np.argsort(-more[0], kind="stable")
     fit, shares = draws[0]
-    foretold = None
+    predicted = None
     if len(right) > 2:
         before, _ = _of(right[:-1], np.ones(len(targets)), targets, learnt[:-1])
-        foretold = _top1(before, shares, now)
+        predicted = _top1(before, shares, now)
     spans = np.quantile(more[1:], [0.025, 0.975], axis=0)
     return LearningCurve(
         photos=tuple(learnt.mean(1).tolist()),
         top1=tuple(right.mean(1).tolist()),
         fitted=tuple(_top1(fit, shares, row) for row in learnt),
-        foretold=foretold,
+        predicted=predicted,
         doubled=_with_interval(twice),
         best=_with_interval(more[:, order[:_NAMED]].sum(1)),
         classes=tuple(
@@ -179,38 +187,41 @@ def _of(right: Floats, times: Floats, targets: Ints, learnt: Ints) -> tuple[Fit,
 
 
 def _fit(right: Floats, photos: Floats, learnt: Ints) -> Fit:
-    """Return the levels (K,) and the slope, by Newton's method.
+    """Return the levels and the slopes, by Newton's method.
 
-    `right` (A, K) of `photos` (K,) are right in each arm. Levels are a mean and a difference each;
-    only the differences have the prior in full.
+    `right` (A, K) of `photos` (K,) are right in each arm. Levels are a mean and a difference each.
     """
-    x = np.log(np.maximum(learnt, 1))
-    mean, slope, differences = 0.0, 0.0, np.zeros(len(photos))
+    own, all_ = _logs(learnt)
+    terms = np.stack([np.ones_like(own), own, all_])
+    shared, differences = np.zeros(3), np.zeros(len(photos))
     for _ in range(30):
-        recall = 1 / (1 + np.exp(-(mean + differences + slope * x)))
+        recall = 1 / (1 + np.exp(-(np.tensordot(shared, terms, 1) + differences)))
         missing, weight = right - photos * recall, photos * recall * (1 - recall)
         by_class = missing.sum(0) - _PRIOR * differences
-        both = np.array([missing.sum(), (missing * x).sum()]) - _PRIOR / 100 * np.array(
-            [mean, slope]
+        both = (terms * missing).sum((1, 2)) - _SHARED_PRIOR * shared
+        # The differences meet each other in the shared terms alone, so they are eliminated first.
+        diagonal, cross = weight.sum(0) + _PRIOR, (terms * weight).sum(1)
+        system = np.einsum("iak,ak,jak->ij", terms, weight, terms) + np.diag(_SHARED_PRIOR)
+        step = np.linalg.solve(
+            system - (cross / diagonal) @ cross.T, both - cross @ (by_class / diagonal)
         )
-        # The differences meet each other in these two alone, so they are eliminated first.
-        diagonal = weight.sum(0) + _PRIOR
-        cross = np.array([weight.sum(0), (weight * x).sum(0)])
-        ((a, b), (c, d)) = cross @ (cross / diagonal).T
-        crossed = (weight * x).sum()
-        system = [[weight.sum() - a + _PRIOR / 100, crossed - b],
-                  [crossed - c, (weight * x * x).sum() - d + _PRIOR / 100]]  # fmt: skip
-        step = np.linalg.solve(system, both - cross @ (by_class / diagonal))
         change = (by_class - step @ cross) / diagonal
-        mean, slope, differences = mean + step[0], slope + step[1], differences + change
+        shared, differences = shared + step, differences + change
         if max(np.abs(step).max(), np.abs(change).max(initial=0)) < 1e-6:
             break
-    return mean + differences, float(slope)
+    return shared[0] + differences, shared[1:]
+
+
+def _logs(learnt: Ints) -> tuple[Floats, Floats]:
+    """Return the logarithms of the photos of each class, and of their mean, both (…, K)."""
+    own = np.log(np.maximum(learnt, 1))
+    mean = np.log(np.maximum(learnt.mean(-1, keepdims=True), 1))
+    return own, np.broadcast_to(mean, own.shape)
 
 
 def _recall(fit: Fit, learnt: Ints) -> Floats:
-    levels, slope = fit
-    recall: Floats = 1 / (1 + np.exp(-(levels + slope * np.log(np.maximum(learnt, 1)))))
+    levels, slopes = fit
+    recall: Floats = 1 / (1 + np.exp(-(levels + np.tensordot(slopes, _logs(learnt), 1))))
     return recall
 
 
@@ -218,9 +229,17 @@ def _top1(fit: Fit, shares: Floats, learnt: Ints) -> float:
     return float((shares * _recall(fit, learnt)).sum())
 
 
-def _gain(fit: Fit, shares: Floats, now: Ints, then: Ints) -> Floats:
-    """Return what each class gains of the accuracy over all photos, (K,)."""
-    return shares * (_recall(fit, then) - _recall(fit, now))
+def _worth(fit: Fit, shares: Floats, now: Ints) -> Floats:
+    """Return what `MORE` photos of each class alone bring, in accuracy over all photos, (K,)."""
+    levels, (own, all_) = fit
+    recall = _recall(fit, now)
+    # Few photos move the mean by little, and all other classes alike: the slope is enough.
+    moved = np.log1p(MORE / max(int(now.sum()), 1))
+    others = all_ * moved * (shares * recall * (1 - recall)).sum()
+    mean = _logs(now)[1]
+    alone = 1 / (1 + np.exp(-(levels + own * _logs(now + MORE)[0] + all_ * mean)))
+    worth: Floats = shares * (alone - recall) + others
+    return worth
 
 
 def _with_interval(values: Floats) -> tuple[float, float, float]:
