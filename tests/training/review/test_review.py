@@ -94,13 +94,19 @@ def test_faults_of_photos_are_named(planted):
 
 
 def test_every_photo_is_judged_by_a_run_that_did_not_learn_it(planted):
-    """Each photo has one label entry, with neighbours that are other photos, and probabilities."""
+    """Each photo has one label entry, with neighbours that are other photos, and probabilities.
+
+    None has a photo whose score is 0, as it is written: which ones are that depends on the CPU.
+    """
     data, cache, _, answers, found = planted
     photos, _ = everything(cache)
 
     judged = [one.photo for one in found.suspects if one.kind == "label"]
 
-    assert sorted(photos.files) == sorted(judged)
+    own = answers.probabilities[np.arange(len(photos.files)), photos.targets]
+    share = dict(zip(photos.files, own, strict=True))
+    assert len(set(judged)) == len(judged)
+    assert all(share[photo] > 1 - 1e-5 for photo in set(photos.files) - set(judged))
     assert np.allclose(1, answers.probabilities.sum(1), atol=1e-4)
     for one in found.suspects:
         assert (data / one.photo).is_file()
