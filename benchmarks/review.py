@@ -1,12 +1,17 @@
 """How well a review finds labels that were flipped on purpose, beside simpler ways.
 
     python -m benchmarks.review DATA [--share 0.08] [--pairs REVIEW.json] [--seed 0] [--epochs 20]
+    python -m benchmarks.review DATA --strangers OTHER --won-back
 
-A copy of DATA gets the flips, or with --strangers 20 photos of another folder, which are of no
+A copy of DATA gets the flips, and with --strangers 20 photos of another folder, which are of no
 class; and `hansang review` judges it. Beside its ranking stand: the
 self-confidence of the same out-of-fold probabilities, which is cleanlab's own default (asked of
 cleanlab where it is installed: pip install cleanlab); their margin; and the largest loss of one
-ordinary run, which learned most of the wrong labels itself.
+ordinary run, which learned most of the wrong labels itself. Flips and strangers are ranked apart,
+each without the others.
+
+--won-back trains three runs: with the flips, with the flips among the top tenth of the ranking put
+right, and with none. All three are validated with the labels of DATA.
 """
 
 import json
@@ -25,49 +30,79 @@ import typer
 
 def main(
     data: Annotated[Path, typer.Argument(help="train/ and val/ of class folders.")],
-    share: Annotated[float, typer.Option(min=0.001, max=0.5, help="Labels to flip.")] = 0.08,
+    share: Annotated[float, typer.Option(min=0, max=0.5, help="Labels to flip.")] = 0.08,
     pairs: Annotated[
         Path | None,
         typer.Option(help="Flip between classes that this review.json pairs, not at random."),
     ] = None,
     strangers: Annotated[
-        Path | None, typer.Option(help="Flip nothing; plant 20 photos of this folder.")
+        Path | None, typer.Option(help="Plant 20 photos of this folder as well.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the flips.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs a fold.")] = 20,
     image_size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     one_run: Annotated[bool, typer.Option(help="Train the one run as well.")] = True,
+    won_back: Annotated[
+        bool, typer.Option("--won-back", help="Train what corrections gain, too.")
+    ] = False,
     work: Annotated[
         Path | None, typer.Option(help="Keep everything here; given again, it goes on.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Plant wrong labels, review, and say how high they rank."""
+    settings = {"epochs": epochs, "image_size": image_size, "threads": threads}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         place = work or Path(temporary)
-        share = 0 if strangers else share
-        planted = plant(data, place / "photos", share=share, pairs=pairs, seed=seed)
-        if strangers is not None:
-            planted |= plant_strangers(strangers, place / "photos", seed=seed)
-        reviewed(place, epochs=epochs, image_size=image_size, threads=threads)
+        flipped = plant(data, place / "photos", share=share, pairs=pairs, seed=seed)
+        strange = plant_strangers(strangers, place / "photos", seed=seed) if strangers else set()
+        reviewed(place, **settings)
         rankings = out_of_fold(place)
         if one_run:
-            rankings["largest loss of one run"] = losses(
-                place, epochs=epochs, image_size=image_size, threads=threads
-            )
-        found = {name: figures(scores, planted) for name, scores in rankings.items()}
-    told = {"planted": len(planted), "epochs": epochs, "image_size": image_size, "ways": found}
+            rankings["largest loss of one run"] = losses(place, **settings)
+        told: dict[str, Any] = {
+            "epochs": epochs, "image_size": image_size, "seed": seed,
+            "flipped": ranked(rankings, set(flipped), strange),
+            "strangers": ranked(rankings, strange, set(flipped)),
+        }  # fmt: skip
+        if won_back:
+            first = top(rankings["review"], 0.1)
+            told["accuracy"] = corrected(data, place, flipped, first, seed=seed, **settings)
     if as_json:
         print(json.dumps(told, indent=2))
         return
-    print(f"{len(planted)} planted; {epochs} epochs a fold at {image_size} px")
-    for name, row in found.items():
-        print(f"{name:40s} " + "  ".join(f"{what} {value:.3f}" for what, value in row.items()))
+    print(f"{epochs} epochs a fold at {image_size} px")
+    for kind, count in (("flipped", len(flipped)), ("strangers", len(strange))):
+        for name, row in told[kind].items():
+            told_row = "  ".join(f"{what} {value:.3f}" for what, value in row.items())
+            print(f"{count} {kind:10s} {name:40s} {told_row}")
+    for name, accuracy in told.get("accuracy", {}).items():
+        print(f"trained with the labels {name:10s} accuracy {accuracy:.2%}")
 
 
-def plant(data: Path, out: Path, *, share: float, pairs: Path | None, seed: int) -> set[str]:
-    """Copy a folder with a share of its labels flipped; return the flipped photos' new names."""
+def ranked(
+    rankings: Mapping[str, Mapping[str, float]], planted: set[str], other: set[str]
+) -> dict[str, dict[str, float]]:
+    """Return how high the planted photos rank by each way, without the `other` planted ones."""
+    if not planted:
+        return {}
+    return {
+        name: figures({photo: scores[photo] for photo in scores if photo not in other}, planted)
+        for name, scores in rankings.items()
+    }
+
+
+def top(scores: Mapping[str, float], share: float) -> set[str]:
+    """Return the most suspicious photos, that share of all of them."""
+    order = sorted(scores, key=lambda photo: -scores[photo])
+    return set(order[: round(share * len(order))])
+
+
+def plant(
+    data: Path, out: Path, *, share: float, pairs: Path | None, seed: int
+) -> dict[str, str]:
+    """Copy a folder with a share of its labels flipped; return the flipped photos' true names."""
     rng = random.Random(seed)
     photos = sorted(path for path in data.glob("*/*/*") if path.is_file())
     labels = sorted({path.parent.name for path in photos})
@@ -77,16 +112,13 @@ def plant(data: Path, out: Path, *, share: float, pairs: Path | None, seed: int)
         alike = {label: [p["suggested"] for p in paired if p["label"] == label] for label in labels}
         others = {label: alike[label][:1] or others[label] for label in labels}
     flipped = set(rng.sample(range(len(photos)), round(share * len(photos))))
-    planted = set()
+    planted = {}
     for number, photo in enumerate(photos):
         label, name = photo.parent.name, photo.name
         if number in flipped:
             label, name = rng.choice(others[label]), f"flipped-{number}{photo.suffix}"
-            planted.add(f"{photo.parent.parent.name}/{label}/{name}")
-        target = out / photo.parent.parent.name / label / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(photo, target)
+            planted[f"{photo.parent.parent.name}/{label}/{name}"] = str(photo.relative_to(data))
+        _copy(photo, out / photo.parent.parent.name / label / name)
     return planted
 
 
@@ -133,7 +165,9 @@ def out_of_fold(place: Path) -> dict[str, dict[str, float]]:
         print("cleanlab is not installed; its own scores are left out", file=sys.stderr)
     else:
         ways["cleanlab"] = 1 - get_label_quality_scores(labels, probabilities)
-    return {"review": review, **{name: _by(files, scores) for name, scores in ways.items()}}
+    outliers = {one["photo"]: one["score"] for one in suspects if one["kind"] == "outlier"}
+    ways["outliers"] = np.array([outliers.get(photo, 0) for photo in files])
+    return {"review": {photo: review.get(photo, 0) for photo in files}, **{name: _by(files, scores) for name, scores in ways.items()}}
 
 
 def losses(place: Path, *, epochs: int, image_size: int, threads: int) -> dict[str, float]:
@@ -156,6 +190,37 @@ def losses(place: Path, *, epochs: int, image_size: int, threads: int) -> dict[s
     logits -= logits.max(1, keepdims=True)
     log_odds = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     return _by(list(photos.files), -log_odds[np.arange(len(photos.files)), photos.targets])
+
+
+def corrected(
+    data: Path, place: Path, flipped: Mapping[str, str], first: set[str],
+    *, epochs: int, image_size: int, threads: int, seed: int,
+) -> dict[str, float]:
+    """Return the accuracy on DATA's validation photos, by the labels that were trained on."""
+    from training.data.prepare import prepare
+    from training.loop.trainer import train
+    from training.recipes import scratch
+
+    found = {}
+    settings = {"epochs": epochs, "image_size": image_size, "threads": threads, "seed": seed}
+    wrong = {"flipped": set(flipped), "corrected": set(flipped) - first, "clean": set()}
+    for name, still in wrong.items():
+        folder = place / name
+        for photo in sorted((place / "photos" / "train").glob("*/*")):
+            here = photo.relative_to(place / "photos").as_posix()
+            _copy(photo, folder / (here if here in still else flipped.get(here, here)))
+        for photo in sorted((data / "val").glob("*/*")):
+            _copy(photo, folder / photo.relative_to(data))
+        cache = prepare(folder, image_size, cache_root=place / "cache")
+        config = scratch().with_overrides(settings)
+        found[name] = train(config, cache, place / "runs" / name, device="cpu").val_top1
+    return found
+
+
+def _copy(photo: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(photo, target)
 
 
 def figures(scores: Mapping[str, float], planted: set[str]) -> dict[str, float]:
