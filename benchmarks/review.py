@@ -99,9 +99,7 @@ def top(scores: Mapping[str, float], share: float) -> set[str]:
     return set(order[: round(share * len(order))])
 
 
-def plant(
-    data: Path, out: Path, *, share: float, pairs: Path | None, seed: int
-) -> dict[str, str]:
+def plant(data: Path, out: Path, *, share: float, pairs: Path | None, seed: int) -> dict[str, str]:
     """Copy a folder with a share of its labels flipped; return the flipped photos' true names."""
     rng = random.Random(seed)
     photos = sorted(path for path in data.glob("*/*/*") if path.is_file())
@@ -167,7 +165,8 @@ def out_of_fold(place: Path) -> dict[str, dict[str, float]]:
         ways["cleanlab"] = 1 - get_label_quality_scores(labels, probabilities)
     outliers = {one["photo"]: one["score"] for one in suspects if one["kind"] == "outlier"}
     ways["outliers"] = np.array([outliers.get(photo, 0) for photo in files])
-    return {"review": {photo: review.get(photo, 0) for photo in files}, **{name: _by(files, scores) for name, scores in ways.items()}}
+    rankings = {name: _by(files, scores) for name, scores in ways.items()}
+    return {"review": {photo: review.get(photo, 0) for photo in files}, **rankings}
 
 
 def losses(place: Path, *, epochs: int, image_size: int, threads: int) -> dict[str, float]:
@@ -193,8 +192,15 @@ def losses(place: Path, *, epochs: int, image_size: int, threads: int) -> dict[s
 
 
 def corrected(
-    data: Path, place: Path, flipped: Mapping[str, str], first: set[str],
-    *, epochs: int, image_size: int, threads: int, seed: int,
+    data: Path,
+    place: Path,
+    flipped: Mapping[str, str],
+    first: set[str],
+    *,
+    epochs: int,
+    image_size: int,
+    threads: int,
+    seed: int,
 ) -> dict[str, float]:
     """Return the accuracy on DATA's validation photos, by the labels that were trained on."""
     from training.data.prepare import prepare
