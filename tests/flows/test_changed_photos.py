@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import pytest
 
 from flows import pipeline as night
 from flows.tasks.parameters import Nightly, Places, Training
-from tests.paths import ROOT
+from tests.commands import hansang
 from training.runs.run_directory import begun_in
 
 
@@ -28,15 +26,17 @@ def test_a_run_that_began_is_trained_on_whatever_became_of_the_photos(
     shutil.copytree(photos, mine)
     places = Places(runs_dir=tmp_path / "runs", cache_dir=tmp_path / "cache")
     training = Training(epochs=1, image_size=32, overrides={"batch_size": "16", "threads": "1"})
-    train = ["--run", "n", *training.arguments(), "--runs-dir", str(places.runs_dir),
-             "--cache-dir", str(places.cache_dir)]  # fmt: skip
+    train = ["--run", "n", *training.arguments(), "--runs-dir", places.runs_dir,
+             "--cache-dir", places.cache_dir]  # fmt: skip
 
     def trained(data: Path, *_: Any) -> None:
-        subprocess.run([sys.executable, "-m", "training", str(data), *train], cwd=ROOT, check=True)
+        ended = hansang("train", data, *train, cwd=tmp_path)
+        assert 0 == ended.returncode, ended.stderr
 
     def released(*_: Any, **__: Any) -> None:
         raise Released
 
+    monkeypatch.setattr("training.reports.tracking.reported", lambda _run_dir: "")
     monkeypatch.setattr(night, "trained", trained)
     monkeypatch.setattr(night, "released", released)
     trained(mine)

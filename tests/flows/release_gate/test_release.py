@@ -167,7 +167,7 @@ def test_a_restart_finds_what_was_measured_and_publishes_that_file_alone(
 
     models = tmp_path / "models"
     candidate = evaluation.evaluate(run, repository=models, weighing="tonight-0")
-    other = evaluation.evaluate(run, repository=models, precision="int8")
+    other = evaluation.evaluate(run, repository=models, precision="fp16")
     assert Path(candidate.onnx).parent != Path(other.onnx).parent
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "_weigh", None)
@@ -175,7 +175,7 @@ def test_a_restart_finds_what_was_measured_and_publishes_that_file_alone(
     assert json.dumps(asdict(candidate)) == json.dumps(asdict(again))
 
     whole = Path(candidate.onnx).read_bytes()
-    export_onnx(run, Path(candidate.onnx), precision="int8")
+    export_onnx(run, Path(candidate.onnx), precision="fp16")
     with pytest.raises(ModelContractError, match="not the file that was measured"):
         decide(again, repository=models)
     assert [] == ModelRepository(models).models()

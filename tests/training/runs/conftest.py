@@ -1,45 +1,45 @@
-"""A small run that nobody disturbed, to compare others with."""
+"""Small runs that nobody disturbed, to compare others with."""
 
-import gc
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from tests.paths import ROOT
-from tests.training.runs.disturbed import PROCESSES, go
-from tests.training.runs.runs import command
+from tests.commands import hansang
+from tests.once import made_once
+from tests.thin import thin_network
+from tests.training.runs.disturbed import CONFIG
+from tests.training.runs.runs import arguments
 from training.data.cache import DatasetCache
+from training.loop.trainer import train
 
 
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Free what a run that was stopped leaves: its error's frames hold 300 MB in a circle."""
-    yield
-    gc.collect()
+@pytest.fixture(scope="module")
+def thin() -> Iterator[None]:
+    """Train the thin network within this process."""
+    with thin_network():
+        yield
 
 
 @pytest.fixture(scope="session")
 def finished(dishes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run that nobody disturbed; its home folder."""
-    home = tmp_path_factory.mktemp("finished")
-    subprocess.run(command(dishes, home), check=True, cwd=ROOT, capture_output=True)
-    return home
+    """A small run of the thin network that nobody disturbed, without a report; its home folder."""
+
+    def make(home: Path) -> None:
+        with thin_network(), patch("training.reports.tracking.reported", lambda _run_dir: ""):
+            ended = hansang("train", *arguments(dishes, home), cwd=home)
+        assert 0 == ended.returncode, ended.stderr
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
-    cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, float]:
-    """A run that nobody disturbed, and how many seconds it took."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "r"
-    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
-    process.start()
-    while not run_dir.exists():
-        time.sleep(0.001)
-    started_s = time.monotonic()
-    process.join()
-    assert 0 == process.exitcode
-    return run_dir, time.monotonic() - started_s
+def undisturbed(cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the thin network that nobody disturbed."""
+
+    def make(home: Path) -> None:
+        with thin_network():
+            train(CONFIG, cache, home / "r", device="cpu")
+
+    return made_once(tmp_path_factory, "undisturbed", make) / "r"

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from tests.thin import thin_network
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.loop.trainer import train
@@ -22,11 +23,20 @@ OF_THE_CLOCK = {"photos_per_s", "train_s", "data_wait_s", "eval_s", "save_s"}
 
 # Forked from a clean server that has imported torch: a real process, in milliseconds.
 PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    ["training.loop.trainer", "training.data.prepare", "training.cli.train"]
+)
 
 
 def go(cache: str, run_dir: str) -> None:
     """Train, or go on, as a process of its own."""
     train(CONFIG, DatasetCache.open(Path(cache)), Path(run_dir), device="cpu")
+
+
+def go_thin(cache: str, run_dir: str) -> None:
+    """Train, or go on, with the thin network."""
+    with thin_network():
+        go(cache, run_dir)
 
 
 def assert_same(one: Path, other: Path) -> None:

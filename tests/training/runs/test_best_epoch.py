@@ -14,10 +14,9 @@ from tests.training.runs.runs import SETTINGS
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
 from training.data.loader import loader_for
-from training.data.prepare import prepare
 from training.errors import ExportError, RunError
 from training.export import onnx_export
-from training.export.onnx_export import export_onnx, write_onnx
+from training.export.onnx_export import export_onnx
 from training.export.parity import check_parity, num_ties
 from training.loop.learner import Learner
 from training.model.resnet import Served, build
@@ -26,11 +25,9 @@ from training.runs import checkpoint
 pytestmark = pytest.mark.usefixtures("exports_once")
 
 
-def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
+def test_the_exported_best_epoch_passes_the_gate(run_dir, tmp_path):
     """Onnxruntime counts the run's own top-1 on every validation photo, at any batch."""
     import onnxruntime
-
-    run_dir = finished / "runs" / "r"
 
     exported = export_onnx(run_dir, tmp_path / "model.onnx")
 
@@ -46,42 +43,43 @@ def test_the_exported_best_epoch_passes_the_gate(finished, dishes, tmp_path):
         assert np.allclose(rows.sum(1), 1)
 
 
-def test_a_file_of_many_classes_names_those_with_the_most_photos(finished, tmp_path, monkeypatch):
+def test_a_file_of_many_classes_names_those_with_the_most_photos(run_dir, tmp_path, monkeypatch):
     """The service counts these by name; files of few classes name none, as all are counted."""
     import onnxruntime
 
     def named(file):
-        export_onnx(finished / "runs" / "r", tmp_path / file)
+        export_onnx(run_dir, tmp_path / file)
         session = onnxruntime.InferenceSession(tmp_path / file)
         return session.get_modelmeta().custom_metadata_map.get("common_labels")
 
     assert onnx_export._COMMON == MAX_COUNTED
     assert named("few.onnx") is None
     monkeypatch.setattr("training.export.onnx_export._COMMON", 2)
-    cache = json.loads((finished / "runs" / "r" / "config.json").read_text())["cache"]
+    cache = json.loads((run_dir / "config.json").read_text())["cache"]
     photos = Counter(DatasetCache.open(Path(cache)).splits["train"].targets.tolist())
     labels = DatasetCache.open(Path(cache)).labels
     commonest = sorted(range(len(labels)), key=lambda at: -photos[at])[:2]
     assert [labels[at] for at in commonest] == json.loads(named("many.onnx"))
 
 
-def test_the_gate_refuses_another_model_and_names_a_photo(finished, dishes, tmp_path):
+def test_the_gate_refuses_another_model_and_names_a_photo(run_dir, cache, tmp_path):
     """Two classes swapped in the exported file are found, and the photo is named."""
-    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
-    model = build(3, seed=1)
-    served = Served(model).eval()
-    with torch.no_grad():
-        # Apart enough for every photo to have a winner.
-        model.fc.weight.mul_(20)
-    swapped = build(3, seed=1)
-    swapped.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        swapped.fc.weight.copy_(model.fc.weight.flip(0))
-        swapped.fc.bias.copy_(model.fc.bias.flip(0))
-    write_onnx(Served(swapped).eval(), 32, tmp_path / "wrong.onnx", {})
+    import onnx
+
+    export_onnx(run_dir, tmp_path / "wrong.onnx")
+    tensors, _ = checkpoint.load(run_dir / "checkpoints" / checkpoint.BEST)
+    model = build(3, seed=0)
+    model.load_state_dict(checkpoint.model_tensors(tensors))
+    proto = onnx.load(tmp_path / "wrong.onnx")
+    head = [each for each in proto.graph.initializer if list(each.dims) in ([3, 512], [3])]
+    assert 2 == len(head)
+    for each in head:
+        swapped = onnx.numpy_helper.to_array(each)[::-1].copy()
+        each.CopyFrom(onnx.numpy_helper.from_array(swapped, each.name))
+    onnx.save(proto, tmp_path / "wrong.onnx")
 
     with pytest.raises(ExportError, match=r"on val/.*\.jpg torch says class"):
-        check_parity(served, tmp_path / "wrong.onnx", split)
+        check_parity(Served(model.eval()), tmp_path / "wrong.onnx", cache.splits["val"])
 
 
 def test_a_tie_is_wider_where_another_device_validated():
@@ -99,9 +97,9 @@ def test_a_run_without_an_epoch_cannot_be_released(tmp_path):
         export_onnx(tmp_path, tmp_path / "model.onnx")
 
 
-def test_validation_computes_as_the_served_file_does(finished, dishes):
+def test_validation_computes_as_the_served_file_does(cache):
     """Whatever a run trains in, it validates in fp32: to the last bit the same loss."""
-    split = prepare(dishes, 32, cache_root=finished / "cache").splits["val"]
+    split = cache.splits["val"]
     learners = [
         Learner(TrainConfig(**SETTINGS, precision=precision), 3, torch.device("cpu"))
         for precision in ("fp32", "bf16")
@@ -112,9 +110,9 @@ def test_validation_computes_as_the_served_file_does(finished, dishes):
     assert fp32 == bf16
 
 
-def test_a_reported_top1_that_the_file_has_not_is_refused(finished, dishes, tmp_path):
+def test_a_reported_top1_that_the_file_has_not_is_refused(run_dir, tmp_path):
     """A best epoch whose metrics are not those of its weights is not released."""
-    shutil.copytree(finished / "runs" / "r", tmp_path / "r")
+    shutil.copytree(run_dir, tmp_path / "r")
     best = tmp_path / "r" / "checkpoints" / "best.safetensors"
     tensors, state = checkpoint.load(best)
     record = state["history"][-1]

@@ -16,6 +16,8 @@ from training.data.dataset import scan
 from training.data.prepare import prepare
 from training.errors import DataError, RunError, StoppedError
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 SETTINGS = ["batch_size=12", "checkpoint_every_steps=2", "augment.flip=0.5"]
 
 
@@ -46,8 +48,8 @@ def go(tmp_path, monkeypatch):
     return train
 
 
-@pytest.fixture(scope="session")
-def alone(dishes, tmp_path_factory):
+@pytest.fixture(scope="module")
+def alone(thin, dishes, tmp_path_factory):
     """The newest checkpoint of a run whose photos nobody touched."""
     home = tmp_path_factory.mktemp("alone")
     cache = prepare(dishes, 32, cache_root=home / "cache")

@@ -11,9 +11,11 @@ from training.loop.trainer import train
 from training.runs import run_directory
 from training.runs.exactness import continued
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 @pytest.fixture(scope="module")
-def begun(cache, tmp_path_factory):
+def begun(thin, cache, tmp_path_factory):
     """A run that was stopped after five steps, on one thread."""
     stops = iter([False] * 5)
     run_dir = tmp_path_factory.mktemp("begun") / "r"
@@ -74,7 +76,7 @@ def test_an_untouched_run_is_the_same_run(stopped, undisturbed, cache):
     train(CONFIG, cache, stopped, device="cpu", accept_changes=True)
 
     assert "accepted" not in run_directory.read(stopped)
-    assert_same(undisturbed[0], stopped)
+    assert_same(undisturbed, stopped)
 
 
 def test_a_run_keeps_its_threads_unless_told_otherwise(stopped, cache):

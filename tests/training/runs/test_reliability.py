@@ -5,24 +5,21 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.paths import ROOT
-from tests.training.runs.disturbed import CONFIG, PROCESSES, assert_same, go
+from tests.training.runs.disturbed import CONFIG, PROCESSES, assert_same, go, go_thin
+from tests.training.runs.runs import begin, wait_for
 from training.errors import DivergedError, RunError
 from training.loop import saving
 from training.loop.learner import Learner
 from training.loop.trainer import train
 from training.runs import checkpoint
 
-PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
-
+pytestmark = pytest.mark.usefixtures("thin")
 
 PHASES = ("between", "step", "checkpoint", "validation", "files")
 
@@ -50,12 +47,29 @@ def go_and_tell(cache: str, run_dir: str, phase: ctypes.c_int, writing: ctypes.c
     go(cache, run_dir)
 
 
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """A run of the whole network that nobody disturbed, and how many seconds it took.
+
+    Its checkpoints of 134 MB take long enough to be killed within.
+    """
+    run_dir = tmp_path_factory.mktemp("whole") / "r"
+    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    process.start()
+    while not run_dir.exists():
+        time.sleep(0.001)
+    started_s = time.monotonic()
+    process.join()
+    assert 0 == process.exitcode
+    return run_dir, time.monotonic() - started_s
+
+
 @pytest.mark.parametrize(
     ("times", "each"), [(5, 1), pytest.param(20, 3, marks=pytest.mark.long)], ids=["day", "night"]
 )
-def test_kills_at_random_moments_change_nothing(undisturbed, cache, tmp_path, times, each):
+def test_kills_at_random_moments_change_nothing(whole, cache, tmp_path, times, each):
     """One run, killed so often: within steps, validations and the writing of files."""
-    reference, took_s = undisturbed
+    reference, took_s = whole
     run_dir, moments = tmp_path / "r", random.Random(0)
     kills: Counter[str] = Counter()
     died = 0
@@ -129,7 +143,7 @@ def test_a_step_that_spoils_the_weights_is_never_the_newest_checkpoint(
     monkeypatch.undo()
     train(every_step, cache, run_dir, device="cpu")
 
-    assert_same(undisturbed[0], run_dir)
+    assert_same(undisturbed, run_dir)
 
 
 # `test_learning.py` has every kind of damage by day, without runs.
@@ -152,7 +166,7 @@ def test_a_damaged_newest_checkpoint_costs_a_few_steps(
     train(CONFIG, cache, run_dir, device="cpu")
 
     assert "is damaged" in capsys.readouterr().err
-    assert_same(undisturbed[0], run_dir)
+    assert_same(undisturbed, run_dir)
 
 
 # A rate so low that the first epoch stays the best: no checkpoint of it is left but that one.
@@ -160,7 +174,7 @@ FIRST_IS_BEST = CONFIG.with_overrides({"epochs": 3, "optimizer.lr": 1e-4})
 
 
 @pytest.fixture(scope="module")
-def first_is_best(cache, tmp_path_factory):
+def first_is_best(thin, cache, tmp_path_factory):
     """A finished run whose first epoch is the best."""
     run_dir = tmp_path_factory.mktemp("first-is-best") / "r"
     assert 1 == train(FIRST_IS_BEST, cache, run_dir, device="cpu").best_epoch
@@ -186,7 +200,7 @@ def test_a_damaged_best_epoch_is_trained_again(first_is_best, cache, tmp_path, c
 def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
     """The second process is refused by name while the first lives, and not a moment longer."""
     run_dir = tmp_path / "r"
-    process = PROCESSES.Process(target=go, args=(str(cache.path), str(run_dir)))
+    process = PROCESSES.Process(target=go_thin, args=(str(cache.path), str(run_dir)))
     process.start()
     while not (run_dir / "checkpoints").exists():
         time.sleep(0.001)
@@ -207,22 +221,14 @@ def test_a_killed_owner_leaves_no_lock(cache, tmp_path):
 )  # fmt: skip
 def test_a_signal_saves_within_ten_seconds(dishes, tmp_path, number):
     """The exit code is 75 and the checkpoint is that of the very step."""
-    process = subprocess.Popen(
-        [
-            sys.executable, "-m", "training", str(dishes), "--run", "r", "--epochs", "500",
-            "--image-size", "32", "--threads", "1", "--runs-dir", str(tmp_path), "--cache-dir",
-            str(tmp_path / "c"),
-        ],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "HANSANG_PROGRESS_S": "0"},
-    )  # fmt: skip
-    for line in process.stderr:
-        if line.startswith("train: 3/"):
-            break
-    process.send_signal(number)
+    process = begin(dishes, tmp_path, "--epochs", "500")
+    wait_for(3, tmp_path, process)
+    os.kill(process.pid, number)
     started_s = time.monotonic()
-    _, said = process.communicate()
+    process.join()
 
-    assert 75 == process.returncode
+    assert 75 == process.exitcode
     assert time.monotonic() - started_s < 10
+    said = (tmp_path / "said").read_text()
     step = int(said.split(", step ")[1].split(";")[0])
-    assert checkpoint.path_of(tmp_path / "r" / "checkpoints", step).exists()
+    assert checkpoint.path_of(tmp_path / "runs" / "r" / "checkpoints", step).exists()

@@ -10,6 +10,8 @@ from training.data.prepare import prepare
 from training.errors import RunError
 from training.loop.trainer import train
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 @pytest.fixture
 def small_disk(tmp_path):
@@ -24,7 +26,7 @@ def small_disk(tmp_path):
         )
         return done.returncode == 0
 
-    if not shutil.which("mount") or not mount("size=200m"):
+    if not shutil.which("mount") or not mount("size=3m"):
         pytest.skip("mounting a small file system needs root")
     yield disk, mount
     subprocess.run(["umount", disk], check=True)
@@ -42,7 +44,7 @@ def test_a_full_disk_stops_a_run_that_then_goes_on(undisturbed, cache, small_dis
     assert mount("remount", "size=1g")
     train(CONFIG, cache, run_dir, device="cpu")
 
-    assert_same(undisturbed[0], run_dir)
+    assert_same(undisturbed, run_dir)
 
 
 def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_disk):
@@ -56,7 +58,7 @@ def test_a_disk_that_is_full_at_birth_is_one_sentence(undisturbed, cache, small_
     assert mount("remount", "size=1g")
     train(CONFIG, cache, disk / "r", device="cpu")
 
-    assert_same(undisturbed[0], disk / "r")
+    assert_same(undisturbed, disk / "r")
 
 
 def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_disk):
@@ -73,13 +75,13 @@ def test_a_read_only_run_directory_is_one_sentence(undisturbed, cache, small_dis
     assert mount("remount", "rw")
     train(CONFIG, cache, disk / "r", device="cpu")
 
-    assert_same(undisturbed[0], disk / "r")
+    assert_same(undisturbed, disk / "r")
 
 
 def test_extend_allows_more_epochs_and_nothing_else(undisturbed, cache, tmp_path):
     """A finished run goes on to more epochs when asked to; any other change is refused."""
     run_dir = tmp_path / "r"
-    shutil.copytree(undisturbed[0], run_dir)
+    shutil.copytree(undisturbed, run_dir)
     more = CONFIG.with_overrides({"epochs": 5})
 
     with pytest.raises(RunError, match=r"config\.epochs: 4 there, 5 now.*--extend"):
@@ -92,7 +94,7 @@ def test_extend_allows_more_epochs_and_nothing_else(undisturbed, cache, tmp_path
 
     assert 5 == result.epochs
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    assert lines[:4] == (undisturbed[0] / "metrics.jsonl").read_text().splitlines()
+    assert lines[:4] == (undisturbed / "metrics.jsonl").read_text().splitlines()
 
 
 def test_another_dataset_is_refused(undisturbed, cache, folder, tmp_path):
@@ -101,7 +103,7 @@ def test_another_dataset_is_refused(undisturbed, cache, folder, tmp_path):
     other = prepare(photos, 32, cache_root=tmp_path / "cache")
 
     with pytest.raises(RunError, match=r"dataset_hash: .*labels: "):
-        train(CONFIG, other, undisturbed[0], device="cpu")
+        train(CONFIG, other, undisturbed, device="cpu")
 
 
 @pytest.mark.parametrize(

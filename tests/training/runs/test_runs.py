@@ -2,20 +2,15 @@
 
 import fcntl
 import json
-import multiprocessing
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-import terminal
 from tests.paths import ROOT
-from tests.training.runs.runs import SETTINGS, assert_same, command, metrics
-from training.__main__ import main
+from tests.training.runs.runs import SETTINGS, assert_same, begin, command, metrics, wait_for
 from training.config import TrainConfig
 from training.data.prepare import prepare
 from training.errors import RunError
@@ -23,11 +18,7 @@ from training.loop import run
 from training.loop.trainer import train
 from training.recipes import scratch
 
-# Forked from a clean server that has imported torch: a real process, in milliseconds.
-PROCESSES = multiprocessing.get_context("forkserver")
-
-
-PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.data.prepare"])
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 def test_a_run_writes_what_scripts_rely_on(finished):
@@ -48,30 +39,6 @@ def test_a_run_writes_what_scripts_rely_on(finished):
     best = max(lines, key=lambda line: (line["val_top1"], -line["val_loss"]))
     assert (best["epoch"], best["val_top1"]) == (result["best_epoch"], result["val_top1"])
     assert 0 <= result["test_top1"] <= 1
-
-
-def as_command(arguments: list[str], said: Path) -> None:
-    """Be `python -m training` with these arguments, which tells of each step."""
-    terminal._PLAIN_INTERVAL_S = 0
-    sys.argv, sys.stderr = ["hansang train", *arguments], said.open("w", 1)
-    main()
-
-
-def begin(photos: Path, home: Path, *more: str) -> multiprocessing.Process:
-    """Begin `command` in a process of its own, which need not import torch first."""
-    arguments = command(photos, home, *more)[3:]
-    process = PROCESSES.Process(target=as_command, args=(arguments, home / "said"))
-    (home / "said").unlink(missing_ok=True)
-    process.start()
-    return process
-
-
-def wait_for(step: int, home: Path, process: multiprocessing.Process) -> None:
-    """Return when the process has said that so many steps are done."""
-    said = home / "said"
-    while not (said.exists() and f"train: {step}/" in said.read_text()):
-        assert process.is_alive()
-        time.sleep(0.005)
 
 
 def test_a_run_killed_and_stopped_ends_as_one_that_nobody_disturbed(finished, dishes, tmp_path):

@@ -16,6 +16,8 @@ from training.loop.learner import Learner
 from training.loop.trainer import train
 from training.recipes import scratch
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def test_a_stop_within_validation_is_heard_at_once(finished, dishes, tmp_path):
     """SIGTERM need not wait for the end of a long validation, and going on is exact."""
@@ -66,13 +68,13 @@ def test_a_stop_while_the_result_is_measured_is_heard(finished, dishes, tmp_path
 @pytest.mark.parametrize(("flip_average", "most"), [(False, 64), (True, 32)])
 def test_a_validation_on_a_cpu_listens_every_few_seconds(flip_average, most):
     """Slow CPUs validate 15 photos of 224 px in a second: no more lie between two questions."""
-    images = np.zeros((130, 256, 256, 3), np.uint8)
-    split = Split(images, np.arange(130) % 3, ("",) * 130)
+    images = np.zeros((65, 256, 256, 3), np.uint8)
+    split = Split(images, np.arange(65) % 3, ("",) * 65)
     config = TrainConfig(image_size=224, flip_average=flip_average)
     learner = Learner(config, 3, torch.device("cpu"))
     asked = []
 
     found = learner.evaluate(loader_for(split, learner.device), lambda: asked.append(1))
 
-    assert 130 == len(found.targets)
-    assert -(-130 // most) == len(asked)
+    assert 65 == len(found.targets)
+    assert -(-65 // most) == len(asked)
