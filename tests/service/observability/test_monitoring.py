@@ -99,6 +99,8 @@ def test_every_alert_says_what_to_do_and_is_tested():
         assert f"\n## {name}\n" in guide, f"docs/guides/alerts.md lacks {name}"
         fired = rf"alertname: {name}\n        eval_time: \w+\n        exp_alerts:"
         assert re.search(fired, RULES_TESTS.read_text()), f"no test fires {name}"
+        silent = rf"alertname: {name}\n        eval_time: \w+\n(?!        exp_alerts:)"
+        assert re.search(silent, RULES_TESTS.read_text()), f"no test is silent on {name}"
 
 
 @promtool

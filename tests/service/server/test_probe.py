@@ -1,18 +1,21 @@
 """What a container needs of the service: a light probe, and the cores that it was granted."""
 
 import asyncio
+import os
 import subprocess
 import sys
 
 from tests.paths import ROOT
+from tests.service.api.test_security import issue, needs_openssl
 
 
-async def probe(*arguments: str) -> tuple[int, str]:
+async def probe(*arguments: str, **environment: str) -> tuple[int, str]:
     """Run the probe as an orchestrator does; return its exit code and what it printed."""
     ran = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "service.probe", *arguments],
         cwd=ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=30,
@@ -46,6 +49,31 @@ async def test_health_check_of_an_image_asks_as_the_environment_says(publish, se
     assert 1 == code
     assert "error: cannot read no such.pem" in said
     assert (0, "SERVING\n") == await probe(f"127.0.0.1:{server.port}"), "what is given counts"
+
+
+@needs_openssl
+async def test_health_check_of_an_image_asks_a_server_with_tls(publish, serve, tmp_path):
+    """By its authority, the name in its certificate, and with mTLS by a certificate of its own."""
+    publish("food")
+    certificate, key = issue(tmp_path / "tls", "server")
+    authority = issue(tmp_path / "authority", "authority")
+    caller = issue(tmp_path / "caller", "caller", signer=authority)
+    settings = {"tls_certificate": certificate, "tls_key": key}
+    plain, mutual = await serve(**settings), await serve(**settings, tls_client_ca=authority[0])
+
+    async def asked(server, arguments: str) -> tuple[int, str]:
+        return await probe(HANSANG_PROBE=f"127.0.0.1:{server.port} {arguments}")
+
+    answers = await asyncio.gather(
+        asked(plain, f"--ca {certificate} --server-name localhost"),
+        asked(mutual, f"--ca {certificate} --certificate {caller[0]} --key {caller[1]}"),
+        asked(plain, f"--ca {authority[0]} --timeout-s 0.5"),
+        asked(mutual, f"--ca {certificate} --timeout-s 0.5"),
+    )
+
+    assert [(0, "SERVING\n")] * 2 == answers[:2]
+    assert [1, 1] == [code for code, _ in answers[2:]]
+    assert all(said.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED")) for _, said in answers[2:])
 
 
 def test_probe_imports_nothing_heavy():
