@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from tests.thin import thin_network
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -42,6 +44,13 @@ def folder(tmp_path: Path, photo: Callable[..., bytes]) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def thin() -> Iterator[None]:
+    """Train the thin network within this process."""
+    with thin_network():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from terminal import UserError
 from tests.paths import ROOT
+from tests.thin import thin_network
 from tests.training.finetuning.conftest import SMALL
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
@@ -38,6 +39,26 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 
 PROCESSES.set_forkserver_preload(["training.loop.trainer", "training.model.pretrained"])
+
+
+pytestmark = pytest.mark.usefixtures("thin")
+
+
+@pytest.fixture(scope="module")
+def source(dishes_cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the thin network on three drawn dishes."""
+    run_dir = tmp_path_factory.mktemp("source") / "r"
+    config = TrainConfig(image_size=32, epochs=6, batch_size=16, threads=1)
+    with thin_network():
+        train(config, dishes_cache, run_dir, device="cpu")
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def start(source: Path) -> Start:
+    """Its best epoch."""
+    with thin_network():
+        return pretrained.read(source)
 
 
 def small(strategy: str, start: Start, epochs: int = 3, **overrides: object) -> TrainConfig:
@@ -80,7 +101,7 @@ def test_a_strategy_changes_its_parts_and_not_a_bit_of_the_others(
             if not torch.equal(tensor, stored[name])
         }
         assert learning - {"head"} == moved
-    assert (3, 512) == tuple(stored["fc.weight"].shape)
+    assert (3, 64) == tuple(stored["fc.weight"].shape)
 
 
 def test_phases_follow_the_settings(start):
@@ -125,7 +146,7 @@ def go(cache: str, source: str, run_dir: str) -> None:
 
 
 @pytest.mark.long
-def test_kills_at_random_moments_change_nothing(run_dir, start, cache, tmp_path):
+def test_kills_at_random_moments_change_nothing(run_dir, cache, tmp_path):
     """SIGKILL while features are made, in the head's phase, after it: the same bits in the end."""
     moments = random.Random(0)
 
@@ -195,9 +216,9 @@ def test_earlier_parts_learn_more_slowly(start):
     assert {p: 0.5 ** (5 - i) for i, p in enumerate(PARTS)} == scales
 
 
-def test_similarity_knows_the_same_photos_and_other_ones(run_dir, start, cache):
+def test_similarity_knows_the_same_photos_and_other_ones(source, start, cache):
     """The photos that the weights learnt from lie at distance 0; others lie farther off."""
-    about = json.loads((run_dir / "config.json").read_text())
+    about = json.loads((source / "config.json").read_text())
 
     same = measure(DatasetCache.open(Path(about["cache"])), start)
     other = measure(cache, start)
@@ -211,10 +232,10 @@ def test_similarity_knows_the_same_photos_and_other_ones(run_dir, start, cache):
     assert "small and " in same.sentences[-1]
 
 
-def test_a_probe_forgets_nothing_and_is_told_so(run_dir, start, cache, tmp_path):
+def test_a_probe_forgets_nothing_and_is_told_so(source, start, cache, tmp_path):
     """A frozen backbone tells the old classes apart as before, photo by photo."""
     train(small("linear-probe", start), cache, tmp_path / "r", device="cpu", start=start)
-    about = json.loads((run_dir / "config.json").read_text())
+    about = json.loads((source / "config.json").read_text())
 
     kept = retention(start, tmp_path / "r", DatasetCache.open(Path(about["cache"])))
 
@@ -222,14 +243,14 @@ def test_a_probe_forgets_nothing_and_is_told_so(run_dir, start, cache, tmp_path)
     assert (0, 0) == (kept.change.gained, kept.change.lost)
 
 
-def test_old_photos_keep_the_groups_of_their_rule(run_dir, start, cache, tmp_path):
+def test_old_photos_keep_the_groups_of_their_rule(source, start, cache, tmp_path):
     """Of a folder that is given by its rule; of the source's own cache as they were."""
     from flows.cli.finetune import _old
 
     photos = cache.path.parent.parent / "photos"
     old = _old(photos, "/([^/]+)/[^/]+$", start, tmp_path / "cache")
     assert set(cache.labels) == set(old.splits["val"].groups)
-    kept = retention(start, run_dir, old)
+    kept = retention(start, source, old)
     assert len(cache.labels) == kept.change.groups
     assert not any(_old(photos, "", start, tmp_path / "cache").splits["val"].groups)
     with pytest.raises(UserError, match="--old-group is the rule for --old-photos"):

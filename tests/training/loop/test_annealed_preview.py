@@ -8,6 +8,8 @@ from training.errors import StoppedError
 from training.loop.trainer import train
 from training.runs import checkpoint
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 
 def test_a_guess_leaves_the_run_as_it_was(cache, tmp_path):
     """A run that is judged at each epoch, and stopped and resumed, ends with the same weights."""

@@ -87,6 +87,7 @@ def test_the_scale_is_part_of_the_state():
     assert not [name for name in tensors_of(_learner(precision="fp32")) if "scaler" in name]
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_resumed_run_is_exact(dishes, tmp_path):
     """Stopped in its first epoch, the tensors are those of a run that was never stopped."""
     cache = prepare(dishes, 32, cache_root=tmp_path / "cache")

@@ -23,6 +23,7 @@ from training.recipes import RECIPES, recipe
 PLAIN_VALUES = {"crop_area": 1, "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0}
 
 
+@pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("micro", [0, 2])
 def test_fewer_photos_than_an_even_batch_are_mixed(folder, tmp_path, kind, micro):
@@ -53,6 +54,7 @@ def test_the_last_of_an_odd_number_is_left_as_it_is(kind):
     assert (pixels[4] == 0).all()
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_photo_that_is_left_over_joins_the_photos_before_it(folder, tmp_path):
     """BatchNorm cannot learn from one photo: of five in twos, the last part has three."""
     assert [slice(0, 2), slice(2, 5)] == micro_batches(5, 2)

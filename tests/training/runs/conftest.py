@@ -1,6 +1,5 @@
 """Small runs that nobody disturbed, to compare others with."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,13 +12,6 @@ from tests.training.runs.disturbed import CONFIG
 from tests.training.runs.runs import arguments
 from training.data.cache import DatasetCache
 from training.loop.trainer import train
-
-
-@pytest.fixture(scope="module")
-def thin() -> Iterator[None]:
-    """Train the thin network within this process."""
-    with thin_network():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.thin import thin_network
 from tests.training.runs.runs import weights
 from training.cli import train as verb
 from training.data.begun import photos_to_go_on_with, since
@@ -49,7 +50,7 @@ def go(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def alone(thin, dishes, tmp_path_factory):
+def alone(dishes, tmp_path_factory):
     """The newest checkpoint of a run whose photos nobody touched."""
     home = tmp_path_factory.mktemp("alone")
     cache = prepare(dishes, 32, cache_root=home / "cache")
@@ -60,7 +61,8 @@ def alone(thin, dishes, tmp_path_factory):
     config = recipe("scratch").with_overrides(
         {"epochs": 2, "image_size": 32, "threads": 1, **settings(SETTINGS)}
     )
-    train(config, cache, home / "r", device="cpu")
+    with thin_network():
+        train(config, cache, home / "r", device="cpu")
     return weights(home / "r")
 
 

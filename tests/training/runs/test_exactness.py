@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.thin import thin_network
 from tests.training.runs.disturbed import CONFIG, assert_same
 from training.errors import RunError, StoppedError
 from training.loop.trainer import train
@@ -15,11 +16,11 @@ pytestmark = pytest.mark.usefixtures("thin")
 
 
 @pytest.fixture(scope="module")
-def begun(thin, cache, tmp_path_factory):
+def begun(cache, tmp_path_factory):
     """A run that was stopped after five steps, on one thread."""
     stops = iter([False] * 5)
     run_dir = tmp_path_factory.mktemp("begun") / "r"
-    with pytest.raises(StoppedError):
+    with thin_network(), pytest.raises(StoppedError):
         train(CONFIG, cache, run_dir, device="cpu", should_stop=lambda: next(stops, True))
     return run_dir
 

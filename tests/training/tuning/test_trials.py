@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.thin import thin_network
 from tests.training.tuning.studies import study_of
 from training.data.cache import DatasetCache
 from training.loop.learner import Learner
 from training.tuning import search
 from training.tuning.search import best_run, outcome, ranking, saved_share, work
 from training.tuning.study import Study
+
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +26,7 @@ def searched(cache: DatasetCache, tmp_path_factory: pytest.TempPathFactory) -> S
     study = study_of(runs_dir, dataset_hash=cache.dataset_hash, space=small)
     study.optuna.enqueue_trial({"optimizer.name": "sgd", "optimizer.lr@sgd": 1e30, "batch_size": 16,
                                 "scheduler.name": "none"})  # fmt: skip
-    with pytest.warns(UserWarning, match="out of range"):
+    with thin_network(), pytest.warns(UserWarning, match="out of range"):
         work(study, cache, trials=5, device="cpu", threads=1)
     return study
 

@@ -121,6 +121,7 @@ def test_what_pruning_saved_has_the_cost_of_judging_taken_off():
     assert pytest.approx(140) == found["seconds_saved"]
 
 
+@pytest.mark.usefixtures("thin")
 def test_the_commands_walk_from_search_to_conclusion(dishes, tmp_path, open_page):
     """Tune with a final run, then a study: tables, JSON, and pages that open without complaint.
 
@@ -188,6 +189,7 @@ def test_what_decides_has_the_greatest_share():
     assert {} == importances(optuna.create_study())
 
 
+@pytest.mark.usefixtures("thin")
 def test_schedulers_are_compared_by_one_command(dishes, tmp_path):
     """Each against the constant learning rate, a sentence each."""
     from hansang import app
