@@ -133,12 +133,13 @@ trouble: setup  ## drains, swaps, overload, bad images and hostile calls at leng
 	held=0; $(BIN)/python -m benchmarks.trouble drain swap overload fuzz hostile || held=1; \
 	  $(BIN)/python -m benchmarks.trouble --http drain swap overload fuzz || held=1; exit $$held
 
-bench-serving: setup $(VENV)-bench/.ready  ## serving against its limit, LitServe, mosec and plain grpc
+BENCHES := $(addprefix $(VENV)-, bench bench-mlserver bench-bentoml)
+bench-serving: setup $(addsuffix /.ready, $(BENCHES))  ## serving against its limit, LitServe, mosec, MLServer, BentoML and plain grpc
 	$(BIN)/python -m benchmarks.serving --peers $(VENV)-bench
 
-$(VENV)-bench/.ready: requirements/bench.txt
-	test -x $(VENV)-bench/bin/python || $(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python $(PIP) $(LOCK) requirements/bench.txt
+$(addsuffix /.ready, $(BENCHES)): $(VENV)-%/.ready: requirements/%.txt
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) $(LOCK) $<
 	touch $@
 
 soak: setup  ## half an hour of everything at once; memory, threads and files must stay flat
@@ -197,8 +198,9 @@ lock:  ## resolve requirements/*.in again into hashed locks (needs uv)
 	    --no-emit-index-url -o mlflow-server.txt mlflow-server.in
 	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url -o deploy.txt deploy.in
-	cd requirements && uv pip compile --universal --python-version 3.11 --generate-hashes \
-	    --no-emit-index-url -o bench.txt bench.in
+	cd requirements && for role in bench bench-mlserver bench-bentoml; do \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    -o $$role.txt $$role.in || exit 1; done
 
 clean:  ## remove what is built here; photos, runs and models stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

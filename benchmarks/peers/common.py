@@ -60,13 +60,18 @@ def _by_openvino() -> onnxruntime.InferenceSession:
 def pixels(data: bytes) -> np.ndarray:
     """Decode, resize the shorter side, crop the centre: (S, S, 3)."""
     with Image.open(io.BytesIO(data)) as image:
-        side = round(SIZE * 256 / 224)
-        image.draft("RGB", (side, side))
-        image = image.convert("RGB")
-        scale = side / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)))
-        left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
-        return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
+        return cropped(image)
+
+
+def cropped(image: Image.Image) -> np.ndarray:
+    """Do so with an opened image."""
+    side = round(SIZE * 256 / 224)
+    image.draft("RGB", (side, side))
+    image = image.convert("RGB")
+    scale = side / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)))
+    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    return np.asarray(image.crop((left, top, left + SIZE, top + SIZE)))
 
 
 def likeliest(row: np.ndarray) -> list[list[float]]:

@@ -13,7 +13,14 @@ import benchmarks.serving
 from benchmarks import rig
 from benchmarks.serving.measure import measure
 from benchmarks.serving.open_loop import draw, latency
-from benchmarks.serving.subject import BARE, EMPTY, OURS, PEERS, WITH_OPENVINO
+from benchmarks.serving.subject import (
+    BARE,
+    EMPTY,
+    OURS,
+    PEERS,
+    WITH_OPENVINO,
+    environment_of,
+)
 from benchmarks.serving.table import ratios, table
 from machine import num_cores
 from service.sessions.openvino import bf16_unit
@@ -28,7 +35,11 @@ def arguments_of() -> argparse.Namespace:
         description=benchmarks.serving.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--peers", type=Path, help="environment with requirements/bench.txt")
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        help="environment with requirements/bench.txt; those of MLServer and BentoML are beside it",
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -49,11 +60,19 @@ def arguments_of() -> argparse.Namespace:
 
 
 def _peers(environment: Path | None) -> list[str]:
-    """Return the peers, twice where OpenVINO is there and the CPU multiplies bf16."""
+    """Return the peers that are there, twice where OpenVINO is and the CPU multiplies bf16."""
     if environment is None:
         return []
-    there = any(environment.glob("lib/python3*/site-packages/onnxruntime_ep_openvino"))
-    return [*PEERS, *(WITH_OPENVINO if there and bf16_unit() else ())]
+    found = []
+    for name in (*PEERS, *WITH_OPENVINO):
+        folder = environment_of(name, environment)
+        if not (folder / "bin" / "python").exists():
+            print(f"{name} is left out: there is no {folder}", file=sys.stderr)
+        elif name in PEERS or (
+            bf16_unit() and any(folder.glob("lib/python3*/site-packages/onnxruntime_ep_openvino"))
+        ):
+            found.append(name)
+    return found
 
 
 def main() -> int:

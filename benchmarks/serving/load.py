@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from service.pb import classifier_pb2 as pb
+from service.pb import inference_pb2 as v2
 
 Call = Callable[[bytes], Awaitable[None]]
 """Sends one photo and takes the answer; raises if there is none."""
@@ -56,51 +57,84 @@ class _Http:
                 kept[1].close()
 
 
+def _as_json(photo: bytes) -> bytes:
+    return json.dumps({"image": base64.b64encode(photo).decode()}).encode()
+
+
+def _as_form(photo: bytes) -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="photo"\r\n\r\n'
+    return head + photo + b"\r\n--x--\r\n"
+
+
+_HTTP: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
+    "litserve": ("/predict", "application/json", _as_json),
+    "mosec": ("/inference", "application/octet-stream", bytes),
+    "bentoml": ("/classify", "multipart/form-data; boundary=x", _as_form),
+}
+"""Path, media type, and what is made of a photo."""
+
+
+def _naive(channel: grpc.aio.Channel) -> Call:
+    method = channel.unary_unary("/naive/Classify")
+
+    async def send(photo: bytes) -> None:
+        await method(photo, timeout=60)
+
+    return send
+
+
+def _mlserver(channel: grpc.aio.Channel) -> Call:
+    method = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=v2.ModelInferRequest.SerializeToString,
+        response_deserializer=v2.ModelInferResponse.FromString,
+    )
+
+    async def send(photo: bytes) -> None:
+        contents = v2.InferTensorContents(bytes_contents=[photo])
+        tensor = v2.ModelInferRequest.InferInputTensor(
+            name="photos", datatype="BYTES", shape=[1, 1], contents=contents
+        )
+        answer = await method(v2.ModelInferRequest(model_name="food", inputs=[tensor]), timeout=60)
+        if not answer.outputs[0].contents.bytes_contents[0]:
+            raise RuntimeError("no classes")
+
+    return send
+
+
+def _ours(channel: grpc.aio.Channel) -> Call:
+    method = channel.unary_unary(
+        "/hansang.v1.Classifier/Classify",
+        request_serializer=pb.ClassifyRequest.SerializeToString,
+        response_deserializer=pb.ClassifyResponse.FromString,
+    )
+
+    async def send(photo: bytes) -> None:
+        answer = await method(pb.ClassifyRequest(images=[photo]), timeout=60)
+        if not answer.results[0].classes:
+            raise RuntimeError(answer.results[0].error.message)
+
+    return send
+
+
+_GRPC = {"naive grpc": _naive, "bare grpc.aio": _naive, "mlserver": _mlserver}
+
+
 @asynccontextmanager
 async def connect(name: str, port: int, connections: int) -> AsyncIterator[Call]:
     """Give what sends a photo to this server."""
     name = name.removesuffix(" openvino")
-    if name in ("litserve", "mosec"):
-        json_body = name == "litserve"
-        http = _Http(
-            port,
-            "/predict" if json_body else "/inference",
-            "application/json" if json_body else "application/octet-stream",
-            connections,
-        )
-
-        async def post(photo: bytes) -> None:
-            body = photo
-            if json_body:
-                body = json.dumps({"image": base64.b64encode(photo).decode()}).encode()
-            await http.post(body)
-
+    if name in _HTTP:
+        path, kind, body = _HTTP[name]
+        http = _Http(port, path, kind, connections)
         try:
-            yield post
+            yield lambda photo: http.post(body(photo))
         finally:
             http.close()
         return
     options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        if name in ("naive grpc", "bare grpc.aio"):
-            naive = channel.unary_unary("/naive/Classify")
-
-            async def send(photo: bytes) -> None:
-                await naive(photo, timeout=60)
-
-        else:
-            method = channel.unary_unary(
-                "/hansang.v1.Classifier/Classify",
-                request_serializer=pb.ClassifyRequest.SerializeToString,
-                response_deserializer=pb.ClassifyResponse.FromString,
-            )
-
-            async def send(photo: bytes) -> None:
-                answer = await method(pb.ClassifyRequest(images=[photo]), timeout=60)
-                if not answer.results[0].classes:
-                    raise RuntimeError(answer.results[0].error.message)
-
-        yield send
+        yield _GRPC.get(name, _ours)(channel)
 
 
 async def closed(call: Call, photos: list[bytes], callers: int, seconds: float) -> list[float]:

@@ -15,7 +15,9 @@ import numpy as np
 from benchmarks import rig
 from benchmarks.serving.load import connect
 
-PEERS = ("litserve", "mosec", "naive grpc")
+PEERS = ("litserve", "mosec", "naive grpc", "mlserver", "bentoml")
+OWN_ENVIRONMENTS = ("mlserver", "bentoml")
+"""Peers whose packages go with no other's: theirs is beside the others', with its name behind."""
 WITH_OPENVINO = tuple(f"{name} openvino" for name in PEERS)
 """The same peers with the engine of `hansang auto`."""
 OURS = ("hansang auto", "hansang fp32", "hansang int8")
@@ -24,7 +26,12 @@ EMPTY, BARE = "hansang empty", "bare grpc.aio"
 
 _FOLDER = rig.ROOT / "benchmarks" / "peers"
 _FLAGS = {"hansang fp32": ("--cpu-engine", "onnxruntime")}
-_SCRIPTS = {"litserve": "litserve_server", "mosec": "mosec_server", "naive grpc": "naive_grpc"}
+
+
+def environment_of(name: str, peers: Path) -> Path:
+    """Return the environment of a peer, where `peers` is that of most of them."""
+    name = name.removesuffix(" openvino")
+    return peers.with_name(f"{peers.name}-{name}") if name in OWN_ENVIRONMENTS else peers
 
 
 class Subject:
@@ -42,6 +49,7 @@ class Subject:
             command = [sys.executable, str(_FOLDER / "bare_grpc_aio.py")]
         else:
             environment |= {"MODEL": str(model), "SIZE": str(size)}
+            environment |= {"SECOND_PORT": str(rig.free_port())}
             environment |= {"ENGINE": "openvino"} if name in WITH_OPENVINO else {}
             environment.pop("PYTHONPATH")
             command = self._peer(peers or Path())
@@ -68,7 +76,8 @@ class Subject:
 
     def _peer(self, peers: Path) -> list[str]:
         name = self.name.removesuffix(" openvino")
-        command = [str(peers / "bin" / "python"), str(_FOLDER / f"{_SCRIPTS[name]}.py")]
+        script = _FOLDER / ("naive_grpc.py" if name == "naive grpc" else f"{name}_server.py")
+        command = [str(environment_of(name, peers) / "bin" / "python"), str(script)]
         if name == "mosec":
             command += ["--port", str(self.port), "--address", "127.0.0.1"]
             command += ["--timeout", "60000"]  # ms, as the others have
@@ -91,11 +100,11 @@ class Subject:
 
     def rest(self) -> None:
         """Stand still."""
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        _send(signal.SIGSTOP, self._processes())
 
     def go(self) -> None:
         """Go on."""
-        os.killpg(self._process.pid, signal.SIGCONT)
+        _send(signal.SIGCONT, self._processes())
 
     def cpu_s(self) -> float:
         """Return the CPU time of its processes."""
@@ -114,28 +123,34 @@ class Subject:
         return total / 1024
 
     def _processes(self) -> list[Path]:
-        found = []
-        for path in Path("/proc").iterdir():
-            if path.name.isdigit():
-                try:
-                    session = (path / "stat").read_text().rsplit(")", 1)[1].split()[3]
-                except OSError:
-                    continue
-                if int(session) == self._process.pid:
-                    found.append(path)
-        return found
+        """Return those of its session and what they started, whose session may be another."""
+        known: dict[int, set[int]] = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                fields = (path / "stat").read_text().rsplit(")", 1)[1].split()
+                known[int(path.name)] = {int(fields[1]), int(fields[3])}
+        own = {self._process.pid}
+        while more := {pid for pid, above in known.items() if above & own} - own:
+            own |= more
+        return [Path(f"/proc/{pid}") for pid in own & known.keys()]
 
     def stop(self) -> None:
         """End it and all of its processes."""
         self.go()
+        processes = self._processes()
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        _send(signal.SIGKILL, processes)
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
+
+
+def _send(number: signal.Signals, processes: list[Path]) -> None:
+    for path in processes:
+        with suppress(ProcessLookupError):
+            os.kill(int(path.name), number)
 
 
 def start(
