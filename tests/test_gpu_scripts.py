@@ -30,10 +30,11 @@ def bare(*command: str, **settings) -> subprocess.CompletedProcess:
     )
 
 
-def test_training_and_serving_need_nothing_that_a_bare_machine_lacks():
-    """Without Prefect, Optuna or MLflow every module of both sides but the reports is imported."""
+@pytest.fixture(scope="module")
+def on_a_bare_machine() -> subprocess.CompletedProcess:
+    """Import what training and serving are there, then collect the tests for a GPU."""
     script = """
-import importlib, pkgutil, sys
+import importlib, os, sys
 import service, training
 for name in ("prefect", "optuna", "mlflow", "fastapi"):
     try:
@@ -45,11 +46,20 @@ for name in ("training.loop.trainer", "training.loop.batch_finder", "training.ex
              "training.samples.sample", "training.cli.train", "service.server.server",
              "service.client", "service.cli.serve", "hansang"):
     importlib.import_module(name)
-print("all")
+print("all", flush=True)
+sys.path.insert(0, ".")
+import pytest
+from benchmarks.gpu_stages.check_tests import command, marked_files
+assert "tests/training/gpu/test_gpu.py" in marked_files()
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+sys.exit(pytest.main(command("--collect-only")[3:]))
 """
-    done = bare("-c", script)
+    return bare("-c", script)
 
-    assert "all" == done.stdout.strip(), done.stderr
+
+def test_training_and_serving_need_nothing_that_a_bare_machine_lacks(on_a_bare_machine):
+    """Without Prefect, Optuna or MLflow every module of both sides but the reports is imported."""
+    assert "all" == on_a_bare_machine.stdout.splitlines()[0], on_a_bare_machine.stderr
 
 
 @pytest.mark.parametrize(
@@ -128,8 +138,16 @@ def steps(device, work):
 """,
         "utf-8",
     )
+    # These steps compute nothing: a process of theirs need not import torch, which takes 2 s.
     (tmp_path / "sitecustomize.py").write_text(
-        f"import benchmarks.gpu_stages\nbenchmarks.gpu_stages.__path__.append({str(tmp_path)!r})\n",
+        f"""
+import sys
+from types import SimpleNamespace
+sys.modules["torch"] = SimpleNamespace(
+    compile=None, cuda=SimpleNamespace(is_available=lambda: False))
+import benchmarks.gpu_stages
+benchmarks.gpu_stages.__path__.append({str(tmp_path)!r})
+""",
         "utf-8",
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
@@ -194,18 +212,9 @@ def test_cuda_libraries_are_linked_beside_an_onnxruntime_that_lies_apart(left, t
     assert linked.exists() == (left != "its own")
 
 
-def test_every_gpu_test_can_be_collected_on_a_bare_machine():
+def test_every_gpu_test_can_be_collected_on_a_bare_machine(on_a_bare_machine):
     """No file with a test for a GPU imports what such a machine lacks."""
-    script = """
-import os, subprocess, sys
-sys.path.insert(0, ".")
-from benchmarks.gpu_stages.check_tests import command, marked_files
-assert "tests/training/gpu/test_gpu.py" in marked_files()
-environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-sys.exit(subprocess.run(command("--collect-only"), env=environment).returncode)
-"""
-    done = bare("-c", script)
-
+    done = on_a_bare_machine
     assert 0 == done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
     assert "test_the_same_on_cuda" in done.stdout
 

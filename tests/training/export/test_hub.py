@@ -2,9 +2,8 @@
 
 import http.server
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -14,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from hansang import app
-from tests.paths import ROOT
-from training.errors import ExportError, RunError
+from training.errors import ExportError, RunError, TrainingError
 from training.export.hub import export
 from training.model.resnet import build
 from training.reports.card import as_json, as_markdown, card
@@ -132,15 +130,20 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-READ = """
-import sys
-from training.errors import TrainingError
-from training.model.pretrained import read
-try:
-    print(read(sys.argv[1]).sha256)
-except TrainingError as error:
-    print(f"refused: {error}")
-"""
+# Forked from a clean server that has imported torch, and none of the hub's client.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["training.model.pretrained"])
+
+
+def read_there(source: str, environment: dict[str, str], said: multiprocessing.SimpleQueue) -> None:
+    """Tell the digest of weights, or why they are refused; the client reads its environment."""
+    os.environ.update(environment)
+    from training.model.pretrained import read
+
+    try:
+        said.put(read(source).sha256)
+    except TrainingError as error:
+        said.put(f"refused: {error}")
 
 
 @pytest.fixture
@@ -151,15 +154,16 @@ def hub(exported, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def read(source, **environment):
-        ran = subprocess.run(
-            [sys.executable, "-c", READ, source],
-            capture_output=True, text=True, timeout=120,
-            env={**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-                 "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT),
-                 "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", **environment},
-        )  # fmt: skip
-        assert 0 == ran.returncode, ran.stderr
-        return ran.stdout.strip()
+        known = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1",
+        }  # fmt: skip
+        said = PROCESSES.SimpleQueue()
+        process = PROCESSES.Process(target=read_there, args=(source, known | environment, said))
+        process.start()
+        process.join(120)
+        assert 0 == process.exitcode
+        return said.get()
 
     yield read
     server.shutdown()

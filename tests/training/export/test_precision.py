@@ -163,6 +163,7 @@ def test_auto_is_the_fastest_that_passes(learnt, fp32, tmp_path):
     assert cost.precision == properties(path)[0]["precision"]
 
 
+@pytest.mark.usefixtures("exports_once")
 def test_a_run_is_exported_in_the_precision_asked_for(run_dir, tmp_path):
     """`export` knows each precision by its name, and no other."""
     with pytest.raises(ExportError, match="precision must be one of fp32, fp16, int8, auto"):
