@@ -10,7 +10,7 @@ from tests.paths import ROOT
 
 FOLDER = ROOT / "requirements"
 LOCKS = sorted(path.stem for path in FOLDER.glob("*.txt"))
-TOOLS = {"deploy", "bench", "mlflow-server"}
+TOOLS = {"deploy", "bench", "bench-bentoml", "bench-mlserver", "mlflow-server"}
 """Locks of environments of their own."""
 
 
