@@ -1,4 +1,4 @@
-"""The page at `/` in Debian's Chromium with real uploads, and the description of the methods."""
+"""The page at `/` in Debian's Chromium with real uploads."""
 
 import json
 import re
@@ -13,40 +13,46 @@ from service.api.auth import entry, new_token
 LABELS = ("김치찌개", "비빔밥", "blue <b>sky</b>")
 
 
-@pytest.fixture
-def page(publish, process) -> Iterator[object]:
-    """`page(width=390, dark=True, **config)` opens `/` of a new server; `complaints` must be empty.
-
-    They hold console messages, script errors and requests to any other host.
-    """
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Chromium, started once; each page has its own storage."""
     sync_api = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium here: apt-get install chromium")
-    publish("food", labels=LABELS, properties={"temperature": "1.5"})
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-
-        def visit(*, width: int = 1200, dark: bool = False, **config):
-            port = rig.free_port()
-            process(http_port=port, **config)
-            opened = browser.new_page(
-                viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light"
-            )
-            complaints = opened.complaints = []
-            opened.on("console", lambda message: complaints.append(message.text))
-            opened.on("pageerror", lambda error: complaints.append(str(error)))
-            opened.on(
-                "request",
-                lambda request: (
-                    f"//127.0.0.1:{port}/" in request.url or complaints.append(request.url)
-                ),
-            )
-            opened.goto(f"http://127.0.0.1:{port}/")
-            return opened
-
-        yield visit
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, publish, process) -> Iterator[object]:
+    """`page(width=390, dark=True, **config)` opens `/` of a new server; `complaints` must be empty.
+
+    They hold console messages, script errors and requests to any other host.
+    """
+    publish("food", labels=LABELS, properties={"temperature": "1.5"})
+
+    def visit(*, width: int = 1200, dark: bool = False, **config):
+        port = rig.free_port()
+        process(http_port=port, **config)
+        opened = browser.new_page(
+            viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light"
+        )
+        complaints = opened.complaints = []
+        opened.on("console", lambda message: complaints.append(message.text))
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on(
+            "request",
+            lambda request: f"//127.0.0.1:{port}/" in request.url or complaints.append(request.url),
+        )
+        opened.goto(f"http://127.0.0.1:{port}/")
+        return opened
+
+    yield visit
+    for context in browser.contexts:
+        context.close()
 
 
 @pytest.fixture
@@ -202,44 +208,3 @@ def test_a_token_is_asked_for_and_kept_in_the_page(page, seen, photo, tmp_path):
     upload(opened, photo("green"))
     seen(opened.locator("#gallery h2")).to_have_text("비빔밥")
     assert 0 == opened.evaluate("() => localStorage.length + document.cookie.length")
-
-
-async def test_the_description_is_of_all_methods(publish, serve, call):
-    """Each route is in openapi.json, each reference resolves, and `/docs` lists them all."""
-    publish("food")
-    server = await serve(http_port=0)
-    told = (await call(server, "GET", "/openapi.json")).json
-    ids = [about["operationId"] for each in told["paths"].values() for about in each.values()]
-    assert len(ids) == len(set(ids))
-    assert {"/v1/models/{model}:classify", "/v2/models/{model}/versions/{version}/infer"} <= set(
-        told["paths"]
-    )
-    for reference in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(told)):
-        assert told["components"]["schemas"][reference], reference
-    classes = told["components"]["schemas"]["hansang.v1.Class"]["properties"]
-    assert {"label": {"type": "string"}, "probability": {"type": "number"},
-            "index": {"type": "integer"}} == classes  # fmt: skip
-    page = (await call(server, "GET", "/docs")).body.decode()
-    for path in told["paths"]:
-        assert path.replace("&", "&amp;") in page
-    for path, operations in told["paths"].items():
-        for method in operations:
-            url = path.replace("{model}", "food").replace("{version}", "1")
-            assert (await call(server, method.upper(), url, b"")).status not in (404, 405), url
-
-
-async def test_pages_are_strict_and_may_be_left_out(publish, serve, call):
-    """A strict policy, revalidation by tag; with `no_page` no page, and the methods as before."""
-    publish("food")
-    server = await serve(http_port=0)
-    first = await call(server, "GET", "/")
-    assert "default-src 'none'" in first.headers["content-security-policy"]
-    assert "unsafe" not in first.headers["content-security-policy"]
-    assert "nosniff" == first.headers["x-content-type-options"]
-    again = await call(server, "GET", "/", None, {"if-none-match": first.headers["etag"]})
-    assert (304, b"") == (again.status, again.body)
-
-    without = await serve(http_port=0, no_page=True)
-    assert 404 == (await call(without, "GET", "/")).status
-    assert 404 == (await call(without, "GET", "/try.js")).status
-    assert 200 == (await call(without, "GET", "/v1/models")).status

@@ -25,7 +25,7 @@ async def test_rolling_restart_fails_no_call(publish, tmp_path, http):
     publish("food")
     photos = rig.photos(4, size=(60, 40))
     found = await drain(
-        ModelRepository(tmp_path / "models"), rounds=3, callers=4, photos=photos, http=http
+        ModelRepository(tmp_path / "models"), rounds=2, callers=4, photos=photos, http=http
     )
     assert 0 == found["failed"], found
     assert [0] == found["exit_codes"]

@@ -17,6 +17,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.paths import ROOT
+from tests.thin import thin_network
 from training.ablation.arms import Arm, train_arms
 from training.config import TrainConfig
 from training.data.cache import DatasetCache
@@ -48,7 +49,8 @@ def train_the_arms(cache: str, folder: str, taken: "multiprocessing.Queue[str]")
         taken.put(note.partition(":")[0])
 
     opened = DatasetCache.open(Path(cache))
-    train_arms(ARMS, opened, Path(folder), range(2), device="cpu", progress=told)
+    with thin_network():
+        train_arms(ARMS, opened, Path(folder), range(2), device="cpu", progress=told)
 
 
 def test_two_processes_share_the_runs_of_arms(cache, tmp_path):
