@@ -27,6 +27,8 @@ OTHER_ENGINE = 0.03
 """The same of other providers, which round otherwise, and of bf16."""
 
 _PICTURES = 16
+_COMPARED = 8
+"""Of them, where a version has no stored answers."""
 _RULE = "patches-1"
 _MAX_BYTES = 8 * 2**20
 """Enough for 16 answers over 30,000 classes."""
@@ -69,21 +71,58 @@ def require(path: Path, predict: Predict, size: int, num_classes: int, tolerance
         OtherAnswersError: More of it lies elsewhere.
         ModelContractError: The file cannot be read.
     """
-    if not path.is_file():
-        return
-    expected_NK = _read(path, num_classes)
-    found_NK = predict(pictures(size))
+    if path.is_file():
+        expected_NK = _read(path, num_classes)
+        if apart := _apart(predict(pictures(size)), expected_NK, tolerance):
+            raise OtherAnswersError(
+                f"{path.parent}: this machine answers otherwise than the one that released it:"
+                f" {apart}; release it in another --precision, or on a machine like this one"
+            )
+
+
+def require_of_openvino(
+    path: Path, predict: Predict, size: int, num_classes: int, precision: str, own: Predict
+) -> None:
+    """Compare OpenVINO's answers with stored ones; without these, with onnxruntime's on this CPU.
+
+    Args:
+        path: As in `require`.
+        predict: The model in OpenVINO.
+        size: S, in pixels.
+        num_classes: K.
+        precision: What it multiplies in.
+        own: The model in onnxruntime.
+
+    Raises:
+        OtherAnswersError: More lies elsewhere than the precision may round.
+        ModelContractError: The file cannot be read.
+    """
+    images_NHWC, source = pictures(size), "stored answers"
+    if path.is_file():
+        expected_NK = _read(path, num_classes)
+    else:
+        images_NHWC, source = images_NHWC[:_COMPARED], "onnxruntime"
+        expected_NK = own(images_NHWC).astype(float)
+    tolerance = TOLERANCES["fp32"] if precision == "fp32" else OTHER_ENGINE
+    if apart := _apart(predict(images_NHWC), expected_NK, tolerance):
+        raise OtherAnswersError(
+            f"{path.parent}: OpenVINO in {precision} answers otherwise than {source}: {apart};"
+            " use --cpu-engine onnxruntime"
+        )
+
+
+def _apart(found_NK: NDArray[np.float32], expected_NK: NDArray[np.float64], most: float) -> str:
+    """Say how far answers are apart; empty where that is no more than allowed."""
     # The total variation distance. A mean: overflows shift all answers, rounding a few.
     apart = float(np.abs(found_NK - expected_NK).sum(1).mean() / 2)
-    # Written so that NaN fails.
-    if not apart <= tolerance:
-        others = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
-        raise OtherAnswersError(
-            f"{path.parent}: this machine answers otherwise than the one that released it:"
-            f" {apart:.4f} of the probability lies elsewhere, where {tolerance} is allowed, and"
-            f" {others} of {len(found_NK)} pictures are of another class; release it in another"
-            " --precision, or on a machine like this one"
-        )
+    # Written so that NaN is too far.
+    if apart <= most:
+        return ""
+    others = int((found_NK.argmax(1) != expected_NK.argmax(1)).sum())
+    return (
+        f"{apart:.4f} of the probability lies elsewhere, where {most} is allowed, and {others} of"
+        f" {len(found_NK)} pictures are of another class"
+    )
 
 
 def _read(path: Path, num_classes: int) -> NDArray[np.float64]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from service.config import ServerConfig
-from service.errors import ModelContractError
+from service.errors import ModelContractError, OtherAnswersError
+from service.models.loading import verify_answers
 from service.models.model import Model
-from service.sessions import cpu_engine, openvino
+from service.sessions import answers, cpu_engine, openvino
 from service.sessions.cpu_engine import CpuOptions
 from service.sessions.opening import CPU
 from service.sessions.openvino import OPENVINO, bf16_unit
@@ -110,9 +111,9 @@ def test_an_image_gets_the_same_answer_in_any_batch(warm, properties):
     assert np.abs(together - np.stack(alone)).max() <= 1e-5
 
 
-@needs_openvino
-def test_other_answers_are_not_served(warm, monkeypatch, caplog):
-    """`auto` serves by onnxruntime and warns; who asked for OpenVINO is refused."""
+@pytest.fixture
+def otherwise(monkeypatch):
+    """Let OpenVINO compute int8, and answer otherwise than it should."""
     monkeypatch.setattr(cpu_engine, "_precision", lambda *_: ("int8", "the file is in it"))
     run = cpu_engine._run
 
@@ -122,10 +123,51 @@ def test_other_answers_are_not_served(warm, monkeypatch, caplog):
 
     monkeypatch.setattr(cpu_engine, "_run", other)
 
-    assert CPU == warm(AUTO).provider
-    assert "are allowed; use --cpu-engine onnxruntime" in caplog.text
-    with pytest.raises(ModelContractError, match="from those of onnxruntime"):
+
+@needs_openvino
+@pytest.mark.usefixtures("otherwise")
+@pytest.mark.parametrize("stored", [False, True])
+def test_other_answers_are_not_served(warm, tmp_path, caplog, stored):
+    """`auto` serves by onnxruntime and warns; who asked for OpenVINO is refused.
+
+    Compared is with the version's answers, and with onnxruntime's where it has none.
+    """
+    model = warm(CpuOptions())
+    onnx = tmp_path / "tiny.onnx"
+    if stored:
+        onnx.with_name(answers.FILE).write_text(answers.text(model.predict, 8))
+
+    model = warm(AUTO)
+
+    assert CPU == model.provider
+    assert "is allowed" in caplog.text
+    assert "use --cpu-engine onnxruntime" in caplog.text
+    verify_answers(onnx, model)
+    source = "stored answers" if stored else "onnxruntime"
+    with pytest.raises(
+        OtherAnswersError, match=f"OpenVINO in int8 answers otherwise than {source}"
+    ):
         warm(ASKED)
+
+
+@needs_openvino
+def test_stored_answers_are_compared_once(warm, tmp_path, monkeypatch):
+    """By what computes in the end; onnxruntime has no run before."""
+    onnx = tmp_path / "tiny.onnx"
+    onnx.with_name(answers.FILE).write_text(answers.text(warm(CpuOptions()).predict, 8))
+    compared, run = [], cpu_engine._run
+
+    def counted(session, images):
+        compared.append((session.get_providers()[0], len(images)))
+        return run(session, images)
+
+    monkeypatch.setattr(cpu_engine, "_run", counted)
+
+    model = warm(ASKED)
+    monkeypatch.setattr(model, "predict", None)
+    verify_answers(onnx, model)
+
+    assert [(OPENVINO, 16)] == compared
 
 
 @needs_openvino
