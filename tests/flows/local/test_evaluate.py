@@ -6,18 +6,17 @@ import shutil
 import pytest
 
 from tests.commands import hansang
-from training.config import TrainConfig
-from training.loop.trainer import train
+from tests.service import tiny_onnx
 
 
 @pytest.fixture(scope="module")
-def made(photos, trained, dishes_cache, tmp_path_factory):
-    """The drawn dishes, the run on them, and one of a single epoch."""
+def made(photos, trained, tmp_path_factory):
+    """The drawn dishes, the run on them, and a file that answers by the colour of a photo."""
     root = tmp_path_factory.mktemp("evaluate")
     (root / "photos").symlink_to(photos)
-    (root / "longer").symlink_to(trained)
-    config = TrainConfig(image_size=32, epochs=1, batch_size=16, threads=1)
-    train(config, dishes_cache, root / "short", device="cpu")
+    (root / "run").symlink_to(trained)
+    labels = sorted(path.name for path in (photos / "train").iterdir())
+    tiny_onnx.build(root / "colour.onnx", labels=labels)
     return root
 
 
@@ -30,10 +29,10 @@ def _evaluated(*arguments, cwd):
 def test_a_folder_is_answered_as_served_and_compared(made, tmp_path):
     """The test photos of a run's folder have the run's accuracy; the page holds the figures."""
     ended = _evaluated(
-        made / "longer", made / "photos", "--compare", made / "short", "--json", cwd=tmp_path
+        made / "run", made / "photos", "--compare", made / "colour.onnx", "--json", cwd=tmp_path
     )
     found = json.loads(ended.stdout)
-    result = json.loads((made / "longer" / "result.json").read_text())
+    result = json.loads((made / "run" / "result.json").read_text())
 
     assert ("test", 6, 0) == (found["split"], found["photos"], found["groups"])
     assert found["top1"] == pytest.approx(result["test_top1"], abs=1 / 6 + 1e-9)
@@ -58,7 +57,7 @@ def test_another_folder_counts_groups_and_leaves_out_what_it_must(made, tmp_path
     broken.write_bytes(b"junk")
 
     ended = _evaluated(
-        made / "short", photos, "--group", r"/([^/]+)/[^/]+$", "--json", cwd=tmp_path
+        made / "colour.onnx", photos, "--group", r"/([^/]+)/[^/]+$", "--json", cwd=tmp_path
     )
     found = json.loads(ended.stdout)
 

@@ -82,6 +82,7 @@ def test_a_curve_finds_what_more_photos_bring():
     assert np.mean(np.array(first) < 5) > 0.8
 
 
+@pytest.mark.usefixtures("thin")
 def test_a_study_of_photos_says_which_would_pay(dishes, tmp_path, open_page):
     """`hansang study photos`: arms of 4, 8 and all photos, a curve, a page, and wrong numbers."""
     from hansang import app
