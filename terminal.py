@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,9 @@ def run(command: Callable[[], object]) -> None:
             print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
             _discard_output()
             sys.exit(1)
+        if missing := _missing_temporary_place():
+            print(f"error: {missing}; mount one on /tmp, or let TMPDIR name it", file=sys.stderr)
+            sys.exit(1)
         # The system refused something that nobody foresaw; with no path, a traceback says more.
         if error.filename is None:
             raise
@@ -67,6 +71,18 @@ def _output_fails() -> bool:
     except OSError:
         return True
     return False
+
+
+def _missing_temporary_place() -> str:
+    """Return why no file can be kept for a while, which torch and matplotlib need to be imported.
+
+    Empty if one can be.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        return str(error.strerror)
+    return ""
 
 
 def _discard_output() -> None:

@@ -1,12 +1,15 @@
 """What every verb shares: one line a record, one sentence an error."""
 
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import typer
 
+import terminal
 from tests.paths import ROOT
 
 
@@ -33,6 +36,19 @@ def test_an_error_of_the_system_is_one_sentence_that_names_the_path():
     assert (1, "error: /nowhere/file: No such file or directory\n") == (
         done.returncode, done.stderr
     )  # fmt: skip
+
+
+def test_no_place_for_temporary_files_is_one_sentence(monkeypatch, tmp_path, capsys):
+    """A read-only root without /tmp: torch and matplotlib need one to be imported."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+
+    with pytest.raises(SystemExit) as ended:
+        terminal.run(tempfile.mkdtemp)
+
+    assert 1 == ended.value.code
+    said = capsys.readouterr().err
+    assert re.fullmatch("error: No usable temporary directory .*gone.*TMPDIR name it\n", said)
 
 
 def test_a_reader_that_goes_away_is_no_error_to_speak_of():
