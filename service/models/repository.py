@@ -40,8 +40,6 @@ class ModelRepository:
 
     def models(self) -> list[str]:
         """Return the names of the models that have a serving version, sorted."""
-        if not self.root.is_dir():
-            return []
         return sorted(
             path.parent.name
             for path in self.root.glob(f"*/{CONFIG}")

@@ -131,7 +131,6 @@ def prune(folder: Path, kept: int = _KEPT) -> None:
 def link_best(folder: Path, step: int) -> None:
     """Make the checkpoint after `step` steps the best one, by a hard link."""
     with replacing(folder / BEST) as temporary:
-        temporary.unlink(missing_ok=True)
         os.link(path_of(folder, step), temporary)
 
 

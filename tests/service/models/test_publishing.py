@@ -120,6 +120,9 @@ def test_versions_to_fall_back_to(store, onnx):
     store.rollback("food")
 
     assert [2, 1, 4, 3] == store.fallbacks("food")
+    with (store.root / "food" / "config.pbtxt").open("a") as config:
+        config.write("field_of_a_newer_triton: 3\n")
+    assert [2, 1, 4, 3] == store.fallbacks("food")
     shutil.rmtree(store.path("food", 2).parent)
     assert [1, 4, 3] == store.fallbacks("food")
     (store.root / "food" / "config.pbtxt").write_bytes(b"\xff")
