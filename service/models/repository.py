@@ -128,7 +128,7 @@ class ModelRepository:
         Raises:
             ServiceError: The repository cannot be written.
         """
-        with self._changing(model, create=True):
+        with self._changing(model):
             history.add(self._folder(model), history.line(event, record))
 
     def publish(
@@ -168,7 +168,7 @@ class ModelRepository:
         folder = self._folder(model)
         # The file and config.pbtxt are checked before anything is written.
         Model(onnx, device="cpu")
-        with self._changing(model, create=True):
+        with self._changing(model):
             config = self._config(model) or pb.ModelConfig()
             replaced = self._replaced(model, instead_of)
             versions.remove_leftovers(folder)
@@ -277,12 +277,11 @@ class ModelRepository:
         history.add(folder, line)
 
     @contextmanager
-    def _changing(self, model: str, *, create: bool = False) -> Iterator[None]:
+    def _changing(self, model: str) -> Iterator[None]:
         """Hold the model's lock, which the system releases if the process is killed."""
         folder = self._folder(model)
         try:
-            if create:
-                folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / ".lock"):
                 history.add(folder, self._latest(model))
                 yield
