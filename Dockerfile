@@ -28,7 +28,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca,ta
     -r serve-openvino.txt -r otel.txt \
     # OpenVINO's plugins for Intel's GPUs and NPUs, and two copies that stand for links: 66 MB.
     && find /opt/hansang/lib/python3.*/site-packages/onnxruntime_ep_openvino \
-      \( -name 'libopenvino_intel_[gn]pu_plugin.so' -o -name cache.json -o -name '*_plugin.so.1*' \) -delete
+      \( -name 'libopenvino_intel_[gn]pu_plugin.so' -o -name cache.json -o -name '*_plugin.so.1*' \) -delete \
+    # Packages' own tests, and what botocore knows of services beside S3 and those that log in: 24 MB.
+    && find /opt/hansang/lib/python3.*/site-packages -type d -name tests -prune -exec rm -r {} + \
+    && find /opt/hansang/lib/python3.*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
+      ! -name s3 ! -name sts ! -name 'sso*' ! -name signin -exec rm -r {} +
 
 # What is of CUDA changes with a new torch alone, and is most of an image: it is a layer of its own.
 FROM pip AS locks

@@ -10,7 +10,7 @@ LOCK := --require-hashes -r
 # onnxruntime phones home from its first import on, unless it is told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test pin-images night audit sbom notices bench-serving fuzz simulate trouble soak gpu gpu-pack check docs docs-reference proto proto-release lock clean
+.PHONY: help setup demo test test-fast test-long test-serve test-engines test-mlflow test-prefect test-deploy image-test image-size pin-images night audit sbom notices bench-serving fuzz simulate trouble soak gpu gpu-pack check docs docs-reference proto proto-release lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ test-deploy: setup $(VENV)-deploy/.ready  ## what needs tools: manifests, Envoy,
 
 image-test: setup $(VENV)-deploy/.ready  ## build the images and look at them; needs a Docker engine
 	PATH="$$PATH:$(CURDIR)/$(VENV)-deploy/bin" PYTHON=$(BIN)/python deploy/image_test.sh
+
+image-size: setup  ## what the image serve-cpu weighs, added up where no Docker engine is
+	$(BIN)/python deploy/image_size.py build/image
 
 pin-images:  ## pin the images that Compose takes from others by digest, in .env; needs a Docker engine
 	deploy/pin_images.sh

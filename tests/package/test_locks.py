@@ -81,3 +81,10 @@ def test_in_files_and_locks_come_in_pairs() -> None:
     """A lock that nothing makes is stale."""
     made = {path.stem for path in FOLDER.glob("*.in")} - {"serve-common"}
     assert made == set(LOCKS)
+
+
+def test_what_serves_has_no_package_that_phones_home() -> None:
+    """OpenVINO's own packages bring openvino-telemetry; the plugin for onnxruntime does not."""
+    for name in ("serve", "serve-cpu", "serve-openvino", "otel"):
+        named = {each for each in locked(name) if "telemetry" in each or "analytics" in each}
+        assert {each for each in named if not each.startswith("opentelemetry-")} == set(), name

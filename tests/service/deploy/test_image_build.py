@@ -92,6 +92,33 @@ def test_bytecode_of_all_that_a_server_imports_is_in_the_image(tmp_path):
     assert "[]\n" == ran.stdout
 
 
+def test_what_is_left_of_botocore_is_enough_for_buckets(tmp_path):
+    """By the Dockerfile's own command: S3, and the services by which one logs in there."""
+    import botocore.loaders
+    import botocore.session
+
+    data = tmp_path / "lib/python3.11/site-packages/botocore/data"
+    real = Path(botocore.loaders.__file__).with_name("data")
+    data.mkdir(parents=True)
+    for path in real.iterdir():
+        (data / path.name).symlink_to(path) if path.is_file() else (data / path.name).mkdir()
+    command = re.search(r"&& (find \S+/botocore/data .*?-exec rm -r {} \+)",
+                        stage("packages-serve-cpu"), re.S)[1]  # fmt: skip
+    command = command.replace("\\\n", "").replace("/opt/hansang", str(tmp_path))
+    subprocess.run(["sh", "-euc", command], check=True)
+    left = sorted(path for path in data.iterdir() if path.is_dir())
+    assert 3 <= len(left) < 10 < len(list(real.iterdir()))
+    for path in left:
+        path.rmdir()
+        path.symlink_to(real / path.name)
+
+    session = botocore.session.Session()
+    loader = botocore.loaders.Loader([str(data)], include_default_search_paths=False)
+    session.register_component("data_loader", loader)
+    for service in ("s3", "sts", "sso", "sso-oidc"):
+        session.create_client(service, region_name="eu-central-1")
+
+
 @pytest.fixture
 def docker(tmp_path, monkeypatch):
     """A client on PATH that writes its calls down and answers as `answers` says."""
