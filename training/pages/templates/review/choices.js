@@ -1,4 +1,14 @@
-// What photos are filtered by: classes, kinds, splits, pairs of classes, and the map's legend.
+// What photos are sorted and filtered by: classes, kinds, splits, pairs of classes, the map's legend.
+const MOST_PAIRS = 30; // of 42 classes there may be 1,700; the others are found by two filters
+
+// Made once: localeCompare makes one anew for each of some 20,000 comparisons.
+const collator = new Intl.Collator("ko", { numeric: true });
+const SORTS = {
+  score: (one, other) => other.score - one.score,
+  label: (one, other) => collator.compare(one.label, other.label) || other.score - one.score,
+  photo: (one, other) => collator.compare(one.photo, other.photo),
+};
+
 // Fills what can be filtered by, with the number of photos of each.
 function renderChoices(name, called = (value) => value) {
   const counts = new Map();
@@ -16,7 +26,7 @@ function filterBy(values) {
 function renderPairs() {
   const count = ([label, suggested]) => photos.filter((photo) => photo.label === label && photo.suggested === suggested).length;
   const pairs = review.pairs.map((pair) => [...pair, count(pair)]).filter(([, , number]) => number);
-  const items = pairs.sort((one, other) => other[2] - one[2]).map(([label, suggested, number]) => {
+  const items = pairs.sort((one, other) => other[2] - one[2]).slice(0, MOST_PAIRS).map(([label, suggested, number]) => {
     const button = element("button", `${number} labelled ${label} that look${number === 1 ? "s" : ""} like ${suggested}`, { type: "button" });
     button.addEventListener("click", () => filterBy({ label, suggested }));
     const item = element("li");

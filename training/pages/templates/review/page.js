@@ -48,12 +48,6 @@ let current = null;
 let limit = BATCH;
 let downloaded = journal.entries.length;
 
-const SORTS = {
-  score: (one, other) => other.score - one.score,
-  label: (one, other) => one.label.localeCompare(other.label, "ko") || other.score - one.score,
-  photo: (one, other) => one.photo.localeCompare(other.photo, "ko", { numeric: true }),
-};
-
 function matches(photo) {
   const wanted = filters.elements;
   const decided = journal.latest.has(photo.photo);
@@ -191,6 +185,9 @@ function renderGrid() {
   if (place >= limit) limit = place + BATCH;
   $("grid").replaceChildren(...shown.slice(0, limit).map(cell));
   $("more").hidden = shown.length <= limit;
+  // Observed anew it tells where it is, also where it was in sight before.
+  endless.unobserve($("more"));
+  endless.observe($("more"));
   if (inGrid && current) cells.get(current).focus();
 }
 
@@ -259,6 +256,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const classColour = (photo) => `hsl(${hue.get(photo.label) ?? 0} 65% ${dark.matches ? 65 : 42}%)`;
 const kindColour = (photo) => getComputedStyle(document.documentElement).getPropertyValue(KINDS[photo.kinds[0]]?.[1] ?? "--muted");
 
+const endless = new IntersectionObserver(([seen]) => seen.isIntersecting && $("more").click(), { rootMargin: "600px" });
 const search = new ClassSearch($("search"), $("found"), review.classes, { onChoose: decideClass, onLeave: closeSearch });
 const map = new PhotoMap($("map").querySelector("canvas"), photos, {
   onRegion: (found) => { region = found; refresh(); },
@@ -273,7 +271,6 @@ $("undo").addEventListener("click", undo);
 $("download").addEventListener("click", download);
 $("why").addEventListener("change", renderHeat);
 $("more").addEventListener("click", () => { limit += BATCH; renderGrid(); });
-new IntersectionObserver(([seen]) => seen.isIntersecting && $("more").click(), { rootMargin: "600px" }).observe($("more"));
 filters.addEventListener("submit", (event) => event.preventDefault());
 filters.addEventListener("change", () => { limit = BATCH; refresh(); });
 filters.addEventListener("reset", () => setTimeout(() => { region = null; refresh(); })); // once it is reset
