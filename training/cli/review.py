@@ -231,6 +231,7 @@ def _summary(found: "Review", folder: Path) -> dict[str, Any]:
         "doubtful_labels": len(doubtful),
         "new_doubtful_labels": None if before is None else len(doubtful - before),
         "pairs": found.pairs[:_MOST],
+        "halved": [[one.label, *map(len, one.halves)] for one in found.halved],
         "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds) - {"label"})},
     }
 
@@ -243,6 +244,8 @@ def _print(found: "Review", numbers: dict[str, Any], pages: list[Path]) -> None:
         )
     for pair in numbers["pairs"]:
         say(f"{pair['count']} labelled {pair['label']} look like {pair['suggested']}")
+    for label, first, second in numbers["halved"][:_MOST]:
+        say(f"{label} falls into two halves, {first} and {second} photos: perhaps two classes")
     rows = [
         [one.photo, one.label, one.suggested, f"{one.score:.2f}"]
         for one in found.suspects

@@ -5,5 +5,6 @@ Each photo is judged by models that did not learn from it. The page's decisions 
 
 folds ─► out_of_fold (ordinary runs) | first_guess (a run's features) ─► probabilities, features
 probabilities, nearest ─► labels ─┐
-pixels, files, features ─► photos ┴─► review ─► review.json ─► page
+pixels, files, features ─► photos ┼─► review ─► review.json ─► page
+features of a class ─► halves ────┘
 """

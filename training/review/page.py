@@ -30,6 +30,10 @@ PHOTOS_A_PAGE = 2000
 MOST_PAGES = 5
 """Nobody looks at more than 10,000 photos; the least suspicious are left to `review.json`."""
 
+_MOST_HALVED = 20
+_EXAMPLES = 6
+"""Of each half of a class."""
+
 _SIDES_PX = (256, 192, 128)
 _PICTURE_CHARACTERS = 20_000
 """Of one photo as a data URI, so that a page stays below 40 MB; a busier photo is made smaller."""
@@ -50,8 +54,8 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
     it into the table.
 
     Args:
-        review: What `review.json` holds: `classes`, `suspects`, most suspicious first, `pairs`, and
-            `place` where these are photos that a service kept there.
+        review: What `review.json` holds: `classes`, `suspects`, most suspicious first, `pairs`,
+            `halved`, and `place` where these are photos that a service kept there.
         data: The folder of photos, or the table whose folder their names start from.
         out: The folder to write into; it is made.
 
@@ -90,7 +94,8 @@ def write_page(review: Mapping[str, Any], data: Path, out: Path) -> list[Path]:
         for at in reversed(range(count)):
             part = suspects[at * PHOTOS_A_PAGE : (at + 1) * PHOTOS_A_PAGE]
             content = json.dumps({**shared, "photos": _listed(part)}, ensure_ascii=False)
-            here = {"part": at, "review": Markup(content.translate(_IN_SCRIPT))}  # noqa: S704
+            here = {"part": at, "review": Markup(content.translate(_IN_SCRIPT)),  # noqa: S704
+                    "halved": [] if at else _examples(review.get("halved", []), root)}  # fmt: skip
             text = page.render("review/page.html.j2", {**context, **here})
             _write(text, _pictures(part, root), paths[at])
         for old in out.glob("review-*.html"):
@@ -141,6 +146,25 @@ def _listed(part: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _examples(halved: Sequence[Mapping[str, Any]], root: Path) -> list[dict[str, Any]]:
+    """Return the first classes in two halves, with pictures of what is typical of each half."""
+    return [
+        {
+            "label": printable(each["label"]),
+            "halves": [
+                {"count": len(half), "pictures": list(filter(None, _small(half, root)))}
+                for half in each["halves"]
+            ],
+        }
+        for each in halved[:_MOST_HALVED]
+    ]
+
+
+def _small(half: Sequence[str], root: Path) -> Iterator[str | None]:
+    for name in half[:_EXAMPLES]:
+        yield _picture(root, name, _SIDES_PX[-1:])
+
+
 def _write(text: str, pictures: Iterable[str | None], out: Path) -> None:
     """Write a page around its pictures, which are never one string: they take most of it."""
     before, _, after = text.rpartition(_PICTURES)
@@ -156,11 +180,11 @@ def _pictures(part: Sequence[Mapping[str, Any]], root: Path) -> Iterator[str | N
         yield from pool.map(partial(_picture, root), [each["photo"] for each in part])
 
 
-def _picture(root: Path, name: str) -> str | None:
+def _picture(root: Path, name: str, sides_px: Sequence[int] = _SIDES_PX) -> str | None:
     """Return what the model sees of a photo as a data URI; None if it cannot be read."""
     try:
-        square = load_square((root / name).read_bytes(), _SIDES_PX[0])
+        square = load_square((root / name).read_bytes(), sides_px[0])
     except (ImageError, OSError):
         return None
-    shrunk = (page.picture(square, side) for side in _SIDES_PX)
+    shrunk = (page.picture(square, side) for side in sides_px)
     return next((uri for uri in shrunk if len(uri) <= _PICTURE_CHARACTERS), None)

@@ -2,7 +2,8 @@
 
 answers ─► label suspicions, outliers ─┐
 cached pixels ─► dull photos           ├─► Review ─► review.json, review.html
-files ─► copies, odd aspects ──────────┘
+files ─► copies, odd aspects ──────────┤
+features ─► classes in two halves ─────┘
 
 Shapes: N photos, K classes.
 """
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from training.data.cache import DatasetCache, Split
 from training.datasheet.findings import Sheet
 from training.review import photos as whatever_label
+from training.review.halves import Halved, halved
 from training.review.heat import MOST, heats
 from training.review.labels import doubtful, pairs, suspicion
 from training.review.nearest import Nearest, nearest, positions
@@ -41,6 +43,8 @@ class Review:
     """The most suspicious first. Every photo is in it once as `label`, unless its score is 0."""
     pairs: list[dict[str, Any]]
     """`label`, `suggested`, `count`: photos of one label that are confidently of another class."""
+    halved: list[Halved]
+    """Classes that fall into two halves, the most surely first."""
     num_photos: int
     accuracy: float
     """How often the held-out answer is the label."""
@@ -104,6 +108,7 @@ def review(
         classes=classes,
         suspects=[suspect(one) for one in found],
         pairs=pairs(taken_for, photos.targets, classes),
+        halved=halved(answers, photos.targets, photos.files, classes),
         num_photos=len(photos.files),
         accuracy=float((answers.probabilities.argmax(1) == photos.targets).mean()),
     )

@@ -1,4 +1,4 @@
-"""The page with 42 Korean dishes and hundreds of photos: scrolled, and decided by keyboard alone."""
+"""The page with 42 Korean dishes and hundreds of photos: scrolled, and decided by keys alone."""
 
 import csv
 

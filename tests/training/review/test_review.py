@@ -169,6 +169,7 @@ def test_the_verb_writes_the_list_and_the_page(planted, tmp_path, monkeypatch):
 
     # Whoever reviews again learns what is new: here one that the review before did not know.
     assert told["new_doubtful_labels"] is None
+    assert [[one["label"], *map(len, one["halves"])] for one in listed["halved"]] == told["halved"]
     doubted = [one for one in listed["suspects"] if one["doubtful"]]
     assert told["doubtful_labels"] == len(doubted) >= len(flipped) / 2
     listed["suspects"].remove(doubted[0])
