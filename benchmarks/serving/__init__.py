@@ -13,5 +13,6 @@ own kernels, and with the engine that `hansang auto` takes.
 offered load (PNG).
 
     __main__ ──► measure (closed loop) ──► subject (a server) ──► load (its callers)
-             └─► open_loop (latency)   ──┘        table (ratios, Markdown)
+             ├─► open_loop (latency)   ──┘        table (ratios, Markdown)
+             └─► start (until SERVING)
 """

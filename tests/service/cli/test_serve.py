@@ -44,7 +44,7 @@ def test_rollback_serves_the_version_before(publish, tmp_path):
 def test_serve_says_when_it_is_ready_and_drains(publish, tmp_path):
     """One line names model, version, device and address; SIGTERM ends it with 0.
 
-    It never imports torch or Prefect.
+    It never imports torch or Prefect, nor what only buckets and traces need.
     """
     publish("food")
     command = [
@@ -66,6 +66,7 @@ def test_serve_says_when_it_is_ready_and_drains(publish, tmp_path):
     imported = {line.split("|")[-1].strip().split(".")[0] for line in lines if "|" in line}
     assert "onnxruntime" in imported
     assert not {"torch", "torchvision", "onnx", "prefect", "training", "flows"} & imported
+    assert not {"s3fs", "botocore", "aiohttp", "opentelemetry"} & imported
 
 
 def test_serve_without_a_model_says_how_to_publish_one(tmp_path):
