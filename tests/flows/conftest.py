@@ -9,14 +9,15 @@ import pytest
 # Read when Prefect is imported: each flow would otherwise start a heartbeat thread.
 os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
 
-from prefect.testing.utilities import prefect_test_harness
-
 import flows  # noqa: F401  (sets Prefect's quiet, offline defaults first)
 
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A real Prefect server on a database of its own."""
+    # It imports Prefect's whole server, which no other process of pytest needs.
+    from prefect.testing.utilities import prefect_test_harness
+
     with prefect_test_harness(server_startup_timeout=180):
         yield
 
