@@ -131,22 +131,19 @@ class ClassifierServicer(pb_grpc.ClassifierServicer):
         metadata = instance.model.metadata
         top_k = request.top_k or DEFAULT_TOP_K
         rows = await self._inference.classify(instance, list(request.images), options)
-        return pb.ClassifyResponse(
-            results=[
-                pb.ImageResult(error=Status(code=_number(row.code), message=str(row)))
-                if isinstance(row, ServiceError)
-                else pb.ImageResult(
-                    classes=[
-                        pb.Class(label=metadata.labels[at], probability=row[at], index=at)
-                        for at in likeliest(row, top_k)
-                    ],
-                    below_threshold=metadata.is_unsure(float(row.max())),
-                )
-                for row in rows
-            ],
-            model=instance.name,
-            model_version=instance.version,
-        )
+        # Filled where they are: to build messages first and copy them in takes twice as long.
+        response = pb.ClassifyResponse(model=instance.name, model_version=instance.version)
+        for row in rows:
+            result = response.results.add()
+            if isinstance(row, ServiceError):
+                result.error.CopyFrom(Status(code=_number(row.code), message=str(row)))
+                continue
+            order, probabilities = likeliest(row, top_k), row.tolist()
+            add = result.classes.add
+            for at in order:
+                add(label=metadata.labels[at], probability=probabilities[at], index=at)
+            result.below_threshold = metadata.is_unsure(probabilities[order[0]])
+        return response
 
 
 def likeliest(row_K: Row, count: int) -> list[int]:

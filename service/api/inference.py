@@ -199,26 +199,31 @@ class Inference:
         self, instance: ModelInstance, images: Sequence[bytes], options: CallOptions, stages: Stages
     ) -> Sequence[Image | ServiceError]:
         """Return the images, decoded unless the batcher decodes them itself."""
-        decodes, size = instance.batcher.decodes, instance.model.metadata.image_size
+        found: dict[int, Image | ServiceError] = {
+            at: photo
+            for at, image in enumerate(images)
+            if (photo := instance.batcher.to_decode(image)) is not None
+        }
+        if len(found) == len(images):
+            return list(found.values())
+        size = instance.model.metadata.image_size
         jobs = {
             at: self._decoder.decode(
                 image, size, priority=options.priority, deadline_s=options.deadline_s
             )
             for at, image in enumerate(images)
-            if not decodes(image)
+            if at not in found
         }
-        if not jobs:
-            return images
         start_s = monotonic()
         try:
-            done = dict(zip(jobs, await asyncio.gather(*jobs.values()), strict=True))
+            found |= zip(jobs, await asyncio.gather(*jobs.values()), strict=True)
         except BaseException:
             for job in jobs.values():  # if one is too late, the call is
                 job.cancel()
             self._decoder.drop_abandoned()
             raise
         stages["decode"] = (start_s, monotonic())
-        return [done.get(at, image) for at, image in enumerate(images)]
+        return [found[at] for at in range(len(images))]
 
     async def _compute(
         self, instance: ModelInstance, images: Sequence[Image], options: CallOptions, stages: Stages

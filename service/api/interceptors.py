@@ -47,7 +47,7 @@ Timed = Callable[[Any], AbstractContextManager[None]]
 """Times one request of a stream, given its context. Nothing but ServiceError comes out of it."""
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs alone
+class CallInterceptor:
     """Wraps every method: known errors keep their message, unknown ones reveal nothing."""
 
     def __init__(
@@ -80,23 +80,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._admission_checks = admission_checks or {}
         budget = budget or ByteBudget(256 * 2**20, metrics, largest=largest)
         self._open = OpenCalls(metrics, budget=budget, largest=largest, max_streams=max_streams)
-        self._handlers: dict[str, Any] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Return the method's handler, wrapped; each is made once."""
-        method = handler_call_details.method
-        if method not in self._handlers:
-            handler = await continuation(handler_call_details)
-            if handler is None:  # callers may make up methods; none of those is kept
-                return None
-            self._handlers[method] = self._wrapped(method, handler)
-        return self._handlers[method]
-
-    def _wrapped(self, method: str, handler: Any) -> Any:
+    def wrapped(self, method: str, handler: Any) -> Any:
+        """Return a gRPC method's handler, wrapped; `method` is its full name."""
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(
                 self._unary(method, handler.unary_unary),

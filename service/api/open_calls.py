@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from service.batching.byte_budget import ByteBudget
+from service.batching.held import Held
 from service.errors import InvalidArgumentError, OverloadedError
 from service.observability.metrics import Metrics
 
@@ -53,8 +54,7 @@ class OpenCalls:
         self._probes = 0
         self._streams = 0
 
-    @contextmanager
-    def call(self, method: str) -> Iterator[None]:
+    def call(self, method: str) -> Held:
         """Count a call while it is open.
 
         Raises:
@@ -64,18 +64,11 @@ class OpenCalls:
             if self._probes >= _MAX_PROBES:
                 raise self._full("probes", _MAX_PROBES, method)
             self._probes += 1
-            try:
-                yield
-            finally:
-                self._probes -= 1
-            return
+            return Held(self._end_probe)
         if self._calls >= MAX_CALLS:
             raise self._full("calls", MAX_CALLS, method)
         self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
+        return Held(self._end_call)
 
     @contextmanager
     def stream(self, method: str) -> Iterator[None]:
@@ -106,14 +99,19 @@ class OpenCalls:
             OverloadedError: It did not fit, or did not come in time.
         """
         budget = self._probe_budget if _is_probe(method) else self._budget
-        async with budget.reading(context.peer()):
-            try:
-                message = await context.read()
-            except DecodeError as error:
-                raise InvalidArgumentError(f"the message cannot be read: {error}") from error
+        try:
+            message = await budget.read(context.peer(), context.read)
+        except DecodeError as error:
+            raise InvalidArgumentError(f"the message cannot be read: {error}") from error
         if message is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs lack it
             raise InvalidArgumentError("the call has no message")
         return message
+
+    def _end_call(self) -> None:
+        self._calls -= 1
+
+    def _end_probe(self) -> None:
+        self._probes -= 1
 
     def _full(self, what: str, most: int, method: str) -> OverloadedError:
         reason = "streams_full" if what == "streams" else "calls_full"

@@ -9,11 +9,12 @@ import asyncio
 import math
 from bisect import bisect
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 
 from service.batching.byte_budget import wait_in, wake_all
+from service.batching.held import Held
 from service.batching.priority_queue import Priority
 from service.batching.service_time import QueueTime
 from service.config import MAX_IMAGES_PER_CALL
@@ -59,16 +60,11 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
 
-    @contextmanager
-    def keep_open(self) -> Iterator[None]:
+    def keep_open(self) -> Held:
         """Keep the batcher open for a call that is not admitted yet."""
         self._holders += 1
         self._empty.clear()
-        try:
-            yield
-        finally:
-            self._holders -= 1
-            self._count(0, Priority.INTERACTIVE)
+        return Held(self._let_go)
 
     def refusal(
         self,
@@ -106,7 +102,6 @@ class Admission:
             retry_after_s=bound_s,
         )
 
-    @contextmanager
     def admit(
         self,
         count: int,
@@ -114,7 +109,7 @@ class Admission:
         image_bytes: float = 0,
         priority: Priority = Priority.INTERACTIVE,
         deadline_s: float = math.inf,
-    ) -> Iterator[None]:
+    ) -> "_Admitted":
         """Count `count` images as admitted, from before they are decoded until they are answered.
 
         Args:
@@ -134,19 +129,9 @@ class Admission:
         # By Little's law, the time in the server over the queue's length is the average time per
         # image, whatever the bottleneck is. A short queue shows mostly the latency of one run.
         is_long = self._num_before(priority) + count >= 2 * self.workers
-        queue = self._queue(count, image_bytes, priority) if is_long else []
-        now_s = monotonic()
+        queue = self._queue(count, image_bytes, priority) if is_long else None
         self._count(count, priority, image_bytes)
-        try:
-            yield
-            if is_long:
-                self._queue_time.observe(monotonic() - now_s, queue)
-        except (DeadlineError, asyncio.CancelledError):
-            if is_long:
-                self._queue_time.observe_at_least(monotonic() - now_s, queue)
-            raise
-        finally:
-            self._count(-count, priority, image_bytes)
+        return _Admitted(self, (count, priority, image_bytes), queue)
 
     @asynccontextmanager
     async def admit_when_free(
@@ -160,6 +145,10 @@ class Admission:
             yield
         finally:
             self._count(-count, priority, image_bytes)
+
+    def _let_go(self) -> None:
+        self._holders -= 1
+        self._count(0, Priority.INTERACTIVE)
 
     def _queue(self, count: int, image_bytes: float, priority: Priority) -> list[float]:
         """Return by kind what is answered before a call that comes now, itself included."""
@@ -202,6 +191,36 @@ class Admission:
         (self._empty.clear if busy else self._empty.set)()
         if change < 0:
             wake_all(self._waiters)
+
+
+class _Admitted:
+    """Images that count as admitted until it is left; a long queue then tells what one takes."""
+
+    __slots__ = ("_admission", "_counted", "_queue", "_start_s")
+
+    def __init__(
+        self,
+        admission: Admission,
+        counted: tuple[int, Priority, float],
+        queue: list[float] | None,
+    ) -> None:
+        self._admission = admission
+        self._counted = counted
+        self._queue = queue
+        self._start_s = monotonic()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._queue is not None:
+            seconds, queue_time = monotonic() - self._start_s, self._admission._queue_time
+            if error is None:
+                queue_time.observe(seconds, self._queue)
+            elif isinstance(error, DeadlineError | asyncio.CancelledError):
+                queue_time.observe_at_least(seconds, self._queue)
+        count, priority, image_bytes = self._counted
+        self._admission._count(-count, priority, image_bytes)
 
 
 def _kind(image_bytes: float) -> int:

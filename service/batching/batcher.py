@@ -36,12 +36,12 @@ from service.batching.service_time import ServiceTime
 from service.errors import DeadlineError, ServiceError
 from service.observability.metrics import Metrics
 from service.observability.tracing import Stages
-from service.pixels.jpeg_header import is_small
+from service.pixels.jpeg_header import SmallJpeg, small
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """(N, H, W, C) → (N, K); several worker threads call it at the same time."""
 
-Image = Pixels | bytes
+Image = Pixels | SmallJpeg
 """Pixels, (H, W, C), or a small photo that is still encoded."""
 
 Row = NDArray[np.float32]
@@ -88,7 +88,7 @@ class Batcher(Admission):
         workers: int = 1,
         seconds_per_image: float = 0.0,
         failed: Callable[[], None] | None = None,
-        decode: Callable[[bytes], Pixels | ServiceError] | None = None,
+        decode: Callable[[SmallJpeg], Pixels | ServiceError] | None = None,
     ) -> None:
         """Start empty; threads start with the first work.
 
@@ -122,9 +122,9 @@ class Batcher(Admission):
         self._timer: asyncio.TimerHandle | None = None
         self._due = self._sweeping = False
 
-    def decodes(self, image: bytes) -> bool:
-        """Return whether this image may be submitted encoded."""
-        return self._decode is not None and is_small(image)
+    def to_decode(self, image: bytes) -> SmallJpeg | None:
+        """Return what may be submitted of an encoded image; None: it must be decoded first."""
+        return None if self._decode is None else small(image)
 
     async def submit(
         self,
@@ -139,7 +139,7 @@ class Batcher(Admission):
         Cancelling drops the images that no run has taken yet.
 
         Args:
-            images: Pixels of one size, (H, W, C), and photos for which `decodes` holds.
+            images: Pixels of one size, (H, W, C), and what `to_decode` returned.
             deadline_s: When the answer becomes worthless, on the clock of `time.monotonic`.
             priority: Which of them go first.
             stages: Filled with the times of the image that was answered last.
@@ -170,7 +170,7 @@ class Batcher(Admission):
         if items and stages is not None:
             last = max(items, key=lambda item: item.end_s)
             stages["queue"] = (last.arrival_s, last.start_s)
-            if isinstance(last.image, bytes):
+            if not isinstance(last.image, np.ndarray):
                 stages["decode"] = (last.start_s, last.decoded_s)
             stages["compute"] = (last.decoded_s, last.end_s)
         return rows
@@ -281,7 +281,7 @@ class Batcher(Admission):
     def _compute(self, images: Sequence[Image]) -> tuple[list[Row | ServiceError], float]:
         """Return a row or an error for each image, and the time when all were decoded."""
         decoded = [
-            self._decode(image) if self._decode and isinstance(image, bytes) else image
+            image if isinstance(image, np.ndarray) or self._decode is None else self._decode(image)
             for image in images
         ]
         decoded_s = monotonic()

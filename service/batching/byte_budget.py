@@ -13,13 +13,17 @@ with a thousand calls waits longer than one with a single call.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
+from typing import TypeVar
 
+from service.batching.held import Held
 from service.batching.priority_queue import Priority
 from service.errors import OverloadedError
 from service.observability.metrics import Metrics
+
+T = TypeVar("T")
 
 BULK_SHARE = 0.75
 """The part of the bytes that bulk may fill: interactive calls always find the rest."""
@@ -57,12 +61,12 @@ class ByteBudget:
         self._limits: dict[asyncio.Timeout, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def reading(self, peer: str) -> AsyncIterator[None]:
-        """Count one message of unknown length while it is read.
+    async def read(self, peer: str, message: Callable[[], Awaitable[T]]) -> T:
+        """Read one message of unknown length, and count it meanwhile.
 
         Args:
             peer: The connection that it comes by.
+            message: Reads it.
 
         Raises:
             OverloadedError: It could not be read in time, or did not come in time.
@@ -71,12 +75,14 @@ class ByteBudget:
             await self._wait(peer)
         else:
             self._reading += self._unread
-        limit = asyncio.timeout(MESSAGE_S)
+        # One timer watches all messages: to set and cancel one for each costs more than to count.
+        limit = asyncio.timeout(None)
         try:
             async with limit:
                 self._limits[limit] = monotonic()
-                self._watch()
-                yield
+                if self._timer is None:
+                    self._cut_off()
+                return await message()
         except TimeoutError:
             self._metrics.rejected_images.labels("message_slow").inc()
             raise OverloadedError(
@@ -86,8 +92,7 @@ class ByteBudget:
         finally:
             self._limits.pop(limit, None)
             self._reading -= self._unread
-            # Later, so that the images of this message can be admitted first.
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._wake_soon()
 
     @contextmanager
     def take(self, count: int) -> Iterator[None]:
@@ -103,12 +108,9 @@ class ByteBudget:
             yield
         finally:
             self._reading -= count
-            asyncio.get_running_loop().call_soon(self._wake)
+            self._wake_soon()
 
-    @contextmanager
-    def admit(
-        self, count: int, *, images: int, priority: Priority = Priority.INTERACTIVE
-    ) -> Iterator[None]:
+    def admit(self, count: int, *, images: int, priority: Priority = Priority.INTERACTIVE) -> Held:
         """Count `count` bytes of `images` images as admitted.
 
         Raises:
@@ -117,10 +119,7 @@ class ByteBudget:
         if not self._fits(count, priority):
             raise self._refusal(count, images=images)
         self._count(count, priority)
-        try:
-            yield
-        finally:
-            self._count(-count, priority)
+        return Held(self._count, -count, priority)
 
     @asynccontextmanager
     async def admit_when_free(self, count: int, *, priority: Priority) -> AsyncIterator[None]:
@@ -167,7 +166,7 @@ class ByteBudget:
         """Wait until one message of unknown length fits, and count it."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(peer, deque()).append(waiter)
-        self._watch()
+        self._cut_off()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WAIT_S):
@@ -203,24 +202,25 @@ class ByteBudget:
                 waiter.set_result(None)
         wake_all(self._bulk_waiters)
 
-    def _watch(self) -> None:
-        if self._queues and self._timer is None:
-            self._cut_off()
+    def _wake_soon(self) -> None:
+        """Wake those that wait, after the images of a message that was read could be admitted."""
+        if self._queues or self._bulk_waiters:
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def _cut_off(self) -> None:
-        """Give up messages that are late while others wait, and set a timer for the next one."""
+        """Give up messages that are late, and set a timer for the next one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         waiting = sum(map(len, self._queues.values()))
         loop = asyncio.get_running_loop()
-        for limit, start_s in list(self._limits.items())[:waiting]:
-            if (left_s := start_s + SURE_S - monotonic()) > 0:
+        for number, (limit, start_s) in enumerate(list(self._limits.items())):
+            most_s = SURE_S if number < waiting else MESSAGE_S
+            if (left_s := start_s + most_s - monotonic()) > 0:
                 self._timer = loop.call_later(left_s, self._cut_off)
                 break
             del self._limits[limit]
-            if not limit.expired():  # by MESSAGE_S, and its task has not gone on yet
-                limit.reschedule(loop.time())
+            limit.reschedule(loop.time())
 
 
 async def wait_in(waiters: deque[asyncio.Future[None]]) -> None:

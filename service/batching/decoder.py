@@ -27,6 +27,7 @@ from service.errors import DeadlineError, ImageError, ServiceError
 from service.observability.metrics import Metrics
 from service.pixels.apart import Apart
 from service.pixels.budget import Budget, NoRoomNow
+from service.pixels.jpeg_header import SmallJpeg
 from service.pixels.preprocessing import LoadSquare, preprocess
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class Decoder:
 
 
 def decoded(
-    data: bytes,
+    data: bytes | SmallJpeg,
     image_size: int,
     metrics: Metrics,
     *,
@@ -199,7 +200,8 @@ def decoded(
         found = error.with_traceback(None)
     except Exception:
         metrics.bad_images.labels("unhandled").inc()
-        logger.exception("unhandled error in decoding an image of %d bytes", len(data))
+        num_bytes = len(data if isinstance(data, bytes) else data.data)
+        logger.exception("unhandled error in decoding an image of %d bytes", num_bytes)
         found = ServiceError("internal error")
     metrics.decode_seconds.observe(monotonic() - start_s)
     return found

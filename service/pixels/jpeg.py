@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.errors import ImageError
 from service.pixels import colour, formats, jpeg_header
-from service.pixels.jpeg_header import CUT_OFF
+from service.pixels.jpeg_header import CUT_OFF, Header
 
 _SOS, _EOI = b"\xff\xda", b"\xff\xd9"
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
@@ -39,13 +39,13 @@ class Jpeg:
     holds_lock = False
     bits = 8
 
-    def __init__(self, data: bytes) -> None:
-        """Read the header.
+    def __init__(self, data: bytes, header: Header | None = None) -> None:
+        """Read the header, unless it is given.
 
         Raises:
             ImageError: It is broken, too large or of a rare kind, or can be read in two ways.
         """
-        header = jpeg_header.read(data)
+        header = header or jpeg_header.read(data)
         self.usual = header.usual
         """Then it is scaled by eighths; else by halves, and cut before it is resized. Models were
         trained on such pixels, so neither changes. What has to be mended is not usual."""

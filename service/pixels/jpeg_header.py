@@ -54,24 +54,31 @@ class Header(NamedTuple):
     """Where bytes lie that belong to no segment."""
 
 
-def is_small(data: bytes) -> bool:
-    """Return whether this is a photo that is decoded in a few milliseconds. Costs microseconds."""
+class SmallJpeg(NamedTuple):
+    """A photo that is decoded in a few milliseconds, and its header, which is read once."""
+
+    data: bytes
+    header: Header
+
+
+def small(data: bytes) -> SmallJpeg | None:
+    """Return a photo with its header if it is a small one, else None. Costs microseconds."""
     if len(data) > _SMALL_BYTES or data[:2] != b"\xff\xd8":
-        return False
+        return None
     try:
-        header = read(data, most_segments=_SMALL_SEGMENTS, blocks=False)
+        header = read(data, most_segments=_SMALL_SEGMENTS)
     except ImageError:
-        return False
-    return header.one_scan and header.width * header.height <= _SMALL_PIXELS
+        return None
+    fits = header.one_scan and header.width * header.height <= _SMALL_PIXELS
+    return SmallJpeg(data, header) if fits else None
 
 
-def read(data: bytes, *, most_segments: int = _MAX_SEGMENTS, blocks: bool = True) -> Header:
+def read(data: bytes, *, most_segments: int = _MAX_SEGMENTS) -> Header:
     """Go through the segments before the first scan.
 
     Args:
         data: A file that begins as JPEGs do.
         most_segments: How many there may be.
-        blocks: Whether EXIF, XMP and the colour profile are wanted.
 
     Raises:
         ImageError: It is broken, ends too early, or is of a kind that is not decoded.
@@ -108,13 +115,13 @@ def read(data: bytes, *, most_segments: int = _MAX_SEGMENTS, blocks: bool = True
                 if frame:
                     raise ImageError(f"{_BROKEN}: it has two frames")
                 frame = data[body - 3 : at]
-            elif blocks and kind == _APP1:
+            elif kind == _APP1:
                 if not exif and data.startswith(_EXIF, body):
                     exif = data[body:at]
                 elif data.find(b"tiff:Orientation", body, at) >= 0:
                     # XMP, which says in XML how the photo is turned.
                     xmp, usual = data[body:at].removeprefix(_XMP), False
-            elif blocks and kind == _APP2 and data.startswith(_ICC, body):
+            elif kind == _APP2 and data.startswith(_ICC, body):
                 profile.append(data[body:at])
     except (IndexError, ValueError):
         raise ImageError(CUT_OFF) from None

@@ -28,6 +28,7 @@ from service.pixels import colour, formats, orientation
 from service.pixels.budget import HELPER_BYTES, SMALL_BYTES, Budget, mib, of_process
 from service.pixels.formats import MAX_BYTES
 from service.pixels.jpeg import Jpeg
+from service.pixels.jpeg_header import SmallJpeg
 from service.pixels.raster import Raster
 
 __all__ = ["COMPATIBLE", "MAX_BYTES", "PREPROCESSING", "Facts", "ImageError", "centre_crop",
@@ -74,7 +75,7 @@ def resize_size(image_size: int) -> int:
 
 
 def preprocess(
-    data: bytes,
+    data: bytes | SmallJpeg,
     image_size: int,
     *,
     budget: Budget | None = None,
@@ -107,7 +108,7 @@ def centre_crop(square_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def load_square(
-    data: bytes,
+    data: bytes | SmallJpeg,
     side: int,
     *,
     budget: Budget | None = None,
@@ -133,7 +134,9 @@ def load_square(
     picture = _opened(data)
     helper = apart if picture.holds_lock else None
     with _room(picture, side, budget, waits, more_bytes=HELPER_BYTES if helper else 0):
-        return helper(data, side) if helper else np.asarray(_square(picture, side))
+        if helper and isinstance(data, bytes):
+            return helper(data, side)
+        return np.asarray(_square(picture, side))
 
 
 def examine(data: bytes, side: int) -> tuple[NDArray[np.uint8], Facts]:
@@ -156,12 +159,14 @@ def examine(data: bytes, side: int) -> tuple[NDArray[np.uint8], Facts]:
         )
 
 
-def _opened(data: bytes) -> Jpeg | Raster:
+def _opened(data: bytes | SmallJpeg) -> Jpeg | Raster:
     """Read the header of a picture.
 
     Raises:
         ImageError: It is none, or none that is accepted.
     """
+    if isinstance(data, SmallJpeg):
+        return Jpeg(*data)
     if len(data) > MAX_BYTES:
         raise ImageError(
             f"the image has {len(data)} bytes; at most {MAX_BYTES} are accepted: save it smaller",

@@ -5,10 +5,10 @@ import asyncio
 import grpc
 
 from service.addresses import bound
-from service.api.interceptors import CallInterceptor
 from service.api.tls import Certificates
 from service.config import ServerConfig
 from service.errors import UnavailableError
+from service.server.methods import Methods
 
 _MAX_CALLS_PER_CONNECTION = 512
 """Calls of one connection at a time; further ones wait in the client."""
@@ -21,12 +21,9 @@ MIN_PING_INTERVAL_MS = 10_000
 """Clients that ping more often are cut off, whether calls are open or not."""
 
 
-def new_server(
-    config: ServerConfig, interceptor: CallInterceptor, *, shares_port: bool
-) -> grpc.aio.Server:
-    """Return a gRPC server without services that does not listen yet."""
-    return grpc.aio.server(
-        interceptors=[interceptor],
+def new_server(config: ServerConfig, methods: Methods, *, shares_port: bool) -> grpc.aio.Server:
+    """Return a gRPC server with these methods that does not listen yet."""
+    server = grpc.aio.server(
         options=[
             # On by default, so that a second server on the port would silently take half the calls.
             ("grpc.so_reuseport", int(shares_port)),
@@ -50,6 +47,8 @@ def new_server(
             ("grpc.http2.max_ping_strikes", 2),
         ],
     )
+    server.add_generic_rpc_handlers((methods,))
+    return server
 
 
 def bind(server: grpc.aio.Server, config: ServerConfig, address: str, flag: str) -> int:

@@ -11,6 +11,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from service.server.methods import Methods
+
 V1 = "grpc.reflection.v1.ServerReflection"
 _POOL = descriptor_pool.Default()
 
@@ -27,8 +29,8 @@ class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc,name-de
         return super()._file_containing_symbol(request, service if known else fully_qualified_name)
 
 
-def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
-    """Have a gRPC server describe these services, and reflection itself."""
+def add_reflection(methods: Methods, services: tuple[str, ...]) -> None:
+    """Describe these services, and reflection itself."""
     _describe_v1()
     servicer = _Servicer((*services, reflection.SERVICE_NAME, V1))
     handler = grpc.stream_stream_rpc_method_handler(
@@ -36,12 +38,8 @@ def add_reflection(server: grpc.aio.Server, services: tuple[str, ...]) -> None:
         request_deserializer=pb.ServerReflectionRequest.FromString,
         response_serializer=pb.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        tuple(
-            grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler})
-            for name in (reflection.SERVICE_NAME, V1)
-        )
-    )
+    for name in (reflection.SERVICE_NAME, V1):
+        methods.add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
 
 
 def _describe_v1() -> None:

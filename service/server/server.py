@@ -35,8 +35,7 @@ from service.observability.tracing import NoTracing, OpenTelemetry, Tracing
 from service.pixels.budget import Budget, default_bytes
 from service.server import grpc_port
 from service.server.health import Health
-from service.server.reflection import add_reflection
-from service.server.services import ALL, CLASSIFIER, INFERENCE, Services
+from service.server.services import CLASSIFIER, INFERENCE, Services
 from service.server.watchdog import Watchdog
 from storage import bucket_url
 
@@ -92,6 +91,7 @@ class Server:
         self._tokens = Tokens(config.tokens)
         self._http: Listener | None = None
         self._health = Health(("", CLASSIFIER, INFERENCE))
+        self._services: Services
         self._server: grpc.aio.Server
         self._loaded = self._draining = False
         self._stopping = asyncio.Event()
@@ -144,18 +144,14 @@ class Server:
         inference = Inference(
             decoder, self.metrics, budget=self._byte_budget, tracing=tracing, capture=capture
         )
-        services = Services.make(
+        self._services = Services.make(
             config, metrics=self.metrics, tracing=tracing, tokens=self._tokens, models=self.models,
             inference=inference, health=self._health, stopping=self._stopping,
         )  # fmt: skip
-        self._server = grpc_port.new_server(
-            config, services.interceptor, shares_port=self._shares_port
-        )
-        services.add_to(self._server)
-        if config.reflection == "on":
-            add_reflection(self._server, ALL)
+        methods = self._services.methods(reflection=config.reflection == "on")
+        self._server = grpc_port.new_server(config, methods, shares_port=self._shares_port)
         if config.http_port is not None:
-            self._http = self._http_listener(services)
+            self._http = self._http_listener(self._services)
             self.http_port = self._http.port
         # Closed in reverse order: calls end, then their models, then the threads, then metrics.
         if config.metrics_port is not None:
@@ -167,7 +163,7 @@ class Server:
         if not self._shares_port:
             await self._open_ports()
         if config.reflection not in ("on", "off"):
-            await self._open_reflection_port(services)
+            await self._open_reflection_port()
 
     async def load(self) -> None:
         """Load and warm up the models, set health to SERVING, and follow the repository.
@@ -273,11 +269,11 @@ class Server:
         if self._http is not None:
             await self._http.start()
 
-    async def _open_reflection_port(self, services: Services) -> None:
+    async def _open_reflection_port(self) -> None:
         """Serve reflection, and nothing else, on a port of its own."""
         config = self.config
-        server = grpc_port.new_server(config, services.interceptor, shares_port=self._shares_port)
-        add_reflection(server, ALL)
+        methods = self._services.reflection()
+        server = grpc_port.new_server(config, methods, shares_port=self._shares_port)
         self.reflection_port = grpc_port.bind(server, config, config.reflection, "--reflection")
         self._closers.push_async_callback(server.stop, None)
         await server.start()

@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Self
 
-import grpc
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2_grpc
 
@@ -21,6 +20,8 @@ from service.pb import classifier_pb2, inference_pb2
 from service.pb import classifier_pb2_grpc as classifier_grpc
 from service.pb import inference_pb2_grpc as inference_grpc
 from service.server.health import Health
+from service.server.methods import Methods
+from service.server.reflection import add_reflection
 
 CLASSIFIER = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 INFERENCE = inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -83,8 +84,18 @@ class Services:
             health=health,
         )
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Have a gRPC server answer with these services."""
-        classifier_grpc.add_ClassifierServicer_to_server(self.classifier, server)  # type: ignore[no-untyped-call]
-        inference_grpc.add_GRPCInferenceServiceServicer_to_server(self.open_inference, server)  # type: ignore[no-untyped-call]
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+    def methods(self, *, reflection: bool) -> Methods:
+        """Return the methods of these services, with reflection if it is wanted."""
+        methods = Methods(self.interceptor.wrapped)
+        classifier_grpc.add_ClassifierServicer_to_server(self.classifier, methods)  # type: ignore[no-untyped-call]
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(self.open_inference, methods)  # type: ignore[no-untyped-call]
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, methods)
+        if reflection:
+            add_reflection(methods, ALL)
+        return methods
+
+    def reflection(self) -> Methods:
+        """Return the methods of reflection alone, which describe these services."""
+        methods = Methods(self.interceptor.wrapped)
+        add_reflection(methods, ALL)
+        return methods

@@ -104,7 +104,7 @@ class Door:
             inference=inference, health=Health(("", CLASSIFIER)), stopping=asyncio.Event(),
         )  # fmt: skip
         await pool.load()
-        wrapped = services.interceptor._wrapped
+        wrapped = services.interceptor.wrapped
         self._streams = [
             wrapped(
                 f"/{CLASSIFIER}/ClassifyStream",

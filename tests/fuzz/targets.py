@@ -29,7 +29,7 @@ _SMALL_PIXELS = 2_000_000
 
 def image(data: bytes) -> None:
     """An image is decoded within its memory, or refused; libjpeg sees the size that we see."""
-    small = jpeg_header.is_small(data)
+    small = jpeg_header.small(data) is not None
     try:
         picture = preprocessing._opened(data)
     except ImageError:

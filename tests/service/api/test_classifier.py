@@ -21,6 +21,7 @@ from service.observability.metrics import Metrics
 from service.pb import classifier_pb2 as pb
 from service.pb import classifier_pb2_grpc as pb_grpc
 from service.pixels.budget import Budget
+from service.server.methods import Methods
 
 
 class FakeModel:
@@ -50,13 +51,14 @@ async def fake(connect):
     batcher = Batcher(model.predict, metrics=metrics, queue_size=64, workers=1)
     instance = ModelInstance(name="fake", version=1, model=model, batcher=batcher)
     interceptor = CallInterceptor(metrics)
-    server = grpc.aio.server(interceptors=[interceptor])
+    server, methods = grpc.aio.server(), Methods(interceptor.wrapped)
     decoder = Decoder(1, metrics, Budget(2**20))
     stopping = asyncio.Event()
     servicer = ClassifierServicer(
         lambda *_: instance, Inference(decoder, metrics), interceptor.timed("stream"), stopping
     )
-    pb_grpc.add_ClassifierServicer_to_server(servicer, server)
+    pb_grpc.add_ClassifierServicer_to_server(servicer, methods)
+    server.add_generic_rpc_handlers((methods,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield SimpleNamespace(stub=connect(port), model=model, metrics=metrics, stopping=stopping)

@@ -185,22 +185,10 @@ def _retry_info(status: Any) -> Any:
 class Port:
     """Stands in for gRPC's server: it runs the handlers, and cancels them as gRPC does."""
 
-    def __init__(self, config: Any, interceptor: Any, *, shares_port: bool) -> None:
-        self.interceptor = interceptor
+    def __init__(self, config: Any, methods: Any, *, shares_port: bool) -> None:
         self.open: dict[Any, None] = {}
         self.ended = False
-        self._methods: dict[str, Any] = {}
-
-    @property
-    def decoder(self) -> Any:
-        """The decoder of the server behind it."""
-        return self._methods[CLASSIFY].unary_unary.__self__._inference._decoder
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Do nothing: `add_registered_method_handlers` gets the same."""
-
-    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        self._methods |= {f"/{service}/{name}": each for name, each in handlers.items()}
+        self._methods = methods
 
     async def start(self) -> None:
         """Do nothing: calls come by `begin`."""
@@ -252,7 +240,7 @@ class Port:
     async def _over_grpc(self, call: Call) -> None:
         method = {"grpc": CLASSIFY, "stream": STREAM}.get(call.over, INFER)
         details = SimpleNamespace(method=method, invocation_metadata=call.metadata)
-        handler = await self.interceptor.intercept_service(self._find, details)
+        handler = self._methods.service(details)
         if call.over != "stream":
             call.responses.append(await handler.stream_unary(None, call))
             return
@@ -269,12 +257,9 @@ class Port:
             with call.world.server._byte_budget.take(call.requests[0].num_bytes):
                 return await call.read()
 
-        handler = self._methods[CLASSIFY].unary_unary
+        services = call.world.server._services
         try:
-            answer = self.interceptor.answer(CLASSIFY, call, read, handler)
+            answer = services.interceptor.answer(CLASSIFY, call, read, services.classifier.Classify)
             call.responses.append(await answer)
         except ServiceError as error:
             await abort(call, error)
-
-    async def _find(self, details: Any) -> Any:
-        return self._methods[details.method]

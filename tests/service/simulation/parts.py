@@ -38,9 +38,9 @@ class Photo(bytes):
         return True
 
 
-def is_small(photo: Photo) -> bool:
-    """Stands in for `jpeg_header.is_small`."""
-    return photo.small
+def small(photo: Photo) -> Photo | None:
+    """Stands in for `jpeg_header.small`."""
+    return photo if photo.small else None
 
 
 def pixels(number: int) -> Any:

@@ -37,7 +37,7 @@ def patched(new_server: Callable[..., Any], opened: Callable[..., Any]) -> Itera
     threading = SimpleNamespace(Condition=threads.Condition, Thread=threads.Thread)
     swapped = [
         (batcher, "ThreadPoolExecutor", threads.Threads),
-        (batcher, "is_small", parts.is_small),
+        (batcher, "small", parts.small),
         (decoder, "ThreadPoolExecutor", threads.Threads),
         (decoder, "preprocess", parts.preprocess),
         (budget, "threading", threading),

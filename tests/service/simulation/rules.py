@@ -145,7 +145,7 @@ def _nothing_abandoned(world: Any) -> None:
     for instance in world.server.models.loaded:
         for item in instance.batcher._waiting:
             assert not item.row.cancelled(), "an image waits for the model, and its caller left"
-    for job in world.port.decoder._waiting:
+    for job in world.server._services.classifier._inference._decoder._waiting:
         assert not job.done.cancelled(), "a photo waits to be decoded, and its caller left"
 
 
@@ -172,12 +172,12 @@ def at_rest(world: Any) -> None:
     assert world.held == 0
     for gauge in ("admitted_images", "queued_images", "bytes_in_flight"):
         assert getattr(metrics, gauge).value == 0, f"{gauge} is {getattr(metrics, gauge).value}"
-    budgets = (server._byte_budget, world.port.interceptor._open._probe_budget)
+    budgets = (server._byte_budget, world.server._services.interceptor._open._probe_budget)
     for budget in budgets:
         assert not any(budget._admitted.values()), budget._admitted
         assert budget._reading == 0, f"{budget._reading} bytes are being read"
         assert not any((budget._queues, budget._limits, budget._bulk_waiters))
-    opened = world.port.interceptor._open
+    opened = world.server._services.interceptor._open
     assert (opened._calls, opened._probes, opened._streams) == (0, 0, 0)
     for instance in server.models.loaded:
         batcher = instance.batcher

@@ -128,8 +128,8 @@ class World:
         at = max((i for i, (_, when_s) in enumerate(began) if when_s < since_s), default=0)
         return {version for version, _ in began[at:]}
 
-    def _port(self, config: Any, interceptor: Any, *, shares_port: bool) -> Port:
-        self.port = Port(config, interceptor, shares_port=shares_port)
+    def _port(self, config: Any, methods: Any, *, shares_port: bool) -> Port:
+        self.port = Port(config, methods, shares_port=shares_port)
         return self.port
 
     def _config(self) -> ServerConfig:
