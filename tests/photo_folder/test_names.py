@@ -55,7 +55,7 @@ def test_what_a_system_left_is_named_by_what_its_kind_has_in_common():
 def test_a_name_is_printed_in_one_line_of_valid_unicode():
     """Line ends are escaped, bytes that are no UTF-8 are told as bytes, all else stays."""
     assert r"a\nb\tc\u2028" == printable("a\nb\tc\u2028")
-    assert r"\x80\xff\ud800\udc7f" == printable("\udc80\udcff\ud800\udc7f")
+    assert r"\x80\xff\udc7f\udd00" == printable("\udc80\udcff\udc7f\udd00")
     assert "김치 'x'" == printable("김치 'x'")
     assert "'it'\"'\"'s'" == shell("it's")
     assert [True, False] == [is_unicode(name) for name in ("김치", "a\udcb1")]

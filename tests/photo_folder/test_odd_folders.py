@@ -161,6 +161,16 @@ def test_links_between_folders_do_not_multiply(tmp_path):
     assert sum(found.values()) < 12**3
 
 
+def test_a_link_into_itself_is_told_and_costs_nothing(tmp_path):
+    """To the top, and to the folder that it lies in."""
+    root = made(tmp_path / "p", FLAT)
+    (root / "egg" / "top").symlink_to(root)
+    (root / "rice" / "own").symlink_to(root / "rice")
+    found = scan(root)
+    assert FLAT == [photo.name for photo in found.photos]
+    assert ["left out: 2 links into a loop (egg/top)"] == found.left_out.lines()
+
+
 def test_a_pipe_is_no_photo_and_stops_nothing(tmp_path):
     """Opening one to read would wait for ever."""
     root = made(tmp_path / "p", FLAT)
