@@ -162,13 +162,16 @@ def test_links_between_folders_do_not_multiply(tmp_path):
 
 
 def test_a_link_into_itself_is_told_and_costs_nothing(tmp_path):
-    """To the top, and to the folder that it lies in."""
+    """To the top, to the folder that it lies in, to its own name; one to nowhere is another."""
     root = made(tmp_path / "p", FLAT)
     (root / "egg" / "top").symlink_to(root)
     (root / "rice" / "own").symlink_to(root / "rice")
+    (root / "rice" / "self.jpg").symlink_to("self.jpg")
+    (root / "rice" / "x.jpg").symlink_to("nowhere.jpg")
     found = scan(root)
     assert FLAT == [photo.name for photo in found.photos]
-    assert ["left out: 2 links into a loop (egg/top)"] == found.left_out.lines()
+    told = "left out: 1 broken link (rice/x.jpg); 3 links into a loop (egg/top)"
+    assert [told] == found.left_out.lines()
 
 
 def test_a_pipe_is_no_photo_and_stops_nothing(tmp_path):
