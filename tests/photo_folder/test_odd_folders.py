@@ -150,6 +150,24 @@ def test_what_cannot_be_meant_is_refused_with_the_way_out(tmp_path, files, words
     assert re.search(words, scan(made(tmp_path / "p", files)).refusal)
 
 
+def test_what_was_understood_is_said(tmp_path):
+    """Splits by other names, folders around the classes; nothing where all is plain to see."""
+
+    def notes(name: str, files: list[str]) -> tuple[str, ...]:
+        return scan(made(tmp_path / name, files)).notes
+
+    assert () == notes("plain", SPLIT) == notes("one", ["train/egg/1.jpg", "val/egg/1.jpg"])
+    wrapped = [f"{split}/all/{name}" for split in ("Training", "val") for name in FLAT]
+    assert (
+        "photos are taken from food, the only folder with photos",
+        "Training is taken as train",
+        "photos are taken from food/Training/all and food/val/all, the only folders there",
+    ) == notes("wrapped", [f"food/{name}" for name in wrapped])
+    test = [f"{split}/{name}" for split in ("train", "Testing") for name in FLAT]
+    found = scan(made(tmp_path / "test", test))
+    assert "but no val folder; rename Testing to val, or move some" in found.refusal
+
+
 def test_links_between_folders_do_not_multiply(tmp_path):
     """Twelve folders that each link to all: every photo is met, and the look ends."""
     root = made(tmp_path / "p", [f"{n}/{n}.jpg" for n in range(12)])
