@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import rig
 from benchmarks.serving.load import closed, connect
-from benchmarks.serving.subject import BARE, EMPTY, Subject, start
+from benchmarks.serving.several import several
+from benchmarks.serving.subject import BARE, EMPTY, OURS, Subject, start
 from benchmarks.serving.table import CALLERS, LIMIT, LIMIT_AUTO
 from machine import num_cores
 from service.pixels.preprocessing import preprocess
@@ -140,6 +141,8 @@ async def measure(
                     turn = await one_turn(subject, callers, seconds, sent)
                     turns.setdefault((subject.name, callers), []).append(turn)
         for subject in subjects:
+            if subject.name in OURS:
+                found[subject.name]["several"] = await several(subject, photos, 2 * seconds)
             subject.go()
             found[subject.name]["memory_mb"] = round(subject.memory_mb())
             subject.rest()

@@ -75,5 +75,10 @@ def table(found: dict[str, Any]) -> str:
                 f"| {name} | {' | '.join(cells)} | {one['32']['images_per_cpu_s']:.1f}"
                 f" | {one['memory_mb']} | {one['startup_s']} |"
             )
+        lines += ["", "images per CPU-second of"]
+        for name, one in of.items():
+            ways = one.get("several", {}).items()
+            told = ", ".join(f"{way} {row['images_per_cpu_s']:.1f}" for way, row in ways)
+            lines += [f"{name}: {told}"] * bool(told)
         lines.append("")
     return "\n".join(lines)
