@@ -109,7 +109,7 @@ async def test_a_drain_answers_what_was_read_and_ends_the_stream(
     publish, serve, connect, photo, eventually
 ):
     """The stream ends with UNAVAILABLE, at once to be tried again; every answer was whole."""
-    publish("food", loops=20_000)
+    publish("food", loops=200_000)
     server = await serve(max_batch=1)
     stub = connect(server.port)
     call = stub.ClassifyStream()
