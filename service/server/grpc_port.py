@@ -47,7 +47,7 @@ def new_server(config: ServerConfig, methods: Methods, *, shares_port: bool) -> 
             ("grpc.http2.max_ping_strikes", 2),
         ],
     )
-    server.add_generic_rpc_handlers((methods,))
+    methods.add_to(server)
     return server
 
 

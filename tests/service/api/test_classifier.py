@@ -58,7 +58,7 @@ async def fake(connect):
         lambda *_: instance, Inference(decoder, metrics), interceptor.timed("stream"), stopping
     )
     pb_grpc.add_ClassifierServicer_to_server(servicer, methods)
-    server.add_generic_rpc_handlers((methods,))
+    methods.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield SimpleNamespace(stub=connect(port), model=model, metrics=metrics, stopping=stopping)

@@ -188,7 +188,7 @@ class Port:
     def __init__(self, config: Any, methods: Any, *, shares_port: bool) -> None:
         self.open: dict[Any, None] = {}
         self.ended = False
-        self._methods = methods
+        self._services = methods.services
 
     async def start(self) -> None:
         """Do nothing: calls come by `begin`."""
@@ -238,9 +238,8 @@ class Port:
         call.world.ended(call)
 
     async def _over_grpc(self, call: Call) -> None:
-        method = {"grpc": CLASSIFY, "stream": STREAM}.get(call.over, INFER)
-        details = SimpleNamespace(method=method, invocation_metadata=call.metadata)
-        handler = self._methods.service(details)
+        _, service, name = {"grpc": CLASSIFY, "stream": STREAM}.get(call.over, INFER).split("/")
+        handler = self._services[service][name]
         if call.over != "stream":
             call.responses.append(await handler.stream_unary(None, call))
             return
