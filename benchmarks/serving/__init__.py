@@ -13,6 +13,7 @@ own kernels, and with the engine that `hansang auto` takes.
 offered load (PNG).
 
     __main__ ──► measure (closed loop) ──► subject (a server) ──► load (its callers)
-             ├─► open_loop (latency)   ──┘        table (ratios, Markdown)
+             │     └─► several (photos a call) ──┘     table (ratios, Markdown)
+             ├─► open_loop (latency) ────────────┘
              └─► start (until SERVING)
 """

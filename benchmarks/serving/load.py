@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
@@ -83,12 +84,18 @@ def _naive(channel: grpc.aio.Channel) -> Call:
     return send
 
 
-def _mlserver(channel: grpc.aio.Channel) -> Call:
-    method = channel.unary_unary(
-        "/inference.GRPCInferenceService/ModelInfer",
-        request_serializer=v2.ModelInferRequest.SerializeToString,
-        response_deserializer=v2.ModelInferResponse.FromString,
+def _method(channel: grpc.aio.Channel, name: str, request: Any, response: Any) -> Any:
+    """Return what calls a method with protobuf's messages."""
+    return channel.unary_unary(
+        name,
+        request_serializer=request.SerializeToString,
+        response_deserializer=response.FromString,
     )
+
+
+def _mlserver(channel: grpc.aio.Channel) -> Call:
+    name = "/inference.GRPCInferenceService/ModelInfer"
+    method = _method(channel, name, v2.ModelInferRequest, v2.ModelInferResponse)
 
     async def send(photo: bytes) -> None:
         contents = v2.InferTensorContents(bytes_contents=[photo])
@@ -103,11 +110,8 @@ def _mlserver(channel: grpc.aio.Channel) -> Call:
 
 
 def _ours(channel: grpc.aio.Channel) -> Call:
-    method = channel.unary_unary(
-        "/hansang.v1.Classifier/Classify",
-        request_serializer=pb.ClassifyRequest.SerializeToString,
-        response_deserializer=pb.ClassifyResponse.FromString,
-    )
+    name = "/hansang.v1.Classifier/Classify"
+    method = _method(channel, name, pb.ClassifyRequest, pb.ClassifyResponse)
 
     async def send(photo: bytes) -> None:
         answer = await method(pb.ClassifyRequest(images=[photo]), timeout=60)

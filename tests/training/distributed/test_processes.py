@@ -19,6 +19,7 @@ import torch
 
 from tests.paths import ROOT
 from tests.thin import thin_network
+from tests.training.batchnorm import fix_statistics
 from training.cli import train as train_cli
 from training.config import TrainConfig
 from training.data.augment_parameters import sample_parameters
@@ -92,10 +93,15 @@ def in_processes(size: int, work: Callable[..., None], *arguments: object) -> No
     assert [0] * size == [process.exitcode for process in started]
 
 
-def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
-    """Take a step as one of `size` processes, with BatchNorm's statistics fixed; save weights."""
+def become(rank: int, size: int, port: int) -> None:
+    """Be one of `size` processes that find each other at a port, as torchrun would have it."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+
+
+def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
+    """Take a step as one of `size` processes, with BatchNorm's statistics fixed; save weights."""
+    become(rank, size, port)
     torch.set_num_threads(1)
     config = TrainConfig(image_size=32, batch_size=8, precision="fp32")
     config = config.with_overrides({"augment.cutmix": 1})
@@ -111,14 +117,6 @@ def fixed_step(rank: int, size: int, port: int, out: Path) -> None:
         learner.step(data, lr=0.1)
         if world.leads:
             torch.save(learner.model.state_dict(), out)
-
-
-def fix_statistics(learner: Learner) -> None:
-    """Keep BatchNorm from looking at the batch: then nothing but the sum of gradients is left."""
-    for module in learner.model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda mode=True, module=module: module  # noqa: ARG005  # noqa: ARG005
-            module.training = False
 
 
 def test_a_shared_step_is_the_step_of_one(tmp_path):
@@ -190,8 +188,7 @@ def test_two_machines_end_with_the_weights_of_one(dishes, tmp_path):
 
 def learn(rank: int, size: int, port: int, cache: Path, run_dir: Path, asked: int) -> None:
     """Train as one of `size` processes, with fixed statistics; stop when asked so many times."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    become(rank, size, port)
     # Else BatchNorm would see half a batch in each of two processes, and that is another lesson.
     learner_module.set_modes = lambda model, _: model.eval()
     answers = iter([False] * asked)
@@ -238,8 +235,7 @@ def test_checkpoints_are_exchanged_between_one_process_and_two(dishes, tmp_path)
 
 def validate(rank: int, size: int, port: int, out: Path) -> None:
     """Validate as one of `size` processes, and stop when the last of them is asked to."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    become(rank, size, port)
     torch.set_num_threads(1)
     split = Split(np.zeros((513, 37, 37, 3), np.uint8), np.arange(513) % 3, ("",) * 513)
     asked = 0

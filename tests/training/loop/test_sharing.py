@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.training.batchnorm import fix_statistics
 from training.config import TrainConfig
 from training.data.augment_parameters import sample_parameters
 from training.data.prepare import prepare
@@ -16,14 +17,6 @@ from training.loop.learner import Learner, StepData
 from training.loop.trainer import train
 from training.model.device import largest_micro_batch
 from training.model.resnet import Served, build
-
-
-def fix_statistics(learner: Learner) -> None:
-    """Keep BatchNorm from looking at the batch: then nothing but the sum of gradients is left."""
-    for module in learner.model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.train = lambda mode=True, module=module: module  # noqa: ARG005  # noqa: ARG005
-            module.training = False
 
 
 def test_a_share_of_a_batch_is_equal_and_complete():
