@@ -5,6 +5,7 @@ Results go to stdout; progress and errors go to stderr, so `--json` output can b
 
 import io
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -39,6 +40,8 @@ def run(command: Callable[[], object]) -> None:
     # A name that is no Unicode is printed escaped; it must not cost the answers of the others.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    # Without a home it tells users at length where it keeps its fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         command()
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from photo_folder.errors import FolderError
 from photo_folder.found import Found, Scanned, look_alike_notes, refused_name
-from photo_folder.layout import Layout, Parts, layout
+from photo_folder.layout import Layout, Parts, layout, split_of
 from photo_folder.left_out import LeftOut
 from photo_folder.names import Kind, is_unicode, printable
 from photo_folder.reading import reason
@@ -44,7 +44,10 @@ def scan_folder(root: Path) -> Scanned:
         homes={split: "/".join(parent) for parent, split in found.parents.items()},
         left_out=left_out,
         notes=(*found.notes, *_nested_note(labelled), *look_alike_notes(labels)),
-        refusal=refusal or (f"{root} has {found.refusal}" if found.refusal else "") or without,
+        refusal=refusal
+        or _locked(root, found, left)
+        or (f"{root} has {found.refusal}" if found.refusal else "")
+        or without,
     )
 
 
@@ -119,6 +122,15 @@ def _without_photos(
         f"no photo that can be read in class folder {', '.join(refused[:3])}{more}; convert them to"
         " JPEG or PNG, or move the folder away"
     )
+
+
+def _locked(root: Path, found: Layout, left: list[tuple[str, Kind, str]]) -> str:
+    """Return why a split that cannot be read is refused: without it the others mean another set."""
+    for name, kind, why in left:
+        *parent, last = name.split("/")
+        if kind is Kind.UNREADABLE and tuple(parent) == found.base and split_of(last):
+            return f"{root / name} cannot be read ({why}); give the right to read it, or move it"
+    return ""
 
 
 def _nested_note(labelled: list[tuple[File, Parts, str, str]]) -> list[str]:

@@ -1,7 +1,6 @@
 """Every kind of folder that people brought: made by the shared script, looked at by every verb."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from photo_folder.left_out import LeftOut
 from photo_folder.scan import photos_in, scan
 from tests.paths import ROOT
+from tests.photo_folder.rights import without_rights
 from training.data.dataset import scan as scan_to_train
 from training.data.prepare import prepare
 from training.datasheet.inspection import inspect
@@ -28,17 +28,6 @@ def names(folder: Path) -> set[Path]:
 def lines(folder: Path) -> str:
     """Return what a person is told of what was left out."""
     return " | ".join(scan(folder).left_out.lines())
-
-
-def without_rights(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user whom rights hold, also where the tests are root's."""
-    if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is not installed")
-    return subprocess.run(
-        ["setpriv", "--inh-caps=-all", "--bounding-set=-dac_override,-dac_read_search",
-         sys.executable, "-m", "hansang", *command],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 def test_every_case_is_tried(case):
@@ -70,7 +59,7 @@ def test_what_systems_leave_is_skipped_and_said_once(case, tmp_path, folder, wor
 
 def test_a_folder_of_the_system_without_rights_is_skipped(case, tmp_path):
     """A2: `lost+found` is never opened."""
-    done = without_rights("prepare", str(case("A2") / "p"), "--image-size", "32",
+    done = without_rights("-m", "hansang", "prepare", str(case("A2") / "p"), "--image-size", "32",
                           "--cache-dir", str(tmp_path))  # fmt: skip
     assert (0, 1) == (done.returncode, done.stderr.count("lost+found"))
 
@@ -93,7 +82,7 @@ def test_links_are_followed_once_and_counted_where_they_break(case):
 def test_what_cannot_be_opened_is_left_out_by_name(case, tmp_path):
     """A5: a photo and a class folder without rights; with rights again, the photo is taken."""
     photo = case("A5") / "p" / "egg" / "7.jpg"
-    command = ("prepare", str(case("A5") / "p"), "--image-size", "32",
+    command = ("-m", "hansang", "prepare", str(case("A5") / "p"), "--image-size", "32",
                "--cache-dir", str(tmp_path / "cache"), "--json")  # fmt: skip
     done = without_rights(*command)
     assert {"egg/7.jpg": "cannot be read: Permission denied"} == json.loads(done.stdout)[
@@ -105,7 +94,9 @@ def test_what_cannot_be_opened_is_left_out_by_name(case, tmp_path):
     assert ({}, 32) == (again["bad_files"], sum(again["photos"].values()))
     for verb in (("prepare", "--cache-dir", "c"), ("inspect", "--out", "o")):
         place = tmp_path / verb[2]
-        done = without_rights(verb[0], str(case("A5") / "dir"), verb[1], str(place))
+        done = without_rights(
+            "-m", "hansang", verb[0], str(case("A5") / "dir"), verb[1], str(place)
+        )
         assert done.returncode == 0
         assert "cannot be read: rice (Permission denied)" in done.stderr
 

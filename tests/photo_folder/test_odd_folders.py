@@ -12,6 +12,7 @@ import pytest
 
 from photo_folder.left_out import LeftOut
 from photo_folder.scan import photos_in, scan
+from tests.photo_folder.rights import without_rights
 
 FLAT = ["egg/1.jpg", "egg/2.jpg", "rice/1.jpg", "rice/2.jpg"]
 SPLIT = [f"{split}/{photo}" for split in ("train", "val") for photo in FLAT]
@@ -197,3 +198,27 @@ def test_a_pipe_is_no_photo_and_stops_nothing(tmp_path):
     root = made(tmp_path / "p", FLAT)
     os.mkfifo(root / "egg" / "x.jpg")
     assert "1 pipe or device (egg/x.jpg)" in scan(root).left_out.lines()[0]
+
+
+def test_a_split_without_rights_is_refused_by_its_name(tmp_path):
+    """Not taken for a set that has no such split, which would be another set without a word."""
+    data = made(tmp_path / "data", [*SPLIT, *(f"test/{name}" for name in FLAT)])
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from photo_folder.scan import scan\n"
+        "for split in ('train', 'val', 'test'):\n"
+        "    locked = Path(sys.argv[1], split)\n"
+        "    locked.chmod(0)\n"
+        "    print(scan(locked.parent).refusal)\n"
+        "    locked.chmod(0o755)\n"
+        "print([scan(locked.parent).refusal])\n"
+    )
+
+    done = without_rights("-c", code, str(data))
+
+    assert [
+        *(f"{data}/{split} cannot be read (Permission denied); give the right to read it, or move"
+          " it" for split in ("train", "val", "test")),
+        "['']",
+    ] == done.stdout.splitlines(), done.stderr  # fmt: skip

@@ -109,3 +109,4 @@ def test_a_user_without_a_name_trains(dishes):
 
         assert 0 == done.returncode, done.stderr
         assert (home / "runs" / "r" / "report.html").is_file()
+        assert "matplotlib" not in done.stderr.lower()
