@@ -81,11 +81,17 @@ def up(
         Path, typer.Option(help="The model repository.", show_default="HOME/models")
     ] = Path("models"),
     gpus: Gpus = None,
-    server_port: Annotated[int, typer.Option(min=0, help="Port of Prefect's server.")] = 4200,
-    port: Annotated[int, typer.Option(min=0, help="gRPC port of the service.")] = 8500,
-    http_port: Annotated[int, typer.Option(min=1, help="HTTP port of the service.")] = 8080,
-    metrics_port: Annotated[int, typer.Option(min=0, help="Port of /metrics.")] = 8002,
-    reports_port: Annotated[int, typer.Option(min=1, help="Port of the runs' reports.")] = 8003,
+    server_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of Prefect's server.")
+    ] = 4200,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port of the service.")] = 8500,
+    http_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="HTTP port of the service.")
+    ] = 8080,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /metrics.")] = 8002,
+    reports_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the runs' reports.")
+    ] = 8003,
     logs: Annotated[Path, typer.Option(help="Where their logs go.")] = Path("logs"),
 ) -> None:
     """Start Prefect's server, its workers and the service on this machine, for a first look.
