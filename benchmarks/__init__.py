@@ -2,8 +2,7 @@
 
 It is a package, so that no installed package of the same name is imported instead.
 
-    training, tuning, cache, probing        training against its limits
-    review                                  labels that were flipped on purpose, found again
+    learning/                               training, search and review: how fast, and how right
     serving/, scaling, bulk                 serving against its limits and other servers
     trouble/, soak                          restarts, releases, overload, bad images, half an hour
     gpu                                     all of it on a GPU, in one call (gpu_stages/)

@@ -7,7 +7,7 @@ then worth N/d, and Wilson's interval of so many is taken, with Student's quanti
 Its degrees of freedom are few where few groups carry the variance, as when two of 24 objects are
 always wrong: 1.8 times the effective number of groups that differ from the mean. With 24 groups of
 15 photos these intervals cover 94 to 97 %, where percentiles of a cluster bootstrap cover 75 to
-94 % (benchmarks/coverage.py, docs/notes/experiments.md).
+94 % (benchmarks/learning/coverage.py, docs/notes/experiments.md).
 
 Shapes: N photos, G groups.
 """

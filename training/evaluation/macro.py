@@ -4,7 +4,7 @@ A photo's *influence* is by how much the figure changes as that photo counts mor
 Summed in each group, squared and added up, influences give the variance of the figure. Wilson's
 interval of as many photos as have that variance is taken, with Student's quantile, as for an
 accuracy. With 24 groups of 15 photos it covers 93 to 97 %; with two or three objects a class that
-are nearly all right, 90 to 93 % (benchmarks/coverage.py, docs/notes/experiments.md).
+are nearly all right, 90 to 93 % (benchmarks/learning/coverage.py, docs/notes/experiments.md).
 
 Shapes: N photos, K classes, G groups.
 """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.coverage import covered, covered_macro
+from benchmarks.learning.coverage import covered, covered_macro
 from training.evaluation.clusters import Clusters, interval, paired, sign_flips
 from training.evaluation.intervals import accuracy_interval, mcnemar, paired_interval, wilson_of
 from training.evaluation.macro import f1_interval, recall_interval

@@ -1,7 +1,7 @@
 """What an hour buys: accuracy against time, by side and epochs.
 
-    python -m benchmarks.frontier photos --runs 64x20,96x20   train, and print lines for the table
-    python -m benchmarks.frontier --draw frontier.png         draw the table
+    python -m benchmarks.learning.frontier photos --runs 64x20,96x20   train, print lines for it
+    python -m benchmarks.learning.frontier --draw frontier.png         draw the table
 
 The table is `training/budget/frontier.toml`; `hansang train --within` chooses by it. Times are of
 one thread, so train on a machine that does nothing else.

@@ -1,6 +1,6 @@
 """How often 95 % intervals hold the true accuracy where photos share groups: a simulation.
 
-python -m benchmarks.coverage --groups 24 --photos 15 --repeats 2000
+python -m benchmarks.learning.coverage --groups 24 --photos 15 --repeats 2000
 
 Each group has an accuracy of its own, around the true one; its photos are right with it. That gives
 photos of a group the correlation that is asked for. `beta` draws the accuracies of groups from a

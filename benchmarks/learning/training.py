@@ -1,6 +1,6 @@
 """How fast training is, against the limit and against the usual loop, in one run on one machine.
 
-    python benchmarks/training.py DATA [--image-size 64] [--photos 512] [--repeats 3] [--json]
+    python -m benchmarks.learning.training DATA [--image-size 64] [--photos 512] [--json]
 
 limit       torchvision's ResNet18: forward, backward and optimizer step on tensors that lie ready
 ours        the trainer's own loop, augmentation and photos from the cache
@@ -34,10 +34,7 @@ import typer
 
 from machine import num_cores
 
-ROOT = Path(__file__).resolve().parents[1]
-if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
-    # Run as a script, its folder comes first, and this file would be taken for the package.
-    sys.path[0] = str(ROOT)
+ROOT = Path(__file__).resolve().parents[2]
 BATCH = 64
 
 
@@ -61,8 +58,8 @@ def main(
             print(f"turn {turn + 1} of {repeats}: {kind}", file=sys.stderr)
             done = subprocess.run(
                 [
-                    sys.executable, __file__, str(data), "--image-size", str(image_size),
-                    "--photos", str(photos), "--kind", kind,
+                    sys.executable, "-m", "benchmarks.learning.training", str(data), "--image-size",
+                    str(image_size), "--photos", str(photos), "--kind", kind,
                 ],
                 check=True, stdout=subprocess.PIPE, text=True,
                 env={**os.environ, "PYTHONPATH": path, "HANSANG_PROGRESS_S": "1e9"},

@@ -1,6 +1,6 @@
 """How fast a dataset cache is built, against decoding alone on every core, in one run.
 
-    python -m benchmarks.cache DATA [--image-size 64] [--copies 9] [--repeats 3] [--json]
+    python -m benchmarks.learning.cache DATA [--image-size 64] [--copies 9] [--repeats 3] [--json]
 
 limit       cores x what one core decodes, resizes and crops of photos that lie in memory
 together    the same on all cores at once, which share caches and memory: what is to be had
@@ -47,7 +47,7 @@ def main(
         for _ in range(repeats):
             for kind, found in turns.items():
                 done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.cache", str(folder), "--image-size",
+                    [sys.executable, "-m", "benchmarks.learning.cache", str(folder), "--image-size",
                      str(image_size), "--part", kind],
                     check=True, stdout=subprocess.PIPE, text=True,
                     env={**os.environ, "HANSANG_PROGRESS_S": "1e9"},

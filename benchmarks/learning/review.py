@@ -1,7 +1,7 @@
 """How well a review finds labels that were flipped on purpose, beside simpler ways.
 
-    python -m benchmarks.review DATA [--share 0.08] [--pairs REVIEW.json] [--seed 0] [--epochs 20]
-    python -m benchmarks.review DATA --strangers OTHER --won-back
+    python -m benchmarks.learning.review DATA [--share 0.08] [--pairs REVIEW.json] [--seed 0]
+    python -m benchmarks.learning.review DATA --strangers OTHER --won-back
 
 A copy of DATA gets the flips, and with --strangers 20 photos of another folder, which are of no
 class; and `hansang review` judges it. Beside its ranking stand: the

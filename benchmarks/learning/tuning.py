@@ -1,6 +1,6 @@
 """Trials an hour of `hansang tune`, against plain Optuna over a DataLoader loop, on one machine.
 
-    python benchmarks/tuning.py DATA [--trials 2] [--epochs 2] [--photos 640] [--repeats 2] [--json]
+    python -m benchmarks.learning.tuning DATA [--trials 2] [--epochs 2] [--photos 640] [--json]
 
 ours        the command itself: cache from cold, checkpoint each epoch, storage, no pruning
 reference   Optuna's own loop over torchvision's: ImageFolder, DataLoader with 2 workers, transforms
@@ -26,10 +26,7 @@ from typing import Annotated, Any
 
 import typer
 
-ROOT = Path(__file__).resolve().parents[1]
-if Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
-    # Run as a script, its folder comes first, and training.py there would be taken for the package.
-    sys.path[0] = str(ROOT)
+ROOT = Path(__file__).resolve().parents[2]
 
 SPACE = """
 "optimizer.name" = "sgd"
@@ -60,7 +57,7 @@ def main(
     if reference is not None:
         _reference(reference, trials, epochs, image_size)
         return
-    from benchmarks.training import _machine
+    from benchmarks.learning.training import _machine
 
     rates: dict[str, list[float]] = {"ours": [], "reference": []}
     cpu_s: dict[str, list[float]] = {"ours": [], "reference": []}
@@ -110,7 +107,10 @@ def _seconds(
 ) -> tuple[float, float]:
     """Return how long a search took, from start to end, and what it used of the CPUs."""
     same = ["--trials", str(trials), "--epochs", str(epochs), "--image-size", str(image_size)]
-    command = [sys.executable, __file__, str(work), *same, "--reference", str(work / "photos")]
+    command = [
+        sys.executable, "-m", "benchmarks.learning.tuning", str(work), *same,
+        "--reference", str(work / "photos"),
+    ]  # fmt: skip
     if kind == "ours":
         for name in ("runs", "cache"):
             shutil.rmtree(work / name, ignore_errors=True)

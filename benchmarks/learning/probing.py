@@ -1,6 +1,6 @@
 """What kept features save: an epoch of a linear probe with them and without, in one run.
 
-    python -m benchmarks.probing DATA --from RUN [--epochs 3] [--image-size 96] [--json]
+    python -m benchmarks.learning.probing DATA --from RUN [--epochs 3] [--image-size 96] [--json]
 
 The same probe is trained twice, one after the other: first its frozen parts are computed at each
 step, then once for all. Both must end with the same accuracies, to the last digit.
