@@ -1,7 +1,7 @@
 """Everything that decides what a run learns: frozen, documented per field, checked when made."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -209,7 +209,12 @@ class TrainConfig:
     and a step that overflows is left out. Weights, their average and validation are always fp32."""
 
     compile: Literal["auto", "off", "on", "graphs"] = "auto"
-    """`torch.compile`; `graphs` adds CUDA graphs. `auto` is on with CUDA, off on a CPU."""
+    """`torch.compile` of the last side alone; `graphs` adds CUDA graphs. `auto` is off on a CPU; on
+    CUDA it is on where the run is long enough to win back the time that compiling takes."""
+
+    sync_batchnorm: bool = False
+    """BatchNorm takes its statistics from the photos of all processes, as one process has them; at
+    the cost of waiting for each other in every layer."""
 
     deterministic: bool = True
     """Use only kernels that give the same bits every time. Without, a run on CUDA that was stopped
@@ -281,7 +286,7 @@ class TrainConfig:
             ConfigError: A name is unknown (the known ones are listed), or a value out of range.
         """
         values = self.to_dict()
-        require_settings(overrides)
+        require_known(overrides, list(flatten(values)))
         for name, value in overrides.items():
             *parents, last = name.split(".")
             target = values
@@ -289,12 +294,3 @@ class TrainConfig:
                 target = target[parent]
             target[last] = value
         return self.from_dict(values)
-
-
-def require_settings(names: Iterable[str]) -> None:
-    """Check the names of settings, such as `optimizer.lr`.
-
-    Raises:
-        ConfigError: A name is unknown; the message names the most similar one, and all others.
-    """
-    require_known(names, list(flatten(TrainConfig().to_dict())))

@@ -1,10 +1,11 @@
 """Recipes: named settings to start from, each with its command, its time and its result."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from training.config import AugmentConfig, OptimizerConfig, SchedulerConfig, TrainConfig
 from training.errors import ConfigError
+from training.setting_names import flatten, require_known
 
 
 def scratch() -> TrainConfig:
@@ -133,3 +134,12 @@ def recipe(name: str) -> TrainConfig:
     if name not in RECIPES:
         raise ConfigError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def require_settings(names: Iterable[str]) -> None:
+    """Check the names of settings, such as `optimizer.lr`.
+
+    Raises:
+        ConfigError: A name is unknown; the message names the most similar one, and all others.
+    """
+    require_known(names, list(flatten(TrainConfig().to_dict())))

@@ -64,11 +64,11 @@ class Made:
         return self.work / "runs" / precision
 
     def trained(self, precision: str) -> TrainResult:
-        """Train in fp32, or in bf16 and compiled where `auto` compiles; go on with what is there.
+        """Train in fp32, or in bf16 and on CUDA compiled; go on with what is there.
 
         A run that a stage was cut off in is ended by the next stage that needs it.
         """
-        compiling = "auto" if precision == "bf16" else "off"
+        compiling = "on" if precision == "bf16" and str(self.device) == "cuda" else "off"
         config = self.config(precision=precision, compile=compiling)
         return train(config, self.cache, self.run(precision), device=self.device)
 

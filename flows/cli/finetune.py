@@ -194,7 +194,7 @@ def _overrides(items: Sequence[str], threads: int | None) -> dict[str, Any]:
     Raises:
         ConfigError: One has an unknown name.
     """
-    from training.config import require_settings
+    from training.recipes import require_settings
 
     found: dict[str, Any] = settings(items)
     require_settings(found)

@@ -145,7 +145,7 @@ def pipeline(
 
     Example: hansang pipeline photos --run first --epochs 20 --image-size 64
     """
-    from training.config import require_settings
+    from training.recipes import require_settings
 
     overrides = settings(setting or [])
     require_settings(overrides)

@@ -70,6 +70,13 @@ Seeds = Annotated[int, typer.Option(min=1, help="Train so many times, from --see
 NumProcesses = Annotated[
     int, typer.Option(min=1, help="Processes that share each batch, one a device.")
 ]
+SyncBatchNorm = Annotated[
+    bool,
+    typer.Option(
+        "--sync-batchnorm",
+        help="Let BatchNorm see the photos of all processes: for fewer than 16 photos in each.",
+    ),
+]
 
 
 def train(
@@ -81,7 +88,7 @@ def train(
     setting: Set = None,
     seed: Seed = None, seeds: Seeds = 1,
     device: Device = "auto", placement: PlacementName = "auto",
-    nproc: NumProcesses = 1, threads: Threads = None,
+    nproc: NumProcesses = 1, sync_batchnorm: SyncBatchNorm = False, threads: Threads = None,
     group: Group = "",
     runs_dir: RunsDir = Path("runs"), cache_dir: CacheDir = Path("cache"),
     tensorboard: Tensorboard = False,
@@ -111,6 +118,8 @@ def train(
     chosen = {"epochs": epochs, "image_size": image_size, "seed": seed, "threads": threads,
               "batch_size": None if batch_size in NAMES else batch_size}  # fmt: skip
     overrides = {name: value for name, value in chosen.items() if value is not None}
+    # Without the flag, a run that goes on keeps what it began with.
+    overrides |= {"sync_batchnorm": True} if sync_batchnorm else {}
     overrides |= settings(setting or [])
     deadline = deadline_of(within, extend=extend, nproc=nproc, num_runs=seeds)
     run = run or new_id(data, recipe or "scratch")
@@ -200,7 +209,7 @@ def _check(overrides: dict[str, Any], recipe: str | None, run_dir: Path) -> None
     Raises:
         ConfigError: A setting or the recipe is unknown, or out of range.
     """
-    from training.config import require_settings
+    from training.recipes import require_settings
 
     require_settings(overrides)
     if bucket_url(run_dir) is None and not run_dir.exists():

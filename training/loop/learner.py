@@ -21,19 +21,19 @@ from training.data.augment_parameters import AugmentParameters
 from training.data.augmentation import augment, partners
 from training.data.loader import Loader
 from training.data.sampler import micro_batches
+from training.distributed.batchnorm import synchronised
 from training.distributed.world import ALONE, World
 from training.errors import ConfigError
 from training.evaluation.evaluation import Evaluation
 from training.loop.optimizer import channels_last_as_contiguous, optimizer_for
+from training.model.compiling import compiled, uncompiled
 from training.model.cpu_convolution import use_matmul_convolutions
 from training.model.device import (
     autocast,
-    compiled_as,
     evaluation_batch,
     keep_freed_memory,
     precision_of,
     set_determinism,
-    uncompiled,
 )
 from training.model.resnet import Normalise, build, flip_averaged
 from training.model.stages import Phase, freeze, part_of, set_modes, split
@@ -74,6 +74,8 @@ class Learner:
     ) -> None:
         """Build a model with random weights by the seed; `start` replaces all but the head's.
 
+        With `compile=auto` nothing is compiled: `training/model/compiling.py` decides before.
+
         Raises:
             ConfigError: `augment.classes` names a class that there is not.
         """
@@ -85,6 +87,8 @@ class Learner:
         model = build(num_classes, seed=config.seed).to(device)
         if start is not None:
             model.load_state_dict({**model.state_dict(), **start})
+        if config.sync_batchnorm and world.size > 1:
+            model = synchronised(model, device)
         # Convolutions are faster with the channels innermost, on CUDA and on a CPU.
         self.model: nn.Module = model.to(memory_format=torch.channels_last)
         self.normalise = Normalise().to(device)
@@ -96,12 +100,12 @@ class Learner:
         self.augmented_classes = self._augmented_classes()
         self.precision = precision_of(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.compiled = compiled_as(config, device) != "off"
+        self.compiled = config.compile in ("on", "graphs")
         if device.type == "cpu":
             keep_freed_memory()
             if not self.compiled:
                 use_matmul_convolutions(self.model)
-        self._cuda_graphs = compiled_as(config, device) == "graphs"
+        self._cuda_graphs = config.compile == "graphs" and device.type == "cuda"
         self.enter(Phase(0))
 
     def _augmented_classes(self) -> Tensor | None:
@@ -140,19 +144,10 @@ class Learner:
                 network, device_ids=ids, gradient_as_bucket_view=True
             )
         if self.compiled:
-            import torch._dynamo.config
-            import torch._inductor.config
-
-            # Each phase is compiled, and each size of batch; torch gives up after 8 by default.
-            torch._dynamo.config.recompile_limit = 64
-            if hasattr(torch._inductor.config, "deterministic"):
-                # Otherwise a resumed run could time kernels again and choose other ones.
-                torch._inductor.config.deterministic = self.config.deterministic
             if "_prepared" not in vars(self):
                 # Once: every phase calls this method.
-                self._prepared = torch.compile(self._prepared, dynamic=False)  # type: ignore
-            mode = "reduce-overhead" if self.config.compile == "graphs" else "default"
-            network = torch.compile(network, mode=mode, dynamic=False)
+                self._prepared = compiled(self._prepared, self.config, "on")  # type: ignore
+            network = compiled(network, self.config, self.config.compile)
         if self._cuda_graphs and self.world.size == 1:
             # A graph writes gradients to the same memory each time. Without tensors of our own to
             # add them to, the gradients of one micro-batch would be lost in the next.
@@ -264,7 +259,7 @@ class Learner:
         """
         model = self.released_model
         model.eval()
-        # BatchNorm statistics differ between processes; those of rank 0 are the saved ones.
+        # BatchNorm statistics may differ between processes; those of rank 0 are the saved ones.
         self.world.align(model.buffers())
         network = flip_averaged(model) if self.config.flip_average else model
         rest = split(model, self.phase.frozen)[1]

@@ -1,5 +1,6 @@
 """`train`: a run from its first step to its last, continued after any number of kills."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from training.distributed.world import ALONE, World
 from training.errors import RunError, SettingsError
 from training.loop.finish import finish
 from training.loop.run import Run
+from training.model.compiling import compiled_as
 from training.model.device import computing, device_for, out_of_memory
 from training.model.pretrained import Start
 from training.runs import run_directory
@@ -101,19 +103,20 @@ def _train_to_the_end(
         before = run_directory.read(run_dir) or {}
         # Sums on a CPU depend on the number of threads: a run that goes on keeps its own.
         threads = config.threads or before.get("threads") or threads_for(world.size)
+        compiled = compiled_as(
+            config, where, len(cache.splits["train"].targets), world.size,
+            before=before.get("computing", {}),
+        )  # fmt: skip
         about = run_directory.open_or_create(
-            run_dir, config, cache, computing(config, where, threads, world.size),
+            run_dir, config, cache, computing(config, where, threads, world.size, compiled),
             extend=extend, accept_changes=accept_changes,
             start=None if start is None else start.about,
         )  # fmt: skip
     about = world.share(about)
     torch.set_num_threads(about["threads"])
-    together = (config.micro_batch_size or config.batch_size) // world.size
-    if world.leads and together < _ROUGH:
-        say(
-            f"warning: BatchNorm takes its statistics from {together} photos at a time, which is"
-            f" rough below {_ROUGH}; take a larger --batch-size, or fewer processes"
-        )
+    if world.leads:
+        _warn_of_few(config, world.size)
+    config = dataclasses.replace(config, compile=about["computing"]["compiled"])
     run = Run(config, cache, run_dir, where, start=start, world=world, **options)
     with run.writer:
         run.resume()
@@ -125,6 +128,19 @@ def _train_to_the_end(
             if after_epoch is not None:
                 after_epoch(run.history, run.annealed_preview)
         return finish(run)
+
+
+def _warn_of_few(config: TrainConfig, processes: int) -> None:
+    """Say so if BatchNorm sees few photos at a time."""
+    at_a_time = config.micro_batch_size or config.batch_size
+    together = at_a_time if config.sync_batchnorm else at_a_time // processes
+    if together < _ROUGH:
+        shared = processes > 1 and not config.sync_batchnorm
+        say(
+            f"warning: BatchNorm takes its statistics from {together} photos at a time, which is"
+            f" rough below {_ROUGH}; take a larger --batch-size"
+            f"{', fewer processes, or --sync-batchnorm' if shared else ''}"
+        )
 
 
 def threads_for(processes: int) -> int:

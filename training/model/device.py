@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -59,16 +59,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=half, enabled=precision != "fp32")
 
 
-def compiled_as(config: TrainConfig, device: torch.device) -> str:
-    """Return how steps are compiled: `off`, `on`, or `graphs`, which only CUDA has."""
-    cuda = device.type == "cuda"
-    if config.compile == "auto":
-        return "on" if cuda else "off"
-    return "on" if config.compile == "graphs" and not cuda else config.compile
-
-
 def computing(
-    config: TrainConfig, device: torch.device, threads: int, num_processes: int
+    config: TrainConfig, device: torch.device, threads: int, num_processes: int, compiled: str
 ) -> dict[str, str | int]:
     """Return what decides the bits of a run beside its settings and photos, by name."""
     if device.type == "cuda":
@@ -79,7 +71,7 @@ def computing(
     return {
         "device": name,
         "precision": precision_of(config, device),
-        "compiled": compiled_as(config, device),
+        "compiled": compiled,
         "processes": num_processes,
         "threads": threads,
         "torch": torch.__version__,
@@ -142,19 +134,6 @@ def largest_micro_batch(batch_size: int, fits: Callable[[int], bool]) -> int:
             )
         size //= 2
     return size
-
-
-@contextmanager
-def uncompiled(early: bool) -> Iterator[None]:
-    """If `early`, let what is compiled run as it is: for sides that only a few epochs have.
-
-    Compiling each of them would take half a minute, for a quarter less time in those epochs.
-    """
-    if not early:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def evaluation_batch(config: TrainConfig, device: torch.device, processes: int, most: int) -> int:
