@@ -123,12 +123,11 @@ class Training:
 
     def resume(self) -> Found:
         """Stop runs in mid-epoch and go on: the weights are those of one never stopped."""
-        cases: dict[str, dict[str, Any]] = {
-            "bf16": {"precision": "bf16"}, "fp16": {"precision": "fp16"},
-        }  # fmt: skip
+        cases: dict[str, dict[str, Any]] = {"fp16": {"precision": "fp16"}}
         placements = ["memory-mapped"]
         if self.device == "cuda":
             placements = ["resident", "pinned"]
+            cases = {"bf16": {"precision": "bf16"}, **cases}
             cases["bf16, compiled"] = {"precision": "bf16", "compile": "on"}
             cases["everything"] = {
                 "optimizer.name": "adamw", "optimizer.ema": 0.9, "augment.trivial": 0.5,

@@ -91,7 +91,7 @@ def by_command(rank: int, size: int, port: int, photos: Path, home: Path, **more
     said = (home / f"said-{rank}").open("a")
     with said, contextlib.redirect_stderr(said), thin_network(), reported:
         train_cli.train(
-            photos, recipe="baseline", run="r", image_size=32, batch_size="8", threads=1,
+            photos, run="r", image_size=32, batch_size="8", threads=1,
             device="cpu", runs_dir=home / "runs", cache_dir=home / "cache", **more,
         )  # fmt: skip
 
@@ -99,7 +99,8 @@ def by_command(rank: int, size: int, port: int, photos: Path, home: Path, **more
 @pytest.mark.usefixtures("thin")
 def test_a_run_keeps_it_and_is_released_as_any_other(dishes, tmp_path):
     """The flag is a setting; who goes on need not give it; the file has plain layers alone."""
-    in_processes(2, partial(by_command, epochs=1, sync_batchnorm=True), dishes, tmp_path)
+    begin = partial(by_command, recipe="baseline", epochs=1, sync_batchnorm=True)
+    in_processes(2, begin, dishes, tmp_path)
     in_processes(2, partial(by_command, epochs=2, extend=True), dishes, tmp_path)
 
     # Of both processes together; without it they would be 4.

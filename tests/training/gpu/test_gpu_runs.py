@@ -1,5 +1,7 @@
 """Whole runs on a CUDA device: resumed, compiled, validated, and never waiting for the device."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,17 @@ def test_a_resumed_run_is_exact(dishes, cache, tmp_path, changes, placement):
 
     one, two = ended(tmp_path / "one"), ended(tmp_path / "two")
     assert [] == [name for name in one if not torch.equal(one[name], two[name])]
+
+
+def test_a_short_run_is_not_compiled_by_itself(cache, tmp_path, capsys):
+    """It says so first, and the choice stands in the run, which goes on with it."""
+    config = TrainConfig(image_size=32, epochs=1, batch_size=16)
+
+    train(config, cache, tmp_path / "r", device="cuda")
+
+    assert "compile: off, since steps of 32 px take some 0 s" in capsys.readouterr().err
+    about = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert ("auto", "off") == (about["config"]["compile"], about["computing"]["compiled"])
 
 
 @pytest.mark.parametrize("compiled", ["off", "graphs"])
