@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 """How long a process may take until its first step: a cold disk reads torch slowly."""
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "ORT_DISABLE_TELEMETRY": "1", "HANSANG_PROGRESS_S": "1e9"}
+# Threads wait for each other by spinning, which on few cores takes longer than what they compute.
+_REHEARSAL = {"OMP_NUM_THREADS": "1"}
 _LOOK_S = 0.1
 _LEAST_S = 5.0
 """With less time than that no process is started."""
@@ -122,7 +124,7 @@ class _Process:
             # A process group of its own, to kill the servers that it starts with it.
             self._process = subprocess.Popen(
                 command, cwd=ROOT, stdout=log, stderr=log, process_group=0,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, **(_REHEARSAL if rig.device == "cpu" else {})},
             )  # fmt: skip
         self._ready, self._now, self._rows = False, "", list[dict[str, Any]]()
         self._begun_s = time.monotonic()
