@@ -62,6 +62,18 @@ def test_a_reader_that_goes_away_is_no_error_to_speak_of():
         assert "" == process.stderr.read()
 
 
+def test_a_process_that_ends_looks_for_no_garbage():
+    """With torch imported, that search takes a second."""
+    code = (
+        "from terminal import run\n"
+        "class Found:\n"
+        "    def __init__(self): self.itself = self\n"
+        "    def __del__(self): print('found')\n"
+    )
+    assert "found\n" == python(f"{code}Found()").stdout
+    assert "" == python(f"{code}run(Found)").stdout
+
+
 def in_a_shell(code: str, rest: str) -> tuple[int, str, str]:
     """Run a piece of Python with redirections; return its exit code and what it said."""
     line = f"{shlex.join([sys.executable, '-c', code])} {rest}"
