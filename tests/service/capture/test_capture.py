@@ -18,8 +18,8 @@ from storage import StorageError, storage_of
 
 
 def kept(folder):
-    """Return the names of the photos that were kept."""
-    return {path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".json"}
+    """Return the names of the photos that were kept, without those that are being written."""
+    return {path.name for path in folder.rglob("*.jpg")}
 
 
 def name(photo):
