@@ -27,8 +27,8 @@ $(VENV)/.ready: requirements/dev.txt requirements/peers.txt pyproject.toml
 demo: setup  ## the whole road on drawn photos: draw, train, release, serve, classify
 	$(BIN)/hansang demo
 
-test: setup  ## every test but the long ones, three files at a time: most of them wait for processes of their own
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## every test but the long ones, four files at a time: most of them wait for processes of their own
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What starts no training and hardly a process: 35 s of CPU for over 300 tests.
 FAST_TESTS := $(addprefix tests/, test_storage.py flows/local flows/release_gate/test_changes.py \
