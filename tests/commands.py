@@ -4,10 +4,12 @@ A cold start with torch costs 3 s of CPU.
 """
 
 import io
+import runpy
 import signal
 import subprocess
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import hansang as command_line
 from terminal import run
@@ -30,3 +32,11 @@ def hansang(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
         for number, handler in before.items():
             signal.signal(number, handler)
     return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
+def script(file: Path, *arguments: object, cwd: Path) -> str:
+    """Run a script as `python FILE …` does; return what it printed."""
+    words, out = [str(file), *map(str, arguments)], io.StringIO()
+    with chdir(cwd), redirect_stdout(out), patch("sys.argv", words):
+        runpy.run_path(words[0], run_name="__main__")
+    return out.getvalue()

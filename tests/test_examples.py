@@ -16,21 +16,12 @@ from benchmarks import rig
 from flows.local.demo import free_port
 from service.client import Classifier
 from service.models.repository import ModelRepository
+from tests.commands import script
 from tests.paths import ROOT
+from tests.thin import thin_network
 from training.samples.sample import draw_photos
 
 EXAMPLES = ROOT / "examples"
-
-
-def run(name: str, *arguments: object, cwd: Path) -> str:
-    """Run an example; return what it printed."""
-    ran = subprocess.run(
-        [sys.executable, EXAMPLES / name, *map(str, arguments)],
-        cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=240,
-    )  # fmt: skip
-    assert 0 == ran.returncode, ran.stderr
-    return ran.stdout
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +30,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("examples")
     draw_photos(folder / "photos", classes=3, per_class=20)
     photo = next((folder / "photos" / "val").glob("*/*"))
-    return folder, run("train_and_classify.py", "photos", photo, cwd=folder)
+    with thin_network():
+        return folder, script(EXAMPLES / "train_and_classify.py", "photos", photo, cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +71,7 @@ def test_call_from_python_and_watch(trained: tuple[Path, str], server: tuple[int
          f"http://127.0.0.1:{metrics}/metrics", "15"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    output = run("call_from_python.py", f"localhost:{port}", *photos, cwd=folder)
+    output = script(EXAMPLES / "call_from_python.py", f"localhost:{port}", *photos, cwd=folder)
 
     assert len(photos) == output.count(", version 1\n")
     assert f"{len(photos)} photos over one stream" in output

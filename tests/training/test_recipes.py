@@ -38,7 +38,7 @@ def settings(folder: Path) -> tuple[int, float]:
 
 
 def test_large_batches_stand_in_the_run_and_the_same_command_goes_on(
-    dishes, tmp_path, monkeypatch, capsys
+    dishes, tmp_path, monkeypatch, capsys, thin
 ):
     """`--batch-size large` forces on a CPU what CUDA takes by itself, and a resume keeps it."""
     monkeypatch.chdir(tmp_path)

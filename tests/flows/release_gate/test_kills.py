@@ -12,8 +12,8 @@ from service.models.repository import ModelRepository
 from tests.paths import ROOT
 from tests.service import tiny_onnx
 
-EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "4"
-"""Lines from one kill to the next: each is tried by make test-prefect, every fourth always."""
+EVERY = "1" if os.environ.get("HANSANG_TEST_PREFECT") else "16"
+"""Lines from one kill to the next: each is tried by make test-prefect, every 16th always."""
 
 # Forks a child per line of the code that decides, publishes and writes down; kills it before it.
 KILLER = """
