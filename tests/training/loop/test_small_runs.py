@@ -156,7 +156,7 @@ def stopped(config, cache, run_dir, steps: int) -> None:
         train(config, cache, run_dir, device="cpu", should_stop=lambda: next(stops, True))
 
 
-def test_a_run_of_the_version_before_goes_on_the_same(cache, tmp_path):
+def test_a_run_of_the_version_before_goes_on_the_same(cache, tmp_path, thin):
     """Its number of epochs without augmentation is the share that it was."""
     config = TrainConfig(image_size=32, epochs=5, batch_size=16, threads=1).with_overrides(
         {"augment.trivial": 0.5, "augment.erasing": 0.5, "augment.off_share": 0.4}

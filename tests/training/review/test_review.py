@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.thin import thin_network
 from training.config import AugmentConfig, OptimizerConfig, TrainConfig
 from training.data.prepare import prepare
 from training.datasheet.inspection import inspect
@@ -18,8 +19,10 @@ from training.review.folds import everything
 from training.review.out_of_fold import train_folds
 from training.review.review import review
 
+pytestmark = pytest.mark.usefixtures("thin")
+
 CONFIG = TrainConfig(
-    image_size=32, epochs=4, batch_size=8, threads=1,
+    image_size=32, epochs=8, batch_size=8, threads=1,
     optimizer=OptimizerConfig(name="adamw", lr=1e-3),
     augment=AugmentConfig(crop_area=0.8, brightness=0, contrast=0, saturation=0),
 )  # fmt: skip
@@ -59,8 +62,9 @@ def planted(tmp_path_factory):
     shutil.copyfile(copied, data / "val" / labels[2] / "copy.jpg")
     cache = prepare(data, CONFIG.image_size, cache_root=root / "cache")
     photos, splits = everything(cache)
-    answers = train_folds(cache, photos, CONFIG, root / "runs", folds=FOLDS, device="cpu")
-    found = review(data, cache, photos, splits, answers, inspect(data))
+    with thin_network():
+        answers = train_folds(cache, photos, CONFIG, root / "runs", folds=FOLDS, device="cpu")
+        found = review(data, cache, photos, splits, answers, inspect(data))
     return data, cache, flipped, answers, found
 
 
