@@ -25,7 +25,7 @@ from service.models import triton_config
 from service.models.repository import ModelRepository
 from service.models.versions import verify_labels
 from tests.flows.release_gate.interleaved import Process, interleaved
-from tests.mutated import Mutation
+from tests.mutated import Mutation, mutated
 from tests.paths import ROOT
 
 KEEP = 2
@@ -259,9 +259,15 @@ apply(tuple(sys.argv[1:]))
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.flows.release_gate.test_repository_machine import NIGHT, Repositories
-settings = settings(NIGHT, phases=[Phase.generate])
+# Until it is found, which may take a while with bad luck.
+settings = settings(NIGHT, phases=[Phase.generate], max_examples=1000)
 run_state_machine_as_test(Repositories, settings=settings)
 """
+
+
+def test_every_fault_can_be_put_in():
+    """The night would find no fault in a module that has changed since."""
+    assert all(mutated(mutation) for mutation in MUTATIONS.values())
 
 
 @pytest.mark.long

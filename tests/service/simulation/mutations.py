@@ -16,8 +16,8 @@ MUTATIONS: dict[str, Mutation] = {
     # Counters that do not return to zero.
     "a call that fails stays admitted": (
         _ADMISSION,
-        "            raise\n        finally:\n            self._count(-count,",
-        "            raise\n        else:\n            self._count(-count,",
+        "        self._admission._count(-count, priority, image_bytes)",
+        "        if not error:\n            self._admission._count(-count, priority, image_bytes)",
     ),
     "a message that is late stays counted": (
         _BYTES,
@@ -45,7 +45,11 @@ MUTATIONS: dict[str, Mutation] = {
         "            self._decoder.drop_abandoned()\n",
         "",
     ),
-    "a message is given up that is over already": (_BYTES, "if not limit.expired():", "if True:"),
+    "a message is given up that is over already": (
+        _BYTES,
+        "            self._limits.pop(limit, None)\n",
+        "",
+    ),
     # Limits that do not hold.
     "the queue takes a call too many": (
         _ADMISSION,
@@ -117,8 +121,8 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "an answer names the version that serves by now": (
         "service.api.classifier",
-        "model_version=instance.version,",
-        "model_version=self._find(request.model, 0).version,",
+        "model_version=instance.version)",
+        "model_version=self._find(request.model, 0).version)",
     ),
     "answers of a stream overtake": (
         _STREAMS,

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tests.mutated import mutated
 from tests.paths import ROOT
 from tests.service.simulation.__main__ import run
 from tests.service.simulation.mutations import MUTATIONS
@@ -41,6 +42,11 @@ def test_whatever_happens_the_rules_hold():
     print(f"{seeds} seeds, {calls} calls, {seconds:.0f} s of CPU: {codes}")
     # However slow the machine is, each way in which a call can end was there.
     assert {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "CANCELLED", "INTERNAL"} <= set(codes)
+
+
+def test_every_fault_can_be_put_in():
+    """The night would find no fault in a module that has changed since."""
+    assert all(mutated(mutation) for mutation in MUTATIONS.values())
 
 
 @pytest.mark.long
