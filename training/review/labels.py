@@ -4,9 +4,10 @@ probabilities (N, K) ─┐
                       ├─► mixed ─► suspicion (N,) ─► pairs of classes
 neighbours' labels ───┘
 
-The score is one minus the label's share in the mix. Of the model alone, that is what confident
-learning calls self-confidence (Northcutt et al. 2021, arXiv 1911.00068). It ranks better than the
-margin to the likeliest other class, and the neighbours add to it (docs/notes/experiments.md).
+The score compares the likeliest other class with the label: its share of the two, in the mix. The
+label's own probability, which confident learning calls self-confidence (Northcutt et al. 2021,
+arXiv 1911.00068), ranks random flips as well, and flips between look-alikes worse; the margin is
+the other way round (docs/notes/experiments.md).
 
 Shapes: N photos, K classes, k neighbours.
 """
@@ -31,7 +32,7 @@ class Judged:
     probabilities: NDArray[np.float64]
     """[N, K], of the model and the neighbours together."""
     scores: NDArray[np.float64]
-    """[N], 0 (surely right) to 1 (surely wrong)."""
+    """[N], 0 (surely right) to 1 (surely wrong); above 0.5 another class is likelier."""
 
 
 def suspicion(
@@ -45,7 +46,11 @@ def suspicion(
         alike: (N, k), the nearest photos in the features of such models.
     """
     mixed = (1 - _VOTES) * probabilities + _VOTES * _votes(probabilities.shape, targets, alike)
-    return Judged(mixed, 1 - mixed[np.arange(len(targets)), targets])
+    rows = np.arange(len(targets))
+    own, others = mixed[rows, targets], mixed.copy()
+    others[rows, targets] = 0
+    other = others.max(1)
+    return Judged(mixed, other / (other + own))
 
 
 def doubtful(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> NDArray[np.int64]:
