@@ -66,7 +66,10 @@ def test_two_processes_started_by_the_command_stop_and_one_goes_on(dishes, tmp_p
     state = checkpoint.load(sorted((tmp_path / "two/runs/r/checkpoints").glob("step-*"))[-1])[1]
     assert 5 <= state["step"] <= 7
 
-    subprocess.run(command(dishes, tmp_path / "two"), cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(
+        command(dishes, tmp_path / "two", "--accept-changes"),
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
 
     assert [4, 8] == [epoch["steps"] for epoch in metrics(tmp_path / "two")]
 
