@@ -4,10 +4,10 @@ probabilities (N, K) ─┐
                       ├─► mixed ─► suspicion (N,) ─► pairs of classes
 neighbours' labels ───┘
 
-The score compares the likeliest other class with the label: its share of the two, in the mix. The
-label's own probability, which confident learning calls self-confidence (Northcutt et al. 2021,
-arXiv 1911.00068), ranks random flips as well, and flips between look-alikes worse; the margin is
-the other way round (docs/notes/experiments.md).
+The score compares the likeliest other class with the label: its share of the two, in the mix. One
+minus the label's own probability, which confident learning calls self-confidence (Northcutt et al.
+2021, arXiv 1911.00068), ranks random flips equally well and flips between look-alikes worse. The
+margin between the two ranks look-alikes better and random flips worse (docs/notes/experiments.md).
 
 Shapes: N photos, K classes, k neighbours.
 """
